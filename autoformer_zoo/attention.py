@@ -1,0 +1,272 @@
+"""Attention with contextual 2D relative position: the explicit form and its fast exact forms.
+
+For patches at rows r and columns c, AutoFormer adds to every key and value a learned vector for
+the clamped row and column distance between query and key (iRPE, arXiv 2107.14222, as used in
+arXiv 2107.00651 and in microsoft/Cream@4a13c40, AutoFormer/model/module/multihead_super.py):
+
+    T[i, j]    = table_rows[clamp(r_j - r_i)] + table_columns[clamp(c_j - c_i)]
+    logit_ij   = scale * (q_i . k_j + q_i . Tk[i, j])
+    out_i      = sum_j softmax_j(logit_ij) * (v_j + Tv[i, j])
+
+Row 0 of a table serves every pair with the class token in it. `explicit_attention` is these three
+lines, and builds tensors of N x N x D. The fast forms use that a distance depends on the row or on
+the column alone: a query meets only `height + width` different vectors, so all of T's products are
+two skewed N x (2G - 1) matrices. Pairs with the class token cost nothing: adding Tk of such a pair
+to every key shifts all logits of a query alike, which softmax drops, and adding Tv of such a pair
+to every value is right for them and is taken back in the tables for all others.
+
+Pure functions of tensors; `vit.py` and the supernet call `relpos_attention`.
+Axes: B batch, H heads, N tokens (1 + height * width), D head width, R table rows, G grid side.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from autoformer_zoo.space import HEAD_DIM, MAX_DISTANCE
+
+AttentionForm = Literal["auto", "explicit", "augmented", "decomposed"]
+FORM_VARIABLE = "AUTOFORMER_ZOO_ATTENTION"
+SCALE = HEAD_DIM**-0.5
+
+
+def relpos_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tables: Tensor,
+    grid: tuple[int, int],
+    dropout: float = 0.0,
+    form: AttentionForm = "auto",
+) -> Tensor:
+    """Attend with relative position, in the form asked for or the fastest one.
+
+    Args:
+        q: queries (B, H, N, D), class token first, then patches row by row.
+        k: keys (B, H, N, D).
+        v: values (B, H, N, D).
+        tables: (4, R, D): keys by row, keys by column, values by row, values by column.
+        grid: rows and columns of patches, N = 1 + rows * columns.
+        dropout: probability of dropping an attention weight; every form is exact under it.
+        form: one of `AttentionForm`; "auto" follows `choose_form`.
+
+    Returns:
+        Attended values (B, H, N, D).
+
+    Raises:
+        ValueError: `form` is unknown, or N is not 1 + rows * columns.
+    """
+    if q.shape[2] != 1 + grid[0] * grid[1]:
+        raise ValueError(f"{q.shape[2]} tokens given; a grid of {grid} needs 1 + {grid[0]} * {grid[1]}")
+    if check_form(form) == "auto":
+        form = choose_form(q.shape[2], q.device.type, torch.is_grad_enabled())
+    return _FORMS[form](q, k, v, tables, grid, dropout)
+
+
+def check_form(form: str, source: str = "attention") -> AttentionForm:
+    """Return `form` where it is a form's name.
+
+    Raises:
+        ValueError: it is not; the text names `source`.
+    """
+    if form not in get_args(AttentionForm):
+        raise ValueError(f"{source} is {form!r}; expected one of {', '.join(get_args(AttentionForm))}")
+    return form  # type: ignore[return-value]
+
+
+def choose_form(num_tokens: int, device: str, training: bool) -> AttentionForm:
+    """Name the form that was measured as the fastest.
+
+    The environment variable AUTOFORMER_ZOO_ATTENTION, where set to a form, overrules it.
+
+    Raises:
+        ValueError: the variable holds an unknown form.
+    """
+    if (asked := os.environ.get(FORM_VARIABLE, "auto")) != "auto":
+        return check_form(asked, FORM_VARIABLE)
+    if device == "cpu" and (training or num_tokens < 128):
+        return "decomposed"
+    return "augmented"
+
+
+def explicit_attention(
+    q: Tensor, k: Tensor, v: Tensor, tables: Tensor, grid: tuple[int, int], dropout: float = 0.0
+) -> Tensor:
+    """Attend by the definition: the specification that the other forms are tested against.
+
+    Arguments and result as in `relpos_attention`. Needs memory for two tensors of (N, N, D).
+    """
+    rows, columns = relative_index(grid, q.device)  # (N, N) each
+    rel_k = tables[0][rows] + tables[1][columns]  # (N, N, D)
+    rel_v = tables[2][rows] + tables[3][columns]  # (N, N, D)
+    logits = q @ k.transpose(-2, -1) + torch.einsum("bhid,ijd->bhij", q, rel_k)  # (B, H, N, N)
+    weights = F.dropout((logits * SCALE).softmax(-1), dropout)
+    return weights @ v + torch.einsum("bhij,ijd->bhid", weights, rel_v)  # (B, H, N, D)
+
+
+def augmented_attention(
+    q: Tensor, k: Tensor, v: Tensor, tables: Tensor, grid: tuple[int, int], dropout: float = 0.0
+) -> Tensor:
+    """Attend with relative position carried in extra head channels.
+
+    The query gets its product with each row's and each column's key vector, key and value get the
+    one-hot row and column of their patch. One plain scaled_dot_product_attention then adds the
+    relative logits by itself, and returns in the extra channels how much of a query's attention
+    went to each row and column. Arguments and result as in `relpos_attention`.
+    """
+    marks = patch_marks(grid, q.dtype, q.device).expand(*k.shape[:2], -1, -1)  # (B, H, N, h + w)
+    table_k, table_v, shift_v = split_tables(tables, grid)
+    bias = F.pad(_key_bias(q[:, :, 1:], table_k, grid), (0, 0, 1, 0))  # (B, H, N, h + w)
+    attended = F.scaled_dot_product_attention(
+        torch.cat([q, bias], -1),
+        torch.cat([k, marks], -1),
+        torch.cat([v + shift_v, marks], -1),
+        dropout_p=dropout,
+        scale=SCALE,
+    )  # (B, H, N, D + h + w)
+    out, marginals = attended.split([HEAD_DIM, sum(grid)], -1)
+    return out + F.pad(_value_bias(marginals[:, :, 1:], table_v, grid), (0, 0, 1, 0))
+
+
+def decomposed_attention(
+    q: Tensor, k: Tensor, v: Tensor, tables: Tensor, grid: tuple[int, int], dropout: float = 0.0
+) -> Tensor:
+    """Attend with explicit N x N weights, their bias and marginals factored by row and column.
+
+    Arguments and result as in `relpos_attention`.
+    """
+    B, H, N, _ = q.shape
+    marks = patch_marks(grid, q.dtype, q.device)  # (N, h + w)
+    table_k, table_v, shift_v = split_tables(tables, grid)
+    bias = F.pad(_key_bias(q[:, :, 1:], table_k, grid), (0, 0, 1, 0)) @ marks.T  # (B, H, N, N)
+    logits = torch.baddbmm(
+        bias.flatten(0, 1),
+        q.flatten(0, 1),
+        k.flatten(0, 1).transpose(1, 2),
+        beta=SCALE,
+        alpha=SCALE,
+    )  # (B * H, N, N)
+    weights = F.dropout(logits.softmax(-1).to(v.dtype), dropout).view(B, H, N, N)
+    marginals = weights @ marks  # (B, H, N, h + w)
+    extra = _value_bias(marginals[:, :, 1:], table_v, grid)  # (B, H, N - 1, D)
+    return weights @ (v + shift_v) + F.pad(extra, (0, 0, 1, 0))
+
+
+_FORMS = {
+    "explicit": explicit_attention,
+    "augmented": augmented_attention,
+    "decomposed": decomposed_attention,
+}
+
+
+def relative_index(grid: tuple[int, int], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Return which table rows each pair of tokens uses, for rows and for columns.
+
+    Args:
+        grid: rows and columns of patches.
+        device: where the result lives.
+
+    Returns:
+        Two integer tensors (N, N) with values in 0..R-1, 0 in the class token's row and column.
+    """
+    height, width = grid
+    r = torch.arange(height, device=device).repeat_interleave(width)  # (N - 1,)
+    c = torch.arange(width, device=device).repeat(height)  # (N - 1,)
+
+    def index(position: Tensor) -> Tensor:
+        distance = position[None, :] - position[:, None]
+        return F.pad(distance.clamp(-MAX_DISTANCE, MAX_DISTANCE) + MAX_DISTANCE + 1, (1, 0, 1, 0))
+
+    return index(r), index(c)
+
+
+def patch_marks(grid: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the one-hot row and one-hot column of every token (N, h + w); CLS has neither."""
+    height, width = grid
+    rows = torch.eye(height, dtype=dtype, device=device).repeat_interleave(width, 0)  # (N - 1, h)
+    columns = torch.eye(width, dtype=dtype, device=device).repeat(height, 1)  # (N - 1, w)
+    return F.pad(torch.cat([rows, columns], 1), (0, 0, 1, 0))
+
+
+def split_tables(tables: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what the fast forms need of the tables, relative to the pairs with CLS.
+
+    Returns:
+        Key vectors (2h - 1 + 2w - 1, D) for row distances 1-h..h-1, then column distances 1-w..w-1;
+        value vectors of that shape; and the vector (D,) to be added to every value.
+    """
+    height, width = grid
+    shift_k, shift_v = tables[0, 0] + tables[1, 0], tables[2, 0] + tables[3, 0]  # (D,) each
+    # A patch pair takes one row vector and one column vector: the shift comes off the row vector.
+    table_k = torch.cat([_used_rows(tables[0], height) - shift_k, _used_rows(tables[1], width)])
+    table_v = torch.cat([_used_rows(tables[2], height) - shift_v, _used_rows(tables[3], width)])
+    return table_k, table_v, shift_v
+
+
+def _used_rows(table: Tensor, side: int) -> Tensor:
+    middle = MAX_DISTANCE + 1
+    if side <= middle:
+        return table[middle - side + 1 : middle + side]  # (2 * side - 1, D)
+    distance = torch.arange(1 - side, side, device=table.device)
+    return table[distance.clamp(-MAX_DISTANCE, MAX_DISTANCE) + middle]
+
+
+def _key_bias(q: Tensor, table: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Return each patch query's product with every row's and every column's key vector.
+
+    Args:
+        q: queries of the patches (B, H, N - 1, D).
+        table: `split_tables`' key vectors.
+        grid: rows and columns of patches.
+
+    Returns:
+        (B, H, N - 1, h + w).
+    """
+    products = (q @ table.T).unflatten(2, grid)  # (B, H, h, w, 2h - 1 + 2w - 1)
+    by_row, by_column = products.split([2 * grid[0] - 1, 2 * grid[1] - 1], -1)
+    by_row = _skew(by_row.transpose(2, 3)).transpose(2, 3)  # (B, H, h, w, h)
+    by_column = _skew(by_column)  # (B, H, h, w, w)
+    return torch.cat([by_row, by_column], -1).flatten(2, 3)
+
+
+def _value_bias(marginals: Tensor, table: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Return what relative position adds to the output of each patch query.
+
+    Args:
+        marginals: attention of the patches to every row and column (B, H, N - 1, h + w).
+        table: `split_tables`' value vectors.
+        grid: rows and columns of patches.
+
+    Returns:
+        (B, H, N - 1, D).
+    """
+    by_row, by_column = marginals.unflatten(2, grid).split(list(grid), -1)  # (B, H, h, w, h or w)
+    by_row = _unskew(by_row.transpose(2, 3)).transpose(2, 3)  # (B, H, h, w, 2h - 1)
+    return (torch.cat([by_row, _unskew(by_column)], -1) @ table).flatten(2, 3)
+
+
+def _skew(by_distance: Tensor) -> Tensor:
+    """Turn (..., G, 2G - 1), indexed by own position and distance, to (..., G, G), by position.
+
+    out[i, j] = in[i, j - i + G - 1]: in flat memory each row starts one element earlier than the
+    row before it would end, so a slice and two views do it without an index.
+    """
+    side = by_distance.shape[-2]
+    if side == 1:
+        return by_distance
+    flat = by_distance.flatten(-2)[..., side - 1 : side - 1 + side * (2 * side - 2)]
+    return flat.unflatten(-1, (side, 2 * side - 2))[..., :side]
+
+
+def _unskew(by_position: Tensor) -> Tensor:
+    """Undo `_skew`: (..., G, G) to (..., G, 2G - 1), zero where no position has that distance."""
+    side = by_position.shape[-1]
+    if side == 1:
+        return by_position
+    flat = F.pad(by_position, (0, side - 2)).flatten(-2)
+    return F.pad(flat, (side - 1, 1)).unflatten(-1, (side, 2 * side - 1))

@@ -1,0 +1,273 @@
+"""Subnets and search spaces as plain data.
+
+`SubnetConfig` says what one static network is; `SearchSpace` says which subnets a supernet was
+trained for. Standard library only: everything else in the package depends on this file, and this
+file on nothing. The published spaces and subnets stand in `published.py`.
+
+Source: AutoFormer (arXiv 2107.00651), section 3.1 and table 1.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+HEAD_DIM = 64  # the width of a head never changes: q, k and v of a layer are 64 * num_heads wide
+MAX_DISTANCE = 14  # relative positions are clamped to -14..14 rows and columns
+NUM_REL_POS = 2 * MAX_DISTANCE + 2  # rows of a relative position table; row 0 serves pairs with CLS
+
+
+@dataclass(frozen=True, slots=True)
+class SubnetConfig:
+    """One static AutoFormer: what the supernet is sliced to.
+
+    Args:
+        depth: number of blocks.
+        embed_dim: width of the residual stream, one per subnet.
+        num_heads: attention heads of each block, `depth` numbers.
+        mlp_ratio: hidden width of each block's MLP over `embed_dim`, `depth` numbers.
+
+    Raises:
+        ValueError: a number is not positive, or a tuple's length is not `depth`.
+    """
+
+    depth: int
+    embed_dim: int
+    num_heads: tuple[int, ...]
+    mlp_ratio: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        _require_positive_int("depth", self.depth)
+        _require_positive_int("embed_dim", self.embed_dim)
+        for name in ("num_heads", "mlp_ratio"):
+            values = getattr(self, name)
+            if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
+                raise ValueError(f"{name} is {values!r}; expected {self.depth} numbers, one a block")
+            values = tuple(values)
+            if len(values) != self.depth:
+                raise ValueError(
+                    f"{name} has {len(values)} entries; expected depth={self.depth}, one a block"
+                )
+            object.__setattr__(self, name, values)
+        for heads in self.num_heads:
+            _require_positive_int("num_heads", heads)
+        for ratio in self.mlp_ratio:
+            if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio < 1e6:
+                raise ValueError(f"mlp_ratio holds {ratio!r}; expected positive numbers")
+        object.__setattr__(self, "mlp_ratio", tuple(float(ratio) for ratio in self.mlp_ratio))
+
+    @property
+    def hidden_dims(self) -> tuple[int, ...]:
+        """Hidden width of each block's MLP, rounded down as upstream does."""
+        return tuple(int(self.embed_dim * ratio) for ratio in self.mlp_ratio)
+
+    @property
+    def attn_dims(self) -> tuple[int, ...]:
+        """Width of q, k and v in each block: 64 a head, whatever `embed_dim` is."""
+        return tuple(HEAD_DIM * heads for heads in self.num_heads)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able dict; `from_dict` turns it back."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SubnetConfig:
+        """Make a config from `to_dict`'s output.
+
+        Raises:
+            ValueError: a key is unknown or missing, or a value is refused.
+        """
+        return cls(**_checked_keys(cls, values))
+
+    def to_json(self) -> str:
+        """Return one line of JSON."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str) -> SubnetConfig:
+        """Make a config from `to_json`'s output; raises ValueError as `from_dict` does."""
+        return cls.from_dict(_json_object(text, "a subnet config"))
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSpace:
+    """The subnets that a supernet is trained for.
+
+    Args:
+        embed_dim: choices of the width, one is taken for the whole subnet.
+        num_heads: choices of heads, taken anew for each block.
+        mlp_ratio: choices of the MLP ratio, taken anew for each block.
+        depth: choices of the number of blocks.
+        supernet: the network whose weights the subnets share. It may be larger than `largest`:
+            upstream's tiny supernet is 256 wide, its widest subnet 240.
+        img_size: trained input side in pixels.
+        patch_size: patch side in pixels.
+        num_classes: classes of the trained head.
+
+    Raises:
+        ValueError: a choice is missing or repeated, or the largest subnet does not fit the supernet.
+    """
+
+    embed_dim: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    mlp_ratio: tuple[float, ...]
+    depth: tuple[int, ...]
+    supernet: SubnetConfig
+    img_size: int = 224
+    patch_size: int = 16
+    num_classes: int = 1000
+
+    def __post_init__(self) -> None:
+        for name in ("embed_dim", "num_heads", "mlp_ratio", "depth"):
+            choices = tuple(sorted(getattr(self, name)))
+            if not choices or len(set(choices)) != len(choices) or choices[0] <= 0:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; expected one or more different positive numbers"
+                )
+            object.__setattr__(self, name, choices)
+        object.__setattr__(self, "mlp_ratio", tuple(float(ratio) for ratio in self.mlp_ratio))
+        for name in ("img_size", "patch_size", "num_classes"):
+            _require_positive_int(name, getattr(self, name))
+        if problem := misfit(self.largest, self.supernet):
+            raise ValueError(f"the largest subnet of the space does not fit its supernet: {problem}")
+
+    @property
+    def smallest(self) -> SubnetConfig:
+        """The subnet with the least of everything."""
+        return self._uniform(self.depth[0], self.embed_dim[0], self.num_heads[0], self.mlp_ratio[0])
+
+    @property
+    def largest(self) -> SubnetConfig:
+        """The subnet with the most of everything."""
+        return self._uniform(
+            self.depth[-1], self.embed_dim[-1], self.num_heads[-1], self.mlp_ratio[-1]
+        )
+
+    @property
+    def size(self) -> int:
+        """Number of different subnets."""
+        per_block = len(self.num_heads) * len(self.mlp_ratio)
+        return len(self.embed_dim) * sum(per_block**depth for depth in self.depth)
+
+    def contains(self, subnet: SubnetConfig) -> bool:
+        """Tell whether `subnet` is made of this space's choices.
+
+        Not the same as fitting the supernet (`misfit`): the published tiny subnet has MLP ratios of
+        3.0, outside its own space.
+        """
+        return (
+            subnet.depth in self.depth
+            and subnet.embed_dim in self.embed_dim
+            and set(subnet.num_heads) <= set(self.num_heads)
+            and set(subnet.mlp_ratio) <= set(self.mlp_ratio)
+        )
+
+    def sample(self, rng: random.Random) -> SubnetConfig:
+        """Draw depth and width uniformly, then heads and MLP ratio of each block.
+
+        Args:
+            rng: source of randomness; the same state gives the same subnet.
+        """
+        depth = rng.choice(self.depth)
+        return SubnetConfig(
+            depth=depth,
+            embed_dim=rng.choice(self.embed_dim),
+            num_heads=tuple(rng.choice(self.num_heads) for _ in range(depth)),
+            mlp_ratio=tuple(rng.choice(self.mlp_ratio) for _ in range(depth)),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able dict; `from_dict` turns it back."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        values["supernet"] = self.supernet.to_dict()
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SearchSpace:
+        """Make a space from `to_dict`'s output.
+
+        Raises:
+            ValueError: a key is unknown or missing, or a value is refused.
+        """
+        checked = _checked_keys(cls, values)
+        for name in ("embed_dim", "num_heads", "mlp_ratio", "depth"):
+            if not isinstance(checked[name], (list, tuple)):
+                raise ValueError(f"{name} is {checked[name]!r}; expected a list of choices")
+        if not isinstance(checked["supernet"], SubnetConfig):
+            checked["supernet"] = SubnetConfig.from_dict(checked["supernet"])
+        return cls(**checked)
+
+    def to_json(self) -> str:
+        """Return one line of JSON."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str) -> SearchSpace:
+        """Make a space from `to_json`'s output; raises ValueError as `from_dict` does."""
+        return cls.from_dict(_json_object(text, "a search space"))
+
+    @staticmethod
+    def _uniform(depth: int, embed_dim: int, num_heads: int, mlp_ratio: float) -> SubnetConfig:
+        return SubnetConfig(depth, embed_dim, (num_heads,) * depth, (mlp_ratio,) * depth)
+
+
+def misfit(subnet: SubnetConfig, supernet: SubnetConfig) -> str | None:
+    """Say what of `subnet` is larger than `supernet`, or None where it fits.
+
+    Fitting is all that extraction asks: each tensor of the subnet is a corner of the supernet's.
+
+    Returns:
+        The first misfit in words: the layer, what it needs and what the supernet has.
+    """
+    if subnet.depth > supernet.depth:
+        return f"depth {subnet.depth} needs {subnet.depth} blocks, the supernet has {supernet.depth}"
+    if subnet.embed_dim > supernet.embed_dim:
+        return (
+            f"embed_dim {subnet.embed_dim} needs that width in every layer, "
+            f"the supernet has {supernet.embed_dim}"
+        )
+    for i in range(subnet.depth):
+        if subnet.num_heads[i] > supernet.num_heads[i]:
+            return (
+                f"blocks.{i}.attn needs {subnet.num_heads[i]} heads, "
+                f"the supernet has {supernet.num_heads[i]}"
+            )
+        if subnet.hidden_dims[i] > supernet.hidden_dims[i]:
+            return (
+                f"blocks.{i}.mlp needs {subnet.hidden_dims[i]} hidden channels "
+                f"(embed_dim {subnet.embed_dim} x mlp_ratio {subnet.mlp_ratio[i]}), "
+                f"the supernet has {supernet.hidden_dims[i]}"
+            )
+    return None
+
+
+def _require_positive_int(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} is {value!r}; expected a positive whole number")
+
+
+def _checked_keys(cls: type[Any], values: object) -> dict[str, Any]:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"expected an object with the keys of {cls.__name__}, got {values!r}")
+    names = [field.name for field in fields(cls)]
+    required = [field.name for field in fields(cls) if field.default is field.default_factory]
+    unknown = sorted(map(str, set(values) - set(names)))
+    missing = [name for name in required if name not in values]
+    if unknown or missing:
+        raise ValueError(
+            f"{cls.__name__}: unknown keys {unknown}, missing keys {missing}; expected {names}"
+        )
+    return dict(values)
+
+
+def _json_object(text: str, what: str) -> Mapping[str, Any]:
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{what} is not JSON: {error}") from None
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{what} is {type(values).__name__} in JSON; expected an object")
+    return values

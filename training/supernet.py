@@ -1,0 +1,74 @@
+"""A supernet: one set of weights, any subnet of it runnable at any time.
+
+Weights are an ordinary `AutoFormer` of the supernet's size, so that its state dict is a canonical
+supernet. `forward(x, subnet)` slices them and runs the subnet's own static network on the slices:
+the network and the slicing rule are the ones that extraction uses, and no active subnet is stored.
+
+Source: arXiv 2107.00651, section 3.2.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from autoformer_zoo.attention import AttentionForm
+from autoformer_zoo.extract import BiasRule, slice_supernet
+from autoformer_zoo.space import SearchSpace, SubnetConfig
+from autoformer_zoo.vit import AutoFormer
+
+
+class Supernet(nn.Module):
+    """Shared weights of all subnets of a space.
+
+    Args:
+        space: sizes of the supernet, picture and patch.
+        bias_rule: how a subnet's q, k and v biases are cut; "packed_prefix" continues official
+            checkpoints.
+        drop_path_rate: stochastic depth of the supernet's last block, rising linearly from 0.
+        attention: form of the attention in every subnet.
+        in_chans: channels of the input.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        bias_rule: BiasRule = "prefix",
+        drop_path_rate: float = 0.0,
+        attention: AttentionForm = "auto",
+        in_chans: int = 3,
+    ) -> None:
+        super().__init__()
+        self.space = space
+        self.bias_rule: BiasRule = bias_rule
+        self._arguments: dict[str, Any] = {
+            "img_size": space.img_size,
+            "patch_size": space.patch_size,
+            "num_classes": space.num_classes,
+            "in_chans": in_chans,
+            "drop_path_rate": drop_path_rate,
+            "drop_path_depth": space.supernet.depth,
+            "attention": attention,
+            "dynamic_img_size": True,  # progressive training changes the input size
+        }
+        self.weights = AutoFormer(space.supernet, **self._arguments)
+
+    def forward(self, x: Tensor, subnet: SubnetConfig) -> Tensor:
+        """Run one subnet.
+
+        Args:
+            x: pictures (B, in_chans, height, width).
+            subnet: which one; anything that fits the supernet.
+
+        Returns:
+            Logits (B, num_classes).
+
+        Raises:
+            ValueError: the subnet does not fit.
+        """
+        tensors = dict(self.weights.named_parameters())
+        sliced = slice_supernet(tensors, self.space.supernet, subnet, self.bias_rule)
+        network = AutoFormer(subnet, device="meta", **self._arguments).train(self.training)
+        return functional_call(network, sliced, x, strict=True)
