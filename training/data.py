@@ -6,6 +6,7 @@ would have had. The test set is opened by `load_test` only, which nothing but fi
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def held_out_indices(labels: Tensor, per_class: int, seed: int) -> Tensor:
 
 def epoch_order(size: int, seed: int, epoch: int) -> Tensor:
     """Return the order of an epoch: a permutation of 0..size-1 that follows from (seed, epoch)."""
-    generator = torch.Generator().manual_seed(_mix(seed, epoch, 0))
+    generator = torch.Generator().manual_seed(mixed_seed(seed, epoch, "order"))
     return torch.randperm(size, generator=generator)
 
 
@@ -96,7 +97,7 @@ def train_batch(pictures: Pictures, img_size: int, seed: int, step: int) -> Tens
     Returns:
         float32 (n, 3, img_size, img_size).
     """
-    generator = torch.Generator().manual_seed(_mix(seed, step, 1))
+    generator = torch.Generator().manual_seed(mixed_seed(seed, step, "augmentation"))
     count, margin = len(pictures), img_size // 8
     shift = torch.randint(0, 2 * margin + 1, (2, count, 1), generator=generator)
     flip = torch.rand(count, 1, generator=generator) < 0.5
@@ -118,6 +119,12 @@ def eval_batch(pictures: Pictures, img_size: int) -> Tensor:
     return F.interpolate(x, size=img_size, mode="bilinear", antialias=True)
 
 
+def mixed_seed(seed: int, number: int, purpose: str) -> int:
+    """Make a generator's seed from a run's seed, a step or epoch, and what it is for."""
+    words = (seed, number, zlib.crc32(purpose.encode()))
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
+
+
 def _load(root: Path, train: bool) -> Pictures:
     try:
         data = CIFAR10(str(root), train=train, download=False)
@@ -128,9 +135,3 @@ def _load(root: Path, train: bool) -> Pictures:
         ) from None
     images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
     return Pictures(images, torch.tensor(data.targets))
-
-
-def _mix(seed: int, number: int, purpose: int) -> int:
-    """Make one generator seed from (seed, number, purpose), with unrelated streams."""
-    state = np.random.SeedSequence((seed, number, purpose)).generate_state(1, np.uint64)
-    return int(state[0] >> 1)

@@ -34,8 +34,8 @@ from tqdm import tqdm
 from autoformer_zoo import __version__
 from autoformer_zoo.published import SPACES
 from autoformer_zoo.space import SearchSpace, SubnetConfig
-from training.config import PRESETS, TrainConfig
-from training.data import Pictures, epoch_order, load_train, train_batch
+from training.config import TrainConfig
+from training.data import Pictures, epoch_order, load_train, mixed_seed, train_batch
 from training.evaluate import accuracy
 from training.supernet import Supernet
 
@@ -98,7 +98,8 @@ def train(config: TrainConfig, data_dir: Path, out: Path, progress: bool = True)
         bar.update()
         if state.step % config.log_every == 0:
             bar.set_postfix(loss=f"{_log_step(state, config, plan, out):.3f}", px=plan.img_size)
-        if plan.batch_in_epoch == steps_per_epoch - 1:
+        last = plan.batch_in_epoch == steps_per_epoch - 1
+        if last and ((plan.epoch + 1) % config.evaluate_every == 0 or state.step == total):
             _log_epoch(state, space, held_out, plan, out)
         if state.step % config.checkpoint_every == 0 or state.step == total:
             save_checkpoint(state, out)
@@ -119,8 +120,9 @@ def make_state(config: TrainConfig, space: SearchSpace) -> RunState:
     supernet = Supernet(space, drop_path_rate=config.drop_path_rate)
     keep = {f"weights.{name}" for name in supernet.weights.no_weight_decay()}
     supernet.no_weight_decay = lambda: keep  # type: ignore[assignment]  # where timm looks for it
+    fused = {"fused": True} if config.opt == "adamw" else {}  # a tenth of a small step otherwise
     optimizer = create_optimizer_v2(
-        supernet, opt=config.opt, lr=config.lr, weight_decay=config.weight_decay
+        supernet, opt=config.opt, lr=config.lr, weight_decay=config.weight_decay, **fused
     )
     ema = ModelEmaV3(supernet, decay=config.ema_decay, use_warmup=True)
     return RunState(supernet, ema, optimizer)
@@ -164,7 +166,7 @@ def take_step(
     for group in state.optimizer.param_groups:
         group["lr"] = config.lr * plan.lr_scale
     state.supernet.train()
-    torch.manual_seed(hash((config.seed, plan.step)) % 2**31)  # dropout and stochastic depth
+    torch.manual_seed(mixed_seed(config.seed, plan.step, "dropout"))
     loss = compute_loss(state.supernet, x, batch.labels, subnet, config)
     state.optimizer.zero_grad()
     state.step += 1
