@@ -91,7 +91,7 @@ class TrainConfig:
 
 # The supernet inside the package: small pictures first, which cost a quarter.
 # python -m training.train --data-dir DIR --out runs/nano --preset nano
-NANO = TrainConfig(stages=(Stage(9, 16), Stage(7, 24), Stage(2, 32)))
+NANO = TrainConfig(stages=(Stage(9, 16), Stage(5, 24), Stage(1, 32)))
 
 # A few steps on real pictures, to see that everything works: under a minute on 2 cores.
 SMOKE = replace(NANO, stages=(Stage(1, 16),), held_out_per_class=4900, batch_size=100, log_every=2)
