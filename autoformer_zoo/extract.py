@@ -1,8 +1,9 @@
-"""Cut a subnet out of a supernet's tensors.
+"""Cut a subnet out of a supernet.
 
 One rule for all of AutoFormer: the subnet's tensor is a corner of the supernet's. The exception is
 the bias of q, k and v in the official files, see `slice_qkv_bias`. Pure functions: extraction of
-files, and every step of supernet training, go through `slice_supernet`.
+files, and every step of supernet training, go through `slice_supernet`. `extract_subnet` makes a
+static network of the cut.
 
 Source: arXiv 2107.00651, section 3.2 (weight entanglement); microsoft/Cream@4a13c40,
 AutoFormer/model/module/qkv_super.py:72-83.
@@ -11,12 +12,17 @@ AutoFormer/model/module/qkv_super.py:72-83.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from autoformer_zoo.space import HEAD_DIM, SubnetConfig, misfit
+from autoformer_zoo.vit import AutoFormer
+
+if TYPE_CHECKING:  # checkpoint.py cuts with this file's functions
+    from autoformer_zoo.checkpoint import SubnetWeights, SupernetWeights
 
 BiasRule = Literal["prefix", "packed_prefix"]
 """How a layer's q, k and v biases lie in a supernet's `qkv.bias` of 3 * 64 * heads numbers.
@@ -25,6 +31,48 @@ prefix: three thirds q, k, v, and a subnet takes the first 64 * h of each, as fo
 packed_prefix: a subnet takes the first 3 * 64 * h and splits these in thirds, so that what is a v
 bias depends on the subnet's own h. The official code does so, and its weights were trained so.
 """
+
+
+def extract_subnet(
+    supernet: SupernetWeights,
+    subnet: SubnetConfig,
+    img_size: int | tuple[int, int] | None = None,
+) -> AutoFormer:
+    """Make the static network of a subnet, with the weights that it inherits.
+
+    Args:
+        supernet: from `checkpoint.load_supernet`.
+        subnet: anything that fits the supernet, whether or not it is of the trained space.
+        img_size: input side, or (height, width), in pixels; the supernet's where None. Another
+            size resamples the position embedding, see `AutoFormer.set_input_size`.
+
+    Returns:
+        The network in eval mode, in float32 on the CPU, with tensors of its own.
+
+    Raises:
+        ValueError: the subnet does not fit (the text names the layer, what it needs and what the
+            supernet has), or `img_size` is not a multiple of the patch size.
+    """
+    tensors = slice_supernet(supernet.tensors, supernet.sizes, subnet, supernet.bias_rule)
+    return _static_network(tensors, subnet, supernet, img_size)
+
+
+def build_subnet(
+    weights: SubnetWeights, img_size: int | tuple[int, int] | None = None
+) -> AutoFormer:
+    """Make the static network of a subnet's own weights.
+
+    Args:
+        weights: from `checkpoint.load_subnet` or `checkpoint.load_weights`.
+        img_size: as in `extract_subnet`.
+
+    Returns:
+        The network as `extract_subnet` returns it.
+
+    Raises:
+        ValueError: `img_size` is not a multiple of the patch size.
+    """
+    return _static_network(weights.tensors, weights.subnet, weights, img_size)
 
 
 def slice_supernet(
@@ -98,3 +146,47 @@ def _prefix_of_thirds(packed: Tensor, width: int) -> Tensor:
     if packed.shape[0] == 3 * width:
         return packed
     return torch.cat([third[:width] for third in packed.chunk(3)])
+
+
+def _static_network(
+    tensors: Mapping[str, Tensor],
+    subnet: SubnetConfig,
+    trained: SupernetWeights | SubnetWeights,
+    img_size: int | tuple[int, int] | None,
+) -> AutoFormer:
+    old_size, patch_size = trained.img_size, trained.patch_size
+    new_size = _checked_size(old_size if img_size is None else img_size, patch_size)
+    # On the meta device nothing is initialised that would be overwritten at once.
+    network = AutoFormer(
+        subnet,
+        img_size=new_size,
+        patch_size=patch_size,
+        in_chans=trained.in_chans,
+        num_classes=trained.num_classes,
+        device="meta",
+    )
+    own = {
+        # A copy in any case: views would keep the whole supernet, or its file, in memory.
+        name: torch.empty(tensor.shape, dtype=torch.float32).copy_(tensor.detach())
+        for name, tensor in tensors.items()
+    }
+    old_grid, new_grid = _grid(old_size, patch_size), _grid(new_size, patch_size)
+    if old_grid != new_grid:
+        own["pos_embed"] = resample_abs_pos_embed(
+            own["pos_embed"], list(new_grid), list(old_grid), num_prefix_tokens=1
+        ).contiguous()
+    network.load_state_dict(own, assign=True)
+    return network.eval()
+
+
+def _checked_size(img_size: int | tuple[int, int], patch_size: tuple[int, int]) -> tuple[int, int]:
+    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    if height < 1 or width < 1 or height % patch_size[0] or width % patch_size[1]:
+        raise ValueError(
+            f"img_size is {img_size!r}; expected positive multiples of the patch size {patch_size}"
+        )
+    return height, width
+
+
+def _grid(img_size: tuple[int, int], patch_size: tuple[int, int]) -> tuple[int, int]:
+    return img_size[0] // patch_size[0], img_size[1] // patch_size[1]
