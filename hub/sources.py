@@ -1,0 +1,29 @@
+"""List the upstream weight files: `python -m hub.sources`.
+
+The table itself stands in `autoformer_zoo/sources.py`, because the runtime downloads from it and
+imports nothing of `hub`; this module hands it on to the tools beside it, and adds nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from autoformer_zoo.sources import SOURCES, Source
+
+__all__ = ["SOURCES", "Source", "main"]
+
+
+def main() -> int:
+    """Print a table, and as the last line the whole of it as one JSON object."""
+    print(f"{'name':<16}{'kind':<10}{'layout':<20}{'sha256':<12}{'licence':<14}url")
+    for name, source in SOURCES.items():
+        sha256, licence = source.sha256 or "unknown", source.licence or "unknown"
+        layout = source.layout or "by its keys"
+        print(f"{name:<16}{source.kind:<10}{layout:<20}{sha256:<12}{licence:<14}{source.url}")
+    print(json.dumps({name: asdict(source) for name, source in SOURCES.items()}))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
