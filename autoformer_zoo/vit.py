@@ -25,10 +25,22 @@ from timm.models._features import feature_take_indices
 from timm.models.vision_transformer import global_pool_nlc
 from torch import Tensor, nn
 
-from autoformer_zoo.attention import AttentionForm, check_form, relpos_attention
+from autoformer_zoo.attention import (
+    AttentionForm,
+    check_form,
+    is_plain_inference,
+    prepare_constants,
+    relpos_attention,
+)
+from autoformer_zoo.attention_inference import Constants
 from autoformer_zoo.space import HEAD_DIM, NUM_REL_POS, SubnetConfig
 
-LayerNorm = partial(nn.LayerNorm, eps=1e-5)  # upstream leaves PyTorch's default, timm's ViT has 1e-6
+try:  # keeps the arguments that save_for_hf writes up to date, from timm 1.0.31 on
+    from timm.models._input import update_model_input_size
+except ImportError:
+    update_model_input_size = None
+
+LayerNorm = partial(nn.LayerNorm, eps=1e-5)  # PyTorch's default, as upstream; timm's ViT has 1e-6
 POOLS = ("", "avg", "avgmax", "max", "token")
 
 
@@ -54,6 +66,7 @@ class RelPosAttention(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
         # Keys by row, keys by column, values by row, values by column.
         self.rel_pos = nn.Parameter(torch.empty(4, NUM_REL_POS, HEAD_DIM, **factory))
+        self._kept: tuple[object, Constants] | None = None
         if self.rel_pos.device.type != "meta":
             self.reset_parameters()
 
@@ -67,9 +80,31 @@ class RelPosAttention(nn.Module):
         qkv = self.qkv(x).reshape(B, N, 3, self.num_heads, HEAD_DIM)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, N, D) each
         dropout = self.attn_drop_rate if self.training else 0.0
-        x = relpos_attention(q, k, v, self.rel_pos, grid, dropout, self.form)  # (B, H, N, D)
+        constants = self._constants(grid) if is_plain_inference(self.rel_pos) else None
+        x = relpos_attention(q, k, v, self.rel_pos, grid, dropout, self.form, constants)
         x = x.transpose(1, 2).reshape(B, N, self.num_heads * HEAD_DIM)
         return self.proj_drop(self.proj(x))
+
+    def _constants(self, grid: tuple[int, int]) -> Constants:
+        """Keep what inference derives from the tables until these change.
+
+        A change through `rel_pos.data[...]` leaves no trace that could be seen here; `train()` and
+        every change through autograd, an optimizer or `load_state_dict` does.
+        """
+        tables = self.rel_pos
+        version = None if tables.is_inference() else tables._version
+        key = (grid, tables.data_ptr(), version, tables.dtype, self.training)
+        if version is None or self._kept is None or self._kept[0] != key:
+            self._kept = key, prepare_constants(tables, grid)
+        return self._kept[1]
+
+    def train(self, mode: bool = True) -> RelPosAttention:
+        """Set the mode, and forget what was kept for inference."""
+        self._kept = None
+        return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": None}  # copies and files hold parameters only
 
 
 class Block(nn.Module):
@@ -185,7 +220,7 @@ class AutoFormer(nn.Module):
             )
             for i in range(cfg.depth)
         )
-        self.norm = LayerNorm(cfg.embed_dim, **factory)
+        self.norm: nn.Module = LayerNorm(cfg.embed_dim, **factory)
         self.head_drop = nn.Dropout(drop_rate)
         self.head = _make_head(cfg.embed_dim, num_classes, **factory)
         reduction = self.patch_embed.feat_ratio()
@@ -206,8 +241,9 @@ class AutoFormer(nn.Module):
                 needed after `to_empty`.
         """
         for module in self.modules():
-            if needs_reset and module is not self and hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            reset = getattr(module, "reset_parameters", None)
+            if needs_reset and reset is not None:
+                reset()
             if isinstance(module, nn.Linear):
                 trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
@@ -271,6 +307,8 @@ class AutoFormer(nn.Module):
             self.pos_embed = nn.Parameter(resampled.detach(), self.pos_embed.requires_grad)
         for info in self.feature_info:
             info["reduction"] = self.patch_embed.feat_ratio()
+        if update_model_input_size is not None:
+            update_model_input_size(self, self.patch_embed.img_size, patch_size=patch_size)
 
     def prune_intermediate_layers(
         self,
@@ -407,11 +445,11 @@ class AutoFormer(nn.Module):
         height, width = x.shape[-2:]
         x = self.patch_embed(x)  # (B, h * w, C)
         grid = self.patch_embed.grid_size
-        pos_embed = self.pos_embed
+        pos_embed: Tensor = self.pos_embed
         if self.dynamic_img_size:
             grid = self.patch_embed.dynamic_feat_size((height, width))
-            if grid != self.patch_embed.grid_size:
-                pos_embed = self._resample_pos_embed(grid, self.patch_embed.grid_size)
+            # Does nothing for the same grid; a test here would be control flow for fx and export.
+            pos_embed = self._resample_pos_embed(grid, self.patch_embed.grid_size)
         x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)  # (B, N, C)
         return self.pos_drop(x + pos_embed), grid
 
@@ -432,7 +470,8 @@ def _make_head(embed_dim: int, num_classes: int, **factory: Any) -> nn.Module:
 
 def _checked_pool(global_pool: str) -> str:
     if global_pool not in POOLS:
-        raise ValueError(f"global_pool is {global_pool!r}; expected one of {', '.join(map(repr, POOLS))}")
+        known = ", ".join(map(repr, POOLS))
+        raise ValueError(f"global_pool is {global_pool!r}; expected one of {known}")
     return global_pool
 
 
