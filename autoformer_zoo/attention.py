@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from autoformer_zoo import attention_inference
 from autoformer_zoo.space import HEAD_DIM, MAX_DISTANCE
 
 AttentionForm = Literal["auto", "explicit", "augmented", "decomposed"]
@@ -43,6 +44,7 @@ def relpos_attention(
     grid: tuple[int, int],
     dropout: float = 0.0,
     form: AttentionForm = "auto",
+    constants: attention_inference.Constants | None = None,
 ) -> Tensor:
     """Attend with relative position, in the form asked for or the fastest one.
 
@@ -54,6 +56,7 @@ def relpos_attention(
         grid: rows and columns of patches, N = 1 + rows * columns.
         dropout: probability of dropping an attention weight; every form is exact under it.
         form: one of `AttentionForm`; "auto" follows `choose_form`.
+        constants: `prepare_constants(tables, grid)`, where the caller has kept it.
 
     Returns:
         Attended values (B, H, N, D).
@@ -62,10 +65,30 @@ def relpos_attention(
         ValueError: `form` is unknown, or N is not 1 + rows * columns.
     """
     if q.shape[2] != 1 + grid[0] * grid[1]:
-        raise ValueError(f"{q.shape[2]} tokens given; a grid of {grid} needs 1 + {grid[0]} * {grid[1]}")
+        raise ValueError(
+            f"{q.shape[2]} tokens given; a grid of {grid} needs 1 + {grid[0]} * {grid[1]}"
+        )
     if check_form(form) == "auto":
-        form = choose_form(q.shape[2], q.device.type, torch.is_grad_enabled())
+        form = choose_form(q.shape[0], q.shape[2], q.device.type, torch.is_grad_enabled())
+    if form in _IN_PLACE and not dropout and q.dtype == tables.dtype and is_plain_inference(q):
+        return _IN_PLACE[form](q, k, v, constants or prepare_constants(tables, grid), grid)
     return _FORMS[form](q, k, v, tables, grid, dropout)
+
+
+def prepare_constants(tables: Tensor, grid: tuple[int, int]) -> attention_inference.Constants:
+    """Derive from the tables what inference on the CPU needs on this grid."""
+    marks = patch_marks(grid, tables.dtype, tables.device)
+    return attention_inference.make_constants(split_tables(tables, grid), marks)
+
+
+def is_plain_inference(tensor: Tensor) -> bool:
+    """Tell whether results may be written in place: on the CPU, without autograd or a tracer."""
+    return (
+        not torch.compiler.is_compiling()
+        and not torch.is_grad_enabled()
+        and tensor.device.type == "cpu"
+        and not torch.jit.is_tracing()
+    )
 
 
 def check_form(form: str, source: str = "attention") -> AttentionForm:
@@ -75,11 +98,13 @@ def check_form(form: str, source: str = "attention") -> AttentionForm:
         ValueError: it is not; the text names `source`.
     """
     if form not in get_args(AttentionForm):
-        raise ValueError(f"{source} is {form!r}; expected one of {', '.join(get_args(AttentionForm))}")
+        raise ValueError(
+            f"{source} is {form!r}; expected one of {', '.join(get_args(AttentionForm))}"
+        )
     return form  # type: ignore[return-value]
 
 
-def choose_form(num_tokens: int, device: str, training: bool) -> AttentionForm:
+def choose_form(batch: int, num_tokens: int, device: str, training: bool) -> AttentionForm:
     """Name the form that was measured as the fastest.
 
     The environment variable AUTOFORMER_ZOO_ATTENTION, where set to a form, overrules it.
@@ -89,7 +114,7 @@ def choose_form(num_tokens: int, device: str, training: bool) -> AttentionForm:
     """
     if (asked := os.environ.get(FORM_VARIABLE, "auto")) != "auto":
         return check_form(asked, FORM_VARIABLE)
-    if device == "cpu" and (training or num_tokens < 128):
+    if device == "cpu" and (training or num_tokens < 128 or batch < 4):
         return "decomposed"
     return "augmented"
 
@@ -162,9 +187,15 @@ _FORMS = {
     "augmented": augmented_attention,
     "decomposed": decomposed_attention,
 }
+_IN_PLACE = {
+    "augmented": attention_inference.augmented,
+    "decomposed": attention_inference.decomposed,
+}
 
 
-def relative_index(grid: tuple[int, int], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+def relative_index(
+    grid: tuple[int, int], device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
     """Return which table rows each pair of tokens uses, for rows and for columns.
 
     Args:

@@ -1,0 +1,177 @@
+"""The fast forms of `attention.py` for the CPU without gradients: the same sums, fewer copies.
+
+At one picture and 197 tokens a block's attention takes about a millisecond, and every small
+operation counts. Without autograd the operands can be written in place, and the skewed reads of
+`attention._skew` are strided views instead of slices of copies. `attention.relpos_attention` calls
+these; nothing else should.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from autoformer_zoo.space import HEAD_DIM
+
+SCALE = HEAD_DIM**-0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Constants:
+    """What stays the same from picture to picture, on a grid of h x w patches.
+
+    Args:
+        table_k: key vectors by distance, transposed (D, 2h - 1 + 2w - 1).
+        table_v: value vectors by distance (2h - 1 + 2w - 1, D).
+        shift_v: vector to add to every value (D,).
+        marks: one-hot row and column of each token (N, h + w).
+        padding: marks for keys and values, padded to whole vectors (N, 1, P).
+    """
+
+    table_k: Tensor
+    table_v: Tensor
+    shift_v: Tensor
+    marks: Tensor
+    padding: Tensor
+
+
+def make_constants(tables: tuple[Tensor, Tensor, Tensor], marks: Tensor) -> Constants:
+    """Make the constants from `attention.split_tables` and `attention.patch_marks`."""
+    table_k, table_v, shift_v = tables
+    missing = -marks.shape[1] % 16  # to a multiple of 16 floats: full vectors in the kernel
+    return Constants(
+        table_k.T.contiguous(), table_v, shift_v, marks, F.pad(marks, (0, missing))[:, None]
+    )
+
+
+def augmented(
+    q: Tensor, k: Tensor, v: Tensor, constants: Constants, grid: tuple[int, int]
+) -> Tensor:
+    """Attend as `attention.augmented_attention`, for many pictures.
+
+    Args:
+        q: queries (B, H, N, D).
+        k: keys (B, H, N, D).
+        v: values (B, H, N, D).
+        constants: see `make_constants`.
+        grid: rows and columns of patches.
+
+    Returns:
+        (B, H, N, D), a view of (B, N, H, D) memory.
+    """
+    B, H, N, D = q.shape
+    sides = sum(grid)
+    width = D + constants.padding.shape[-1]
+    packed = q.new_empty(3, B, N, H, width)
+    packed[0, ..., :D] = q.transpose(1, 2)
+    packed[1, ..., :D] = k.transpose(1, 2)
+    torch.add(v.transpose(1, 2), constants.shift_v, out=packed[2, ..., :D])
+    packed[1:, ..., D:] = constants.padding
+    query = packed[0]  # (B, N, H, width)
+    query[:, 0, :, D:] = 0
+    query[..., D + sides :] = 0
+    products = (
+        query.view(B * N * H, width)[:, :D] @ constants.table_k
+    )  # (B * N * H, 2h - 1 + 2w - 1)
+    for source, target in zip(
+        _by_position(products, (B, N, H), grid), _split_patches(query, D, grid), strict=True
+    ):
+        target.copy_(source)
+    attended = F.scaled_dot_product_attention(
+        *(part.transpose(1, 2) for part in packed), scale=SCALE
+    ).transpose(1, 2)  # (B, N, H, width)
+    by_distance = torch.zeros_like(products)
+    for target, source in zip(
+        _by_position(by_distance, (B, N, H), grid), _split_patches(attended, D, grid), strict=True
+    ):
+        target.copy_(source)
+    attended = attended.reshape(B * N * H, width)[:, :D]
+    return torch.addmm(attended, by_distance, constants.table_v).view(B, N, H, D).transpose(1, 2)
+
+
+def decomposed(
+    q: Tensor, k: Tensor, v: Tensor, constants: Constants, grid: tuple[int, int]
+) -> Tensor:
+    """Attend as `attention.decomposed_attention`, picture by picture, for few of them.
+
+    Arguments and result as in `augmented`. Reads q, k and v where they lie.
+    """
+    B, H, N, D = q.shape
+    out = q.new_empty(B, N, H, D)
+    for i in range(B):
+        _decomposed_one(q[i], k[i], v[i], constants, grid, out[i])
+    return out.transpose(1, 2)
+
+
+def _decomposed_one(
+    q: Tensor, k: Tensor, v: Tensor, constants: Constants, grid: tuple[int, int], out: Tensor
+) -> None:
+    """Write the attention of one picture, q, k, v (H, N, D), to `out` (N, H, D)."""
+    H, N, D = q.shape
+    sides = sum(grid)
+    products = torch.bmm(q, constants.table_k.expand(H, D, -1))  # (H, N, 2h - 1 + 2w - 1)
+    bias = q.new_empty(H, N, sides)
+    bias[:, 0] = 0
+    for source, target in zip(
+        _by_position(products, (H, N, 1), grid),
+        _split_patches(bias[:, :, None], 0, grid),
+        strict=True,
+    ):
+        target.copy_(source)
+    logits = torch.bmm(bias, constants.marks.T.expand(H, sides, N))  # (H, N, N)
+    logits.baddbmm_(q, k.transpose(1, 2), beta=SCALE, alpha=SCALE)
+    attended = torch.bmm(
+        logits.softmax(-1), torch.cat([v, constants.marks.expand(H, N, sides)], -1)
+    )
+    by_distance = torch.zeros_like(products)
+    for target, source in zip(
+        _by_position(by_distance, (H, N, 1), grid),
+        _split_patches(attended[:, :, None], D, grid),
+        strict=True,
+    ):
+        target.copy_(source)
+    extra = torch.bmm(by_distance, constants.table_v.expand(H, -1, D)).add_(
+        constants.shift_v
+    )  # (H, N, D)
+    torch.add(attended[..., :D].transpose(0, 1), extra.transpose(0, 1), out=out)
+
+
+def _by_position(
+    by_distance: Tensor, shape: tuple[int, int, int], grid: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """View (B, N, H, 2h - 1 + 2w - 1), indexed by distance, by the other patch's row and column.
+
+    The value for own row i and other row j stands at distance j - i + h - 1: one element to the
+    left for each row further down, which a stride one smaller says.
+
+    Returns:
+        Views (B, h, w, H, h) and (B, h, w, H, w).
+    """
+    B, N, H = shape
+    height, width = grid
+    row = 2 * (height + width) - 2  # elements of one token and head
+    token = H * row
+    first = by_distance.storage_offset() + token  # the first patch, after the class token
+    strides = (N * token, width * token, token, row)
+    rows = by_distance.as_strided(
+        (B, height, width, H, height),
+        (strides[0], strides[1] - 1, strides[2], strides[3], 1),
+        first + height - 1,
+    )
+    columns = by_distance.as_strided(
+        (B, height, width, H, width),
+        (strides[0], strides[1], strides[2] - 1, strides[3], 1),
+        first + 2 * height - 1 + width - 1,
+    )
+    return rows, columns
+
+
+def _split_patches(tokens: Tensor, start: int, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """View the row and the column channels of the patches of (B, N, H, start + h + w + ...)."""
+    height, width = grid
+    patches = tokens[:, 1:].unflatten(1, grid)  # (B, h, w, H, ...)
+    middle = start + height
+    return patches[..., start:middle], patches[..., middle : middle + width]
