@@ -50,6 +50,7 @@ __all__ = [
     "SubnetWeights",
     "SupernetWeights",
     "convert_supernet",
+    "holds_supernet",
     "load_subnet",
     "load_supernet",
     "load_weights",
@@ -166,7 +167,7 @@ def load_weights(
     tensors: Mapping[str, Tensor] = {
         name: opened.get(name) for name in opened.architecture.shapes()
     }
-    if opened.kind == "supernet" or opened.family == "packed":
+    if opened.is_supernet:
         if subnet is None:
             raise refusal(opened.source, "holds a supernet; say which subnet= to cut from it")
         tensors = slice_supernet(tensors, sizes, subnet, opened.bias_rule)
@@ -188,6 +189,15 @@ def load_weights(
         net.num_classes,
         opened.metadata,
     )
+
+
+def holds_supernet(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a file holds a supernet, to be cut, or one static network.
+
+    Raises:
+        CheckpointError: the file is refused.
+    """
+    return _open(path, None).is_supernet
 
 
 def save_supernet(weights: SupernetWeights, path: str | os.PathLike[str]) -> None:
@@ -266,6 +276,10 @@ class _Opened:
     layout: Layout | None  # of a packed family
     bias_rule: BiasRule
     architecture: Architecture
+
+    @property
+    def is_supernet(self) -> bool:
+        return self.kind == "supernet" or self.family == "packed"
 
     def get(self, name: str) -> Tensor:
         """Return a canonical tensor."""

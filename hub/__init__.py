@@ -1,0 +1,1 @@
+"""Tools for the files that models come from and go to; nothing in the runtime imports this."""
