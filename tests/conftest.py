@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -14,3 +17,12 @@ torch.set_num_threads(1)  # tests run several processes at a time, with small te
 def _same_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(FORM_VARIABLE, raising=False)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def cifar10() -> Path:
+    """The folder that holds cifar-10-batches-py; tests marked `data` need it."""
+    root = os.environ.get("AUTOFORMER_ZOO_DATA")
+    if not root:
+        pytest.fail("set AUTOFORMER_ZOO_DATA to the folder that holds cifar-10-batches-py")
+    return Path(root)

@@ -37,10 +37,42 @@ def run_train(argv: list[str] | None = None) -> int:
         state = train(config, data_dir, out)
         print(json.dumps({"steps": state.step, "seconds": state.seconds, "skipped": state.skipped}))
 
-    return run(command, argv, prog="python -m training.train")
+    return run_command(command, argv, prog="python -m training.train")
 
 
-def run(command: Callable[..., Any], argv: list[str] | None, prog: str) -> int:
+def run_choose(argv: list[str] | None = None) -> int:
+    """Parse and run `python -m training.choose`."""
+    from training.choose import choose, write_json
+    from training.plot import plot_run
+
+    def command(
+        run: Path,
+        data_dir: Path,
+        out: Path,
+        results: Path = Path("results.json"),
+        plot: Path | None = None,
+        candidates: int = 60,
+    ) -> None:
+        """Choose a subnet on held-out pictures and keep the supernet.
+
+        Args:
+            run: run directory of training.train.
+            data_dir: directory that holds cifar-10-batches-py.
+            out: canonical supernet file to write, fp16.
+            results: JSON file to write with everything measured.
+            plot: picture to write, .svg or .png; none where it is not given.
+            candidates: random subnets to choose from.
+        """
+        measured = choose(run, data_dir, out, candidates)
+        write_json(measured, results)
+        if plot is not None:
+            plot_run(run, measured, plot)
+        print(json.dumps({key: measured[key] for key in measured if key != "held_out"}))
+
+    return run_command(command, argv, prog="python -m training.choose")
+
+
+def run_command(command: Callable[..., Any], argv: list[str] | None, prog: str) -> int:
     """Run a command made from a function's signature; a user's mistake is one line and code 2."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s: %(message)s")
     try:

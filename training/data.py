@@ -1,7 +1,7 @@
 """CIFAR-10 in memory: the training pictures, a held-out split, and augmented batches.
 
 Every batch follows from (seed, step) alone, so a run that was stopped goes on with the batch it
-would have had. The test set is opened by `load_test` only, which nothing but final evaluation calls.
+would have had. The test set is opened by `load_test` only, which only final evaluation calls.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ def _load(root: Path, train: bool) -> Pictures:
         data = CIFAR10(str(root), train=train, download=False)
     except RuntimeError as error:
         raise FileNotFoundError(
-            f"no whole CIFAR-10 under {root} ({error}); expected {root}/cifar-10-batches-py. With a "
-            f"network, torchvision.datasets.CIFAR10('{root}', download=True) puts it there."
+            f"no whole CIFAR-10 under {root} ({error}); expected {root}/cifar-10-batches-py. "
+            f"With a network, torchvision.datasets.CIFAR10('{root}', download=True) puts it there."
         ) from None
     images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
     return Pictures(images, torch.tensor(data.targets))

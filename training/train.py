@@ -276,14 +276,17 @@ def _drop_log_after(path: Path, step: int) -> None:
 def _log_step(state: RunState, config: TrainConfig, plan: StepPlan, out: Path) -> float:
     loss = sum(state.recent) / max(1, len(state.recent))
     state.recent.clear()
-    _append(out, {
-        "step": state.step,
-        "epoch": plan.epoch,
-        "img_size": plan.img_size,
-        "lr": config.lr * plan.lr_scale,
-        "loss": round(loss, 5),
-        "seconds": round(state.seconds, 1),
-    })
+    _append(
+        out,
+        {
+            "step": state.step,
+            "epoch": plan.epoch,
+            "img_size": plan.img_size,
+            "lr": config.lr * plan.lr_scale,
+            "loss": round(loss, 5),
+            "seconds": round(state.seconds, 1),
+        },
+    )
     return loss
 
 
@@ -296,13 +299,16 @@ def _log_epoch(
         name: accuracy(lambda x, s=subnet: network(x, s), held_out, plan.img_size)
         for name, subnet in (("smallest", space.smallest), ("largest", space.largest))
     }
-    _append(out, {
-        "step": state.step,
-        "epoch": plan.epoch + 1,
-        "img_size": plan.img_size,
-        "held_out_acc1_percent": acc1_percent,
-        "seconds": round(state.seconds, 1),
-    })
+    _append(
+        out,
+        {
+            "step": state.step,
+            "epoch": plan.epoch + 1,
+            "img_size": plan.img_size,
+            "held_out_acc1_percent": acc1_percent,
+            "seconds": round(state.seconds, 1),
+        },
+    )
 
 
 def _append(out: Path, values: dict[str, Any]) -> None:

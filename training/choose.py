@@ -1,0 +1,143 @@
+"""Choose a subnet of a trained supernet, and keep the supernet as a file of the package.
+
+    python -m training.choose --run runs/nano --data-dir DATA --out nano.safetensors
+
+Candidates are compared on the held-out pictures with inherited weights, as they will be after
+rounding to fp16. The test set is opened once, after the choice is made: for the chosen subnet and,
+to show how good the supernet is all over, for random ones.
+
+Source: arXiv 2107.00651, section 3.3 (search with inherited weights); evolution comes in its place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from autoformer_zoo.checkpoint import SupernetWeights, save_supernet
+from autoformer_zoo.complexity import count_params
+from autoformer_zoo.extract import extract_subnet
+from autoformer_zoo.space import SearchSpace, SubnetConfig
+from training.config import TrainConfig
+from training.data import Pictures, load_test, load_train
+from training.evaluate import accuracy
+from training.train import find_space
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A subnet and its top-1 accuracy in percent."""
+
+    subnet: SubnetConfig
+    params: int
+    acc1_percent: float
+
+
+def choose(
+    run: Path, data_dir: Path, out: Path, candidates: int = 60, random_tested: int = 20
+) -> dict[str, object]:
+    """Choose the best of random subnets on held-out pictures, test it, and write the supernet.
+
+    Args:
+        run: a finished run directory of `training.train`.
+        data_dir: the directory that holds CIFAR-10.
+        out: the canonical supernet file to write, in fp16.
+        candidates: random subnets to choose from, beside the smallest and the largest.
+        random_tested: of these, how many are tested too.
+
+    Returns:
+        What was measured, JSON-able.
+
+    Raises:
+        FileNotFoundError: the run has no checkpoint, or the data is not there.
+    """
+    config = TrainConfig.from_json((run / "config.json").read_text())
+    space = find_space(config.space)
+    supernet = load_averaged(run, space)
+    _, held_out = load_train(data_dir, config.held_out_per_class, config.seed)
+    rng = random.Random(config.seed)
+    drawn = [space.sample(rng) for _ in range(candidates)]
+    scored = score(supernet, [*drawn, space.smallest, space.largest], space, held_out)
+    chosen = max(scored, key=lambda each: (each.acc1_percent, -each.params))
+    save_supernet(supernet, out)
+
+    test = load_test(data_dir)
+    tested = score(supernet, [chosen.subnet, *drawn[:random_tested]], space, test)
+    return {
+        "chosen": chosen.subnet.to_dict(),
+        "params": chosen.params,
+        "held_out_acc1_percent": chosen.acc1_percent,
+        "test_acc1_percent": tested[0].acc1_percent,
+        "random_test_acc1_percent": [each.acc1_percent for each in tested[1:]],
+        "held_out": [asdict(each) for each in scored],
+    }
+
+
+def load_averaged(run: Path, space: SearchSpace) -> SupernetWeights:
+    """Load the averaged weights of a run, rounded to fp16.
+
+    Raises:
+        FileNotFoundError: the run has no checkpoint.
+    """
+    path = run / "checkpoint.pt"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there; train first: python -m training.train")
+    averaged = torch.load(path, weights_only=True, mmap=True)["ema"]
+    tensors = {
+        name.removeprefix("weights."): tensor.half().contiguous()
+        for name, tensor in averaged.items()
+    }
+    return SupernetWeights(
+        tensors,
+        sizes=space.supernet,
+        bias_rule="prefix",
+        img_size=(space.img_size, space.img_size),
+        patch_size=(space.patch_size, space.patch_size),
+        in_chans=3,
+        num_classes=space.num_classes,
+        metadata={"origin": "trained by autoformer_zoo on CIFAR-10", "licence": "MIT"},
+    )
+
+
+def score(
+    supernet: SupernetWeights,
+    subnets: Iterable[SubnetConfig],
+    space: SearchSpace,
+    pictures: Pictures,
+) -> list[Scored]:
+    """Measure subnets with inherited weights, each extracted to its static network."""
+    sizes = (space.img_size, space.patch_size, space.num_classes)
+    return [
+        Scored(
+            subnet,
+            count_params(subnet, *sizes),
+            accuracy(extract_subnet(supernet, subnet), pictures, space.img_size),
+        )
+        for subnet in tqdm(list(subnets), unit="subnet", desc="scoring", file=sys.stderr)
+    ]
+
+
+def write_json(values: dict[str, object], path: Path) -> None:
+    """Write JSON under a temporary name first."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(values, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    from training.commands import run_choose
+
+    return run_choose(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
