@@ -1,0 +1,213 @@
+"""Pictures to the names of what is on them, with any timm classifier.
+
+Reads pictures one batch at a time through the transform that timm derives from the model's
+`pretrained_cfg`, so the numbers are those of timm's own recipe. `pictures.py` says what a picture
+may be, `labels.py` what the outputs are called. Trains nothing, measures no accuracy.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from PIL import Image
+from timm.data import create_transform, resolve_model_data_config
+from torch import Tensor, nn
+
+from autoformer_zoo.labels import class_names
+from autoformer_zoo.pictures import Picture, iter_pictures, read_picture
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One answer to one picture.
+
+    Args:
+        picture: the picture's path, or its kind and place in the list ("array 2").
+        label: name of the class.
+        index: its place among the model's outputs.
+        probability: softmax over all outputs, from 0 to 1.
+    """
+
+    picture: str
+    label: str
+    index: int
+    probability: float
+
+
+def predict(
+    model: nn.Module,
+    pictures: Picture | Iterable[Picture],
+    top_k: int = 5,
+    batch_size: int = 32,
+    device: torch.device | str | None = None,
+) -> list[list[Prediction]]:
+    """Classify pictures.
+
+    Args:
+        model: a timm classifier for RGB pictures, with its `pretrained_cfg`. It is left in the mode
+            (training or evaluation) it was in.
+        pictures: a picture (path, PIL image or array), a folder, or an iterable of these; see
+            `pictures.read_picture` and `pictures.iter_pictures`.
+        top_k: answers a picture, best first; all of them where the model has fewer classes.
+        batch_size: pictures in memory at a time.
+        device: where to run; the model is moved there and stays. None leaves it where it is.
+
+    Returns:
+        For each picture its `top_k` answers; a list of one for a single picture.
+
+    Raises:
+        ValueError: a picture, the model or an argument is refused.
+        FileNotFoundError: a path does not exist.
+    """
+    return list(iter_predictions(model, pictures, top_k, batch_size, device))
+
+
+def iter_predictions(
+    model: nn.Module,
+    pictures: Picture | Iterable[Picture],
+    top_k: int = 5,
+    batch_size: int = 32,
+    device: torch.device | str | None = None,
+    skip_unreadable: bool = False,
+) -> Iterator[list[Prediction]]:
+    """Classify pictures one batch at a time, in constant memory.
+
+    Args:
+        model: as in `predict`.
+        pictures: as in `predict`; read no further ahead than a batch.
+        top_k: as in `predict`.
+        batch_size: as in `predict`.
+        device: as in `predict`.
+        skip_unreadable: log a warning for a picture that cannot be read, and go on.
+
+    Returns:
+        An iterator over the pictures' answers.
+
+    Raises:
+        ValueError: the model or an argument is refused, at once; a picture, when its turn comes.
+        FileNotFoundError: a path does not exist, when its turn comes.
+    """
+    _require_positive("top_k", top_k)
+    _require_positive("batch_size", batch_size)
+    transform = make_transform(model)
+    names = class_names(model)
+    if device is not None:
+        _move(model, device)
+    readable = _read(pictures, transform, skip_unreadable)
+    return _predict_batches(model, readable, names, min(top_k, len(names)), batch_size)
+
+
+def make_transform(model: nn.Module) -> Callable[[Image.Image], Tensor]:
+    """Return timm's evaluation transform for a model: RGB image to input (3, height, width).
+
+    timm's own derivation, but for the size: where the network was built for another one than its
+    `pretrained_cfg` says (`img_size=384`), the network's holds.
+
+    Args:
+        model: a timm classifier for RGB pictures.
+
+    Raises:
+        ValueError: the model has no `pretrained_cfg`, no classifier, or is not for RGB.
+    """
+    if not getattr(model, "pretrained_cfg", None):
+        raise ValueError(
+            f"the model, a {type(model).__name__}, has no pretrained_cfg, which says how pictures "
+            "are normalised; make it with create_model, or set model.pretrained_cfg"
+        )
+    if not getattr(model, "num_classes", 0):
+        raise ValueError("the model has no classifier (num_classes=0); make it with one")
+    config = resolve_model_data_config(model)
+    channels = getattr(model, "in_chans", None) or config["input_size"][0]
+    if channels != 3:
+        raise ValueError(f"the model takes {channels} channels; expected 3, pictures become RGB")
+    if size := _built_size(model):
+        config["input_size"] = (3, *size)
+    transform: Callable[[Image.Image], Tensor] = create_transform(**config, is_training=False)
+    return transform
+
+
+def _built_size(model: nn.Module) -> tuple[int, int] | None:
+    """The one input size that the network takes, where it takes only one."""
+    patch_embed = getattr(model, "patch_embed", None)
+    size = getattr(patch_embed, "img_size", None)
+    if size is None or not getattr(patch_embed, "strict_img_size", True):
+        return None
+    return int(size[0]), int(size[1])
+
+
+def _read(
+    pictures: Picture | Iterable[Picture],
+    transform: Callable[[Image.Image], Tensor],
+    skip_unreadable: bool,
+) -> Iterator[tuple[str, Tensor]]:
+    for name, picture in iter_pictures(pictures):
+        try:
+            image = read_picture(picture)
+        except (ValueError, OSError) as error:
+            if not skip_unreadable:
+                raise
+            _logger.warning("skipped: %s", error)
+            continue
+        yield name, transform(image)
+
+
+def _predict_batches(
+    model: nn.Module,
+    inputs: Iterator[tuple[str, Tensor]],
+    labels: tuple[str, ...],
+    top_k: int,
+    batch_size: int,
+) -> Iterator[list[Prediction]]:
+    while batch := list(islice(inputs, batch_size)):
+        logits = _run(model, torch.stack([tensor for _, tensor in batch]))  # (B, classes)
+        if logits.shape != (len(batch), len(labels)):
+            raise ValueError(
+                f"the model returned {tuple(logits.shape)} for {len(batch)} pictures; expected "
+                f"{(len(batch), len(labels))}, one logit a class"
+            )
+        probabilities = logits.float().softmax(dim=1)
+        if not probabilities.isfinite().all():
+            raise ValueError(f"the model returned NaN or infinity, {batch[0][0]} to {batch[-1][0]}")
+        best = probabilities.topk(top_k, dim=1)  # (B, top_k) twice
+        for (name, _), values, indices in zip(
+            batch, best.values.tolist(), best.indices.tolist(), strict=True
+        ):
+            pairs = zip(indices, values, strict=True)
+            yield [Prediction(name, labels[i], i, probability) for i, probability in pairs]
+
+
+def _run(model: nn.Module, x: Tensor) -> Tensor:
+    """Run a batch in evaluation mode on the model's device, in its precision; restore the mode."""
+    weight = next(model.parameters())
+    in_training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        # Not inference_mode: a tensor that a model caches then could not be trained with later.
+        with torch.no_grad():
+            logits: Any = model(x.to(weight.device, weight.dtype))
+    finally:
+        for module in in_training:
+            module.training = True
+    if not isinstance(logits, Tensor):
+        raise ValueError(f"the model returned a {type(logits).__name__}; expected logits")
+    return logits
+
+
+def _move(model: nn.Module, device: torch.device | str) -> None:
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {str(device)!r} cannot be used: {reason}") from None
+
+
+def _require_positive(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} is {value!r}; expected a positive whole number")
