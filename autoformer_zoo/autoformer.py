@@ -54,6 +54,9 @@ MODELS: Mapping[str, SubnetConfig] = MappingProxyType(
 )
 """Names in the registry, and the subnet that each is where no other is asked for."""
 
+# The patch projection in official and PreNAS, and in NNI state dicts.
+UPSTREAM_NAMES = frozenset({"patch_embed_super.proj.weight", "patch_embed.weight"})
+
 PATCH_SIZES: Mapping[str, int] = MappingProxyType({"autoformer_nano": 4})  # all others: 16
 
 
@@ -104,7 +107,7 @@ default_cfgs = generate_default_cfgs(
 
 
 class RegisteredAutoFormer(AutoFormer):
-    """An AutoFormer as timm's factory makes it, which can be saved and made again from JSON."""
+    """An AutoFormer as timm's factory makes it: saved as JSON, filled from any known file."""
 
     # timm keeps a model's keyword arguments in this attribute, sets it after the entry point has
     # returned, and writes it into config.json: the subnet has to be there, and as a dict.
@@ -117,6 +120,21 @@ class RegisteredAutoFormer(AutoFormer):
     @_model_args.setter
     def _model_args(self, values: Mapping[str, Any]) -> None:
         self.__dict__["_recorded_args"] = dict(values)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:  # torch's pair of missing and unexpected keys
+        """Load as every module does; official and NNI names are turned into ours first.
+
+        timm's `checkpoint_path` comes here with what it read. A supernet is cut to this network;
+        official is what one without a layout is taken for, `autoformer_zoo.create_model` can tell.
+        """
+        if not UPSTREAM_NAMES.isdisjoint(state_dict):
+            from autoformer_zoo.checkpoint import load_weights
+
+            # A state dict does as well as a file.
+            state_dict = load_weights(state_dict, self.cfg).tensors  # type: ignore[arg-type]
+        return super().load_state_dict(state_dict, strict, assign)
 
 
 def build_static(

@@ -62,10 +62,15 @@ def create_model(
     if checkpoint_path is None:
         if layout is not None:
             raise ValueError(f"layout={layout!r} describes a file: give checkpoint_path= with it")
-        model: nn.Module = timm.create_model(name, pretrained, subnet=_as_dict(subnet), **kwargs)
-        return model
+        made: nn.Module = timm.create_model(name, pretrained, subnet=_as_dict(subnet), **kwargs)
+        return made
     if pretrained:
         raise ValueError("pretrained=True and checkpoint_path= both name weights: give one of them")
+    if kwargs.get("features_only"):
+        raise ValueError(
+            "checkpoint_path= loads whole models: leave features_only=True out, or name the file "
+            "by AUTOFORMER_ZOO_WEIGHTS with pretrained=True"
+        )
 
     from autoformer_zoo.checkpoint import load_weights
 
@@ -74,12 +79,7 @@ def create_model(
         weights = load_weights(checkpoint_path, _as_subnet(subnet), layout)
         subnet = weights.subnet
         kwargs = {**_sizes(weights), **kwargs}
-    model = timm.create_model(name, subnet=_as_dict(subnet), **kwargs)
-    if not isinstance(model, AutoFormer):
-        raise ValueError(
-            "checkpoint_path= loads whole models: leave features_only=True out, or name the file "
-            "by AUTOFORMER_ZOO_WEIGHTS with pretrained=True"
-        )
+    model: AutoFormer = timm.create_model(name, subnet=_as_dict(subnet), **kwargs)
     if weights is None:
         weights = load_weights(checkpoint_path, model.cfg, layout)
     _require_same_sizes(model, weights, Path(checkpoint_path), kwargs)

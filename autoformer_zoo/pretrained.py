@@ -29,6 +29,7 @@ from autoformer_zoo.checkpoint import (
     CheckpointError,
     SubnetWeights,
     convert_supernet,
+    holds_supernet,
     load_subnet,
     load_weights,
     read_tensors,
@@ -248,16 +249,11 @@ def _convert(original: Path, source: Source, fetched: Fetched, cached: Path) -> 
         "licence": source.licence_text,
     }
     try:
-        if source.kind == "supernet":
-            convert_supernet(original, cached, source.layout, metadata)
-            return
-        try:
-            subnet = load_subnet(original)
-        except CheckpointError:
-            if source.kind == "subnet":
-                raise
+        kind = source.kind
+        if kind == "supernet" or (kind == "unknown" and holds_supernet(original)):
             convert_supernet(original, cached, source.layout, metadata)
         else:
+            subnet = load_subnet(original)
             save_subnet(replace(subnet, metadata={**subnet.metadata, **metadata}), cached)
     except CheckpointError as error:
         reason = str(error).removeprefix(f"{original}: ")
