@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from autoformer_zoo.attention import AttentionForm
 
 Size = int | tuple[int, int]
+AUGMENTED_PADDING = 16  # the augmented form's extra channels come in so many, `attention_inference`
 
 
 def count_params(
@@ -68,7 +69,8 @@ def count_macs(
 
     In it: every convolution and matrix product that the built network executes, namely the patch
     embedding, the linear layers of attention and MLP, both attention products, all products that
-    relative position costs in the form of attention used, and the head on the pooled features.
+    relative position costs in the form of attention used, zeros of padding and one-hot factors
+    included, and the head on the pooled features.
     Not in it: LayerNorm, softmax, GELU, pooling, biases, residual and other additions, and
     everything that only moves numbers. FLOPs, where a multiply-add counts as two, are twice this.
 
@@ -78,8 +80,9 @@ def count_macs(
         patch_size: patch side, or (height, width), in pixels.
         num_classes: outputs of the head; 0 for no head.
         in_chans: channels of the input.
-        form: form of the attention; "auto" is the one that the network itself picks on the CPU
-            (`attention.choose_form`, which imports torch and reads its environment variable).
+        form: form of the attention; "auto" is the one that the network picks by itself for one
+            picture on the CPU (`attention.choose_form`, which imports torch and reads its
+            environment variable). For many pictures at once it may pick another.
 
     Returns:
         Multiply-adds of one picture.
@@ -147,17 +150,22 @@ def official_complexity(
 
 
 def _attention_macs(form: str, grid: tuple[int, int]) -> int:
-    """Count one head's multiply-adds between the projections: `attention.py`'s products."""
+    """Count one head's multiply-adds between the projections, as inference on the CPU makes them.
+
+    On other devices and in training the fast forms spare the class token the products with
+    distances, and the augmented form its padding: less than 1 % of the network's.
+    """
     height, width = grid
-    patches, sides = height * width, height + width
-    tokens = 1 + patches
+    sides = height + width
+    tokens = 1 + height * width
     pairs = tokens * tokens
     if form == "explicit":  # q by k, q by Tk, weights by v, weights by Tv
         return 4 * pairs * HEAD_DIM
-    # Patches by the vectors of all row and column distances: once for keys, once for values.
-    by_distance = 2 * patches * HEAD_DIM * (2 * height - 1 + 2 * width - 1)
-    # Augmented: q by k and weights by v at a width of 64 + rows + columns. Decomposed has the same
-    # products apart: at 64, and the bias and the marginals with one-hot rows and columns.
+    # Tokens by the vectors of all row and column distances: once for keys, once for values.
+    by_distance = 2 * tokens * HEAD_DIM * (2 * height - 1 + 2 * width - 1)
+    if form == "augmented":  # q by k and weights by v carry the rows and columns along, padded
+        sides += -sides % AUGMENTED_PADDING
+    # Decomposed has the same products apart: at 64, and with one-hot rows and columns.
     return 2 * pairs * (HEAD_DIM + sides) + by_distance
 
 
@@ -169,7 +177,7 @@ def _resolved_form(form: str, tokens: int) -> str:
         return form
     from autoformer_zoo.attention import choose_form  # torch comes with it
 
-    return choose_form(tokens, "cpu", False)
+    return choose_form(1, tokens, "cpu", False)
 
 
 def _grid(img_size: Size, patch_size: Size) -> tuple[int, int]:
