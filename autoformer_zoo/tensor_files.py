@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -207,7 +208,8 @@ def _sniff(path: Path) -> str:
 def _read_pickle(path: Path, is_zip: bool) -> object:
     if is_zip:
         _check_archive(path)
-    with torch.serialization.safe_globals(ALLOWED_GLOBALS):
+    with torch.serialization.safe_globals(ALLOWED_GLOBALS), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is odd about the content is refused afterwards
         # By a name that ends so, torch.load would take any file for safetensors.
         if is_zip and path.suffix != ".safetensors":
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)

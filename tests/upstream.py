@@ -53,7 +53,19 @@ def official_state(
     patch_size: int = 16,
     in_chans: int = 3,
 ) -> dict[str, Tensor]:
-    """Return a state dict with the names and shapes of official and PreNAS supernets."""
+    """Return a state dict as official and PreNAS supernets have it, filled by the rule."""
+    shapes = official_shapes(sizes, img_size, num_classes, patch_size, in_chans)
+    return {name: fill(salt, name, shape) for name, shape in shapes.items()}
+
+
+def official_shapes(
+    sizes: SubnetConfig,
+    img_size: int = 32,
+    num_classes: int = 5,
+    patch_size: int = 16,
+    in_chans: int = 3,
+) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes of official and PreNAS supernets."""
     width, tokens = sizes.embed_dim, 1 + (img_size // patch_size) ** 2
     shapes: dict[str, tuple[int, ...]] = {
         "pos_embed": (1, tokens, width),
@@ -79,7 +91,7 @@ def official_state(
             shapes[f"{block}{norm}.weight"] = shapes[f"{block}{norm}.bias"] = (width,)
         shapes[block + "fc1.weight"], shapes[block + "fc1.bias"] = (hidden, width), (hidden,)
         shapes[block + "fc2.weight"], shapes[block + "fc2.bias"] = (width, hidden), (width,)
-    return {name: fill(salt, name, shape) for name, shape in shapes.items()}
+    return shapes
 
 
 def training_checkpoint(state: dict[str, Tensor]) -> dict[str, Any]:
@@ -94,16 +106,21 @@ def training_checkpoint(state: dict[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def nni_state(sizes: SubnetConfig, blocks: str = "blocks") -> dict[str, Tensor]:
-    """Return a state dict with NNI's names; its supernets nest blocks as "blocks.blocks"."""
-    out: dict[str, Tensor] = {}
-    for name, tensor in official_state(sizes).items():
+def nni_shapes(sizes: SubnetConfig, blocks: str = "blocks") -> dict[str, tuple[int, ...]]:
+    """Return NNI's names and shapes; its supernets nest blocks as "blocks.blocks"."""
+    out: dict[str, tuple[int, ...]] = {}
+    for name, shape in official_shapes(sizes).items():
         name = name.replace("blocks.", f"{blocks}.").replace(
             "patch_embed_super.proj", "patch_embed"
         )
         if ".qkv." in name:
-            for part, piece in zip("qkv", tensor.chunk(3), strict=True):
-                out[name.replace(".qkv.", f".{part}.")] = piece.clone()
+            for part in "qkv":
+                out[name.replace(".qkv.", f".{part}.")] = (shape[0] // 3, *shape[1:])
         else:
-            out[f"{name}.{name}" if name in ("cls_token", "pos_embed") else name] = tensor
+            out[f"{name}.{name}" if name in ("cls_token", "pos_embed") else name] = shape
     return out
+
+
+def nni_state(sizes: SubnetConfig, blocks: str = "blocks") -> dict[str, Tensor]:
+    """Return a state dict as NNI has it, filled by the rule."""
+    return {name: fill("", name, shape) for name, shape in nni_shapes(sizes, blocks).items()}
