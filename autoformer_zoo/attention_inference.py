@@ -1,9 +1,9 @@
-"""The fast forms of `attention.py` for the CPU without gradients: the same sums, fewer copies.
+"""The augmented form of `attention.py` for the CPU without gradients: same sums, fewer copies.
 
 At one picture and 197 tokens a block's attention takes about a millisecond, and every small
 operation counts. Without autograd the operands can be written in place, and the skewed reads of
 `attention._skew` are strided views instead of slices of copies. `attention.relpos_attention` calls
-these; nothing else should.
+this; nothing else should.
 """
 
 from __future__ import annotations
@@ -27,30 +27,27 @@ class Constants:
         table_k: key vectors by distance, transposed (D, 2h - 1 + 2w - 1).
         table_v: value vectors by distance (2h - 1 + 2w - 1, D).
         shift_v: vector to add to every value (D,).
-        marks: one-hot row and column of each token (N, h + w).
-        padding: marks for keys and values, padded to whole vectors (N, 1, P).
+        marks: one-hot row and column of each token, padded with zeros (N, 1, P).
     """
 
     table_k: Tensor
     table_v: Tensor
     shift_v: Tensor
     marks: Tensor
-    padding: Tensor
 
 
 def make_constants(tables: tuple[Tensor, Tensor, Tensor], marks: Tensor) -> Constants:
     """Make the constants from `attention.split_tables` and `attention.patch_marks`."""
     table_k, table_v, shift_v = tables
     missing = -marks.shape[1] % 16  # to a multiple of 16 floats: full vectors in the kernel
-    return Constants(
-        table_k.T.contiguous(), table_v, shift_v, marks, F.pad(marks, (0, missing))[:, None]
-    )
+    marks = F.pad(marks, (0, missing))[:, None]
+    return Constants(table_k.T.contiguous(), table_v, shift_v, marks)
 
 
 def augmented(
     q: Tensor, k: Tensor, v: Tensor, constants: Constants, grid: tuple[int, int]
 ) -> Tensor:
-    """Attend as `attention.augmented_attention`, for many pictures.
+    """Attend as `attention.augmented_attention`.
 
     Args:
         q: queries (B, H, N, D).
@@ -64,15 +61,14 @@ def augmented(
     """
     B, H, N, D = q.shape
     sides = sum(grid)
-    width = D + constants.padding.shape[-1]
+    width = D + constants.marks.shape[-1]
     packed = q.new_empty(3, B, N, H, width)
     packed[0, ..., :D] = q.transpose(1, 2)
     packed[1, ..., :D] = k.transpose(1, 2)
     torch.add(v.transpose(1, 2), constants.shift_v, out=packed[2, ..., :D])
-    packed[1:, ..., D:] = constants.padding
+    packed[1:, ..., D:] = constants.marks
     query = packed[0]  # (B, N, H, width)
-    query[:, 0, :, D:] = 0
-    query[..., D + sides :] = 0
+    query[..., D:] = 0  # stays so for the class token, and in the padding
     products = (
         query.view(B * N * H, width)[:, :D] @ constants.table_k
     )  # (B * N * H, 2h - 1 + 2w - 1)
@@ -90,53 +86,6 @@ def augmented(
         target.copy_(source)
     attended = attended.reshape(B * N * H, width)[:, :D]
     return torch.addmm(attended, by_distance, constants.table_v).view(B, N, H, D).transpose(1, 2)
-
-
-def decomposed(
-    q: Tensor, k: Tensor, v: Tensor, constants: Constants, grid: tuple[int, int]
-) -> Tensor:
-    """Attend as `attention.decomposed_attention`, picture by picture, for few of them.
-
-    Arguments and result as in `augmented`. Reads q, k and v where they lie.
-    """
-    B, H, N, D = q.shape
-    out = q.new_empty(B, N, H, D)
-    for i in range(B):
-        _decomposed_one(q[i], k[i], v[i], constants, grid, out[i])
-    return out.transpose(1, 2)
-
-
-def _decomposed_one(
-    q: Tensor, k: Tensor, v: Tensor, constants: Constants, grid: tuple[int, int], out: Tensor
-) -> None:
-    """Write the attention of one picture, q, k, v (H, N, D), to `out` (N, H, D)."""
-    H, N, D = q.shape
-    sides = sum(grid)
-    products = torch.bmm(q, constants.table_k.expand(H, D, -1))  # (H, N, 2h - 1 + 2w - 1)
-    bias = q.new_empty(H, N, sides)
-    bias[:, 0] = 0
-    for source, target in zip(
-        _by_position(products, (H, N, 1), grid),
-        _split_patches(bias[:, :, None], 0, grid),
-        strict=True,
-    ):
-        target.copy_(source)
-    logits = torch.bmm(bias, constants.marks.T.expand(H, sides, N))  # (H, N, N)
-    logits.baddbmm_(q, k.transpose(1, 2), beta=SCALE, alpha=SCALE)
-    attended = torch.bmm(
-        logits.softmax(-1), torch.cat([v, constants.marks.expand(H, N, sides)], -1)
-    )
-    by_distance = torch.zeros_like(products)
-    for target, source in zip(
-        _by_position(by_distance, (H, N, 1), grid),
-        _split_patches(attended[:, :, None], D, grid),
-        strict=True,
-    ):
-        target.copy_(source)
-    extra = torch.bmm(by_distance, constants.table_v.expand(H, -1, D)).add_(
-        constants.shift_v
-    )  # (H, N, D)
-    torch.add(attended[..., :D].transpose(0, 1), extra.transpose(0, 1), out=out)
 
 
 def _by_position(

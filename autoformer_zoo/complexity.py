@@ -152,8 +152,8 @@ def official_complexity(
 def _attention_macs(form: str, grid: tuple[int, int]) -> int:
     """Count one head's multiply-adds between the projections, as inference on the CPU makes them.
 
-    On other devices and in training the fast forms spare the class token the products with
-    distances, and the augmented form its padding: less than 1 % of the network's.
+    On other devices and in training the augmented form spares the class token's products with
+    distances and the padding: less than 1 % of the network's.
     """
     height, width = grid
     sides = height + width
@@ -161,10 +161,12 @@ def _attention_macs(form: str, grid: tuple[int, int]) -> int:
     pairs = tokens * tokens
     if form == "explicit":  # q by k, q by Tk, weights by v, weights by Tv
         return 4 * pairs * HEAD_DIM
-    # Tokens by the vectors of all row and column distances: once for keys, once for values.
-    by_distance = 2 * tokens * HEAD_DIM * (2 * height - 1 + 2 * width - 1)
+    queries = tokens - 1  # the class token needs no distances
     if form == "augmented":  # q by k and weights by v carry the rows and columns along, padded
         sides += -sides % AUGMENTED_PADDING
+        queries = tokens  # one product for all
+    # Queries by the vectors of all row and column distances: once for keys, once for values.
+    by_distance = 2 * queries * HEAD_DIM * (2 * height - 1 + 2 * width - 1)
     # Decomposed has the same products apart: at 64, and with one-hot rows and columns.
     return 2 * pairs * (HEAD_DIM + sides) + by_distance
 
@@ -177,7 +179,7 @@ def _resolved_form(form: str, tokens: int) -> str:
         return form
     from autoformer_zoo.attention import choose_form  # torch comes with it
 
-    return choose_form(1, tokens, "cpu", False)
+    return choose_form(tokens, "cpu", False)
 
 
 def _grid(img_size: Size, patch_size: Size) -> tuple[int, int]:

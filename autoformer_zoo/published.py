@@ -17,136 +17,140 @@ def _uniform(depth: int, embed_dim: int, num_heads: int, mlp_ratio: float) -> Su
     return SubnetConfig(depth, embed_dim, (num_heads,) * depth, (mlp_ratio,) * depth)
 
 
-SPACES = MappingProxyType({
-    "tiny": SearchSpace(
-        embed_dim=(192, 216, 240),
-        num_heads=(3, 4),
-        mlp_ratio=(3.5, 4.0),
-        depth=(12, 13, 14),
-        supernet=_uniform(14, 256, 4, 4.0),
-    ),
-    "small": SearchSpace(
-        embed_dim=(320, 384, 448),
-        num_heads=(5, 6, 7),
-        mlp_ratio=(3.0, 3.5, 4.0),
-        depth=(12, 13, 14),
-        supernet=_uniform(14, 448, 7, 4.0),
-    ),
-    "base": SearchSpace(
-        embed_dim=(528, 576, 624),
-        num_heads=(9, 10),
-        mlp_ratio=(3.0, 3.5, 4.0),
-        depth=(14, 15, 16),
-        supernet=_uniform(16, 640, 10, 4.0),
-    ),
-    # Trained by this project on CIFAR-10; its supernet ships inside the package.
-    "nano": SearchSpace(
-        embed_dim=(128, 160, 192),
-        num_heads=(2, 3),
-        mlp_ratio=(3.0, 3.5, 4.0),
-        depth=(5, 6, 7),
-        supernet=_uniform(7, 192, 3, 4.0),
-        img_size=32,
-        patch_size=4,
-        num_classes=10,
-    ),
-})
+SPACES = MappingProxyType(
+    {
+        "tiny": SearchSpace(
+            embed_dim=(192, 216, 240),
+            num_heads=(3, 4),
+            mlp_ratio=(3.5, 4.0),
+            depth=(12, 13, 14),
+            supernet=_uniform(14, 256, 4, 4.0),
+        ),
+        "small": SearchSpace(
+            embed_dim=(320, 384, 448),
+            num_heads=(5, 6, 7),
+            mlp_ratio=(3.0, 3.5, 4.0),
+            depth=(12, 13, 14),
+            supernet=_uniform(14, 448, 7, 4.0),
+        ),
+        "base": SearchSpace(
+            embed_dim=(528, 576, 624),
+            num_heads=(9, 10),
+            mlp_ratio=(3.0, 3.5, 4.0),
+            depth=(14, 15, 16),
+            supernet=_uniform(16, 640, 10, 4.0),
+        ),
+        # Trained by this project on CIFAR-10; its supernet ships inside the package.
+        "nano": SearchSpace(
+            embed_dim=(128, 160, 192),
+            num_heads=(2, 3),
+            mlp_ratio=(3.0, 3.5, 4.0),
+            depth=(5, 6, 7),
+            supernet=_uniform(7, 192, 3, 4.0),
+            img_size=32,
+            patch_size=4,
+            num_classes=10,
+        ),
+    }
+)
 
-SUBNETS = MappingProxyType({
-    "autoformer_tiny": SubnetConfig(
-        depth=13,
-        embed_dim=192,
-        num_heads=(3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 4, 3, 3),
-        mlp_ratio=(3.5, 3.5, 3.0, 3.5, 3.0, 3.0, 4.0, 4.0, 3.5, 4.0, 3.5, 4.0, 3.5),
-    ),
-    "autoformer_small": SubnetConfig(
-        depth=13,
-        embed_dim=384,
-        num_heads=(6, 6, 5, 7, 5, 5, 5, 6, 6, 7, 7, 6, 7),
-        mlp_ratio=(3.0, 3.5, 3.0, 3.5, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 3.5, 4.0),
-    ),
-    "autoformer_base": SubnetConfig(
-        depth=14,
-        embed_dim=576,
-        num_heads=(9, 9, 9, 9, 9, 10, 9, 9, 10, 9, 10, 9, 9, 10),
-        mlp_ratio=(3.5, 3.5, 4.0, 3.5, 4.0, 3.5, 3.5, 3.0, 4.0, 4.0, 3.0, 4.0, 3.0, 3.5),
-    ),
-    "prenas_tiny_6m": SubnetConfig(
-        depth=12,
-        embed_dim=192,
-        num_heads=(4, 4, 4, 4, 3, 3, 3, 3, 3, 4, 3, 4),
-        mlp_ratio=(4.0, 4.0, 4.0, 4.0, 4.0, 3.5, 3.5, 4.0, 4.0, 3.5, 4.0, 4.0),
-    ),
-    "prenas_tiny_7m": SubnetConfig(
-        depth=12,
-        embed_dim=216,
-        num_heads=(4, 4, 4, 4, 4, 3, 3, 3, 4, 4, 3, 4),
-        mlp_ratio=(4.0, 3.5, 4.0, 3.5, 3.5, 3.5, 3.5, 3.5, 3.5, 3.5, 3.5, 3.5),
-    ),
-    "prenas_tiny_8m": SubnetConfig(
-        depth=12,
-        embed_dim=240,
-        num_heads=(3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3),
-        mlp_ratio=(4.0, 3.5, 4.0, 4.0, 3.5, 3.5, 3.5, 4.0, 4.0, 3.5, 4.0, 3.5),
-    ),
-    "prenas_tiny_9m": SubnetConfig(
-        depth=12,
-        embed_dim=240,
-        num_heads=(4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4),
-        mlp_ratio=(4.0, 4.0, 4.0, 4.0, 4.0, 3.5, 4.0, 4.0, 4.0, 3.5, 4.0, 4.0),
-    ),
-    "prenas_tiny_10m": SubnetConfig(
-        depth=14,
-        embed_dim=240,
-        num_heads=(4, 4, 4, 4, 4, 3, 3, 3, 4, 4, 3, 4, 3, 4),
-        mlp_ratio=(4.0, 4.0, 4.0, 4.0, 4.0, 3.5, 3.5, 4.0, 4.0, 3.5, 4.0, 3.5, 4.0, 4.0),
-    ),
-    "prenas_tiny_11m": SubnetConfig(
-        depth=14,
-        embed_dim=240,
-        num_heads=(4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4),
-        mlp_ratio=(4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0),
-    ),
-    "prenas_small_18m": SubnetConfig(
-        depth=13,
-        embed_dim=320,
-        num_heads=(7, 7, 7, 7, 7, 7, 7, 7, 6, 7, 5, 6, 5),
-        mlp_ratio=(4.0, 4.0, 3.5, 4.0, 3.5, 4.0, 4.0, 3.5, 4.0, 4.0, 3.5, 4.0, 4.0),
-    ),
-    "prenas_small_23m": SubnetConfig(
-        depth=13,
-        embed_dim=384,
-        num_heads=(7, 7, 7, 7, 5, 7, 7, 5, 6, 5, 5, 6, 5),
-        mlp_ratio=(4.0, 4.0, 3.5, 4.0, 3.5, 4.0, 3.5, 3.5, 4.0, 4.0, 3.0, 4.0, 3.5),
-    ),
-    "prenas_small_28m": SubnetConfig(
-        depth=13,
-        embed_dim=448,
-        num_heads=(7, 7, 7, 7, 5, 7, 7, 5, 6, 5, 5, 6, 5),
-        mlp_ratio=(4.0, 4.0, 3.0, 4.0, 3.0, 3.5, 3.0, 3.0, 4.0, 3.0, 3.0, 4.0, 3.0),
-    ),
-    "prenas_small_33m": SubnetConfig(
-        depth=14,
-        embed_dim=448,
-        num_heads=(7, 7, 7, 7, 7, 7, 7, 7, 5, 7, 5, 6, 5, 7),
-        mlp_ratio=(4.0, 4.0, 3.5, 4.0, 3.5, 4.0, 4.0, 3.5, 4.0, 4.0, 3.5, 4.0, 4.0, 3.5),
-    ),
-    "prenas_base_42m": SubnetConfig(
-        depth=14,
-        embed_dim=528,
-        num_heads=(9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9),
-        mlp_ratio=(3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.5, 3.0),
-    ),
-    "prenas_base_54m": SubnetConfig(
-        depth=14,
-        embed_dim=576,
-        num_heads=(9, 9, 10, 9, 9, 10, 9, 9, 9, 9, 9, 9, 10, 9),
-        mlp_ratio=(3.5, 4.0, 3.5, 3.5, 3.5, 4.0, 3.5, 3.5, 3.5, 3.5, 4.0, 3.0, 3.5, 4.0),
-    ),
-    "prenas_base_66m": SubnetConfig(
-        depth=14,
-        embed_dim=624,
-        num_heads=(9, 10, 10, 9, 9, 10, 10, 9, 10, 9, 9, 9, 10, 10),
-        mlp_ratio=(4.0, 4.0, 3.5, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0),
-    ),
-})
+SUBNETS = MappingProxyType(
+    {
+        "autoformer_tiny": SubnetConfig(
+            depth=13,
+            embed_dim=192,
+            num_heads=(3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 4, 3, 3),
+            mlp_ratio=(3.5, 3.5, 3.0, 3.5, 3.0, 3.0, 4.0, 4.0, 3.5, 4.0, 3.5, 4.0, 3.5),
+        ),
+        "autoformer_small": SubnetConfig(
+            depth=13,
+            embed_dim=384,
+            num_heads=(6, 6, 5, 7, 5, 5, 5, 6, 6, 7, 7, 6, 7),
+            mlp_ratio=(3.0, 3.5, 3.0, 3.5, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 3.5, 4.0),
+        ),
+        "autoformer_base": SubnetConfig(
+            depth=14,
+            embed_dim=576,
+            num_heads=(9, 9, 9, 9, 9, 10, 9, 9, 10, 9, 10, 9, 9, 10),
+            mlp_ratio=(3.5, 3.5, 4.0, 3.5, 4.0, 3.5, 3.5, 3.0, 4.0, 4.0, 3.0, 4.0, 3.0, 3.5),
+        ),
+        "prenas_tiny_6m": SubnetConfig(
+            depth=12,
+            embed_dim=192,
+            num_heads=(4, 4, 4, 4, 3, 3, 3, 3, 3, 4, 3, 4),
+            mlp_ratio=(4.0, 4.0, 4.0, 4.0, 4.0, 3.5, 3.5, 4.0, 4.0, 3.5, 4.0, 4.0),
+        ),
+        "prenas_tiny_7m": SubnetConfig(
+            depth=12,
+            embed_dim=216,
+            num_heads=(4, 4, 4, 4, 4, 3, 3, 3, 4, 4, 3, 4),
+            mlp_ratio=(4.0, 3.5, 4.0, 3.5, 3.5, 3.5, 3.5, 3.5, 3.5, 3.5, 3.5, 3.5),
+        ),
+        "prenas_tiny_8m": SubnetConfig(
+            depth=12,
+            embed_dim=240,
+            num_heads=(3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3),
+            mlp_ratio=(4.0, 3.5, 4.0, 4.0, 3.5, 3.5, 3.5, 4.0, 4.0, 3.5, 4.0, 3.5),
+        ),
+        "prenas_tiny_9m": SubnetConfig(
+            depth=12,
+            embed_dim=240,
+            num_heads=(4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4),
+            mlp_ratio=(4.0, 4.0, 4.0, 4.0, 4.0, 3.5, 4.0, 4.0, 4.0, 3.5, 4.0, 4.0),
+        ),
+        "prenas_tiny_10m": SubnetConfig(
+            depth=14,
+            embed_dim=240,
+            num_heads=(4, 4, 4, 4, 4, 3, 3, 3, 4, 4, 3, 4, 3, 4),
+            mlp_ratio=(4.0, 4.0, 4.0, 4.0, 4.0, 3.5, 3.5, 4.0, 4.0, 3.5, 4.0, 3.5, 4.0, 4.0),
+        ),
+        "prenas_tiny_11m": SubnetConfig(
+            depth=14,
+            embed_dim=240,
+            num_heads=(4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4),
+            mlp_ratio=(4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0),
+        ),
+        "prenas_small_18m": SubnetConfig(
+            depth=13,
+            embed_dim=320,
+            num_heads=(7, 7, 7, 7, 7, 7, 7, 7, 6, 7, 5, 6, 5),
+            mlp_ratio=(4.0, 4.0, 3.5, 4.0, 3.5, 4.0, 4.0, 3.5, 4.0, 4.0, 3.5, 4.0, 4.0),
+        ),
+        "prenas_small_23m": SubnetConfig(
+            depth=13,
+            embed_dim=384,
+            num_heads=(7, 7, 7, 7, 5, 7, 7, 5, 6, 5, 5, 6, 5),
+            mlp_ratio=(4.0, 4.0, 3.5, 4.0, 3.5, 4.0, 3.5, 3.5, 4.0, 4.0, 3.0, 4.0, 3.5),
+        ),
+        "prenas_small_28m": SubnetConfig(
+            depth=13,
+            embed_dim=448,
+            num_heads=(7, 7, 7, 7, 5, 7, 7, 5, 6, 5, 5, 6, 5),
+            mlp_ratio=(4.0, 4.0, 3.0, 4.0, 3.0, 3.5, 3.0, 3.0, 4.0, 3.0, 3.0, 4.0, 3.0),
+        ),
+        "prenas_small_33m": SubnetConfig(
+            depth=14,
+            embed_dim=448,
+            num_heads=(7, 7, 7, 7, 7, 7, 7, 7, 5, 7, 5, 6, 5, 7),
+            mlp_ratio=(4.0, 4.0, 3.5, 4.0, 3.5, 4.0, 4.0, 3.5, 4.0, 4.0, 3.5, 4.0, 4.0, 3.5),
+        ),
+        "prenas_base_42m": SubnetConfig(
+            depth=14,
+            embed_dim=528,
+            num_heads=(9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9),
+            mlp_ratio=(3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.5, 3.0),
+        ),
+        "prenas_base_54m": SubnetConfig(
+            depth=14,
+            embed_dim=576,
+            num_heads=(9, 9, 10, 9, 9, 10, 9, 9, 9, 9, 9, 9, 10, 9),
+            mlp_ratio=(3.5, 4.0, 3.5, 3.5, 3.5, 4.0, 3.5, 3.5, 3.5, 3.5, 4.0, 3.0, 3.5, 4.0),
+        ),
+        "prenas_base_66m": SubnetConfig(
+            depth=14,
+            embed_dim=624,
+            num_heads=(9, 10, 10, 9, 9, 10, 10, 9, 10, 9, 9, 9, 10, 10),
+            mlp_ratio=(4.0, 4.0, 3.5, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0),
+        ),
+    }
+)

@@ -45,7 +45,9 @@ class SubnetConfig:
         for name in ("num_heads", "mlp_ratio"):
             values = getattr(self, name)
             if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
-                raise ValueError(f"{name} is {values!r}; expected {self.depth} numbers, one a block")
+                raise ValueError(
+                    f"{name} is {values!r}; expected {self.depth} numbers, one a block"
+                )
             values = tuple(values)
             if len(values) != self.depth:
                 raise ValueError(
@@ -55,7 +57,11 @@ class SubnetConfig:
         for heads in self.num_heads:
             _require_positive_int("num_heads", heads)
         for ratio in self.mlp_ratio:
-            if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio < 1e6:
+            if (
+                isinstance(ratio, bool)
+                or not isinstance(ratio, (int, float))
+                or not 0 < ratio < 1e6
+            ):
                 raise ValueError(f"mlp_ratio holds {ratio!r}; expected positive numbers")
         object.__setattr__(self, "mlp_ratio", tuple(float(ratio) for ratio in self.mlp_ratio))
 
@@ -132,7 +138,9 @@ class SearchSpace:
         for name in ("img_size", "patch_size", "num_classes"):
             _require_positive_int(name, getattr(self, name))
         if problem := misfit(self.largest, self.supernet):
-            raise ValueError(f"the largest subnet of the space does not fit its supernet: {problem}")
+            raise ValueError(
+                f"the largest subnet of the space does not fit its supernet: {problem}"
+            )
 
     @property
     def smallest(self) -> SubnetConfig:
@@ -223,7 +231,9 @@ def misfit(subnet: SubnetConfig, supernet: SubnetConfig) -> str | None:
         The first misfit in words: the layer, what it needs and what the supernet has.
     """
     if subnet.depth > supernet.depth:
-        return f"depth {subnet.depth} needs {subnet.depth} blocks, the supernet has {supernet.depth}"
+        return (
+            f"depth {subnet.depth} needs {subnet.depth} blocks, the supernet has {supernet.depth}"
+        )
     if subnet.embed_dim > supernet.embed_dim:
         return (
             f"embed_dim {subnet.embed_dim} needs that width in every layer, "

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import DropPath, Mlp, PatchEmbed, resample_abs_pos_embed, trunc_normal_
+from timm.layers import DropPath, PatchEmbed, resample_abs_pos_embed, trunc_normal_
 from timm.models import checkpoint, register_notrace_module
 from timm.models._features import feature_take_indices
 from timm.models.vision_transformer import global_pool_nlc
@@ -33,6 +33,7 @@ from autoformer_zoo.attention import (
     relpos_attention,
 )
 from autoformer_zoo.attention_inference import Constants
+from autoformer_zoo.packed_linear import LinearCache
 from autoformer_zoo.space import HEAD_DIM, NUM_REL_POS, SubnetConfig
 
 try:  # keeps the arguments that save_for_hf writes up to date, from timm 1.0.31 on
@@ -64,6 +65,7 @@ class RelPosAttention(nn.Module):
         self.qkv = nn.Linear(embed_dim, 3 * num_heads * HEAD_DIM, **factory)
         self.proj = nn.Linear(num_heads * HEAD_DIM, embed_dim, **factory)
         self.proj_drop = nn.Dropout(proj_drop)
+        self._linear = LinearCache()
         # Keys by row, keys by column, values by row, values by column.
         self.rel_pos = nn.Parameter(torch.empty(4, NUM_REL_POS, HEAD_DIM, **factory))
         self._kept: tuple[object, Constants] | None = None
@@ -77,23 +79,23 @@ class RelPosAttention(nn.Module):
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """Attend; x and result (B, N, C), grid the rows and columns of patches."""
         B, N, _ = x.shape
-        qkv = self.qkv(x).reshape(B, N, 3, self.num_heads, HEAD_DIM)
+        qkv = self._linear(self.qkv, x).reshape(B, N, 3, self.num_heads, HEAD_DIM)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, N, D) each
         dropout = self.attn_drop_rate if self.training else 0.0
         constants = self._constants(grid) if is_plain_inference(self.rel_pos) else None
         x = relpos_attention(q, k, v, self.rel_pos, grid, dropout, self.form, constants)
         x = x.transpose(1, 2).reshape(B, N, self.num_heads * HEAD_DIM)
-        return self.proj_drop(self.proj(x))
+        return self.proj_drop(self._linear(self.proj, x))
 
     def _constants(self, grid: tuple[int, int]) -> Constants:
         """Keep what inference derives from the tables until these change.
 
-        A change through `rel_pos.data[...]` leaves no trace that could be seen here; `train()` and
-        every change through autograd, an optimizer or `load_state_dict` does.
+        Changes through `rel_pos.data` leave the version as it is; that of all values shows in the
+        first one, that of a few others does not: call `train()` once after such a change.
         """
         tables = self.rel_pos
         version = None if tables.is_inference() else tables._version
-        key = (grid, tables.data_ptr(), version, tables.dtype, self.training)
+        key = (grid, tables.data_ptr(), version, tables.dtype, tables.ravel()[0].item())
         if version is None or self._kept is None or self._kept[0] != key:
             self._kept = key, prepare_constants(tables, grid)
         return self._kept[1]
@@ -101,10 +103,33 @@ class RelPosAttention(nn.Module):
     def train(self, mode: bool = True) -> RelPosAttention:
         """Set the mode, and forget what was kept for inference."""
         self._kept = None
+        self._linear.clear()
         return super().train(mode)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": None}  # copies and files hold parameters only
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an exact (erf) GELU between them."""
+
+    def __init__(self, embed_dim: int, hidden_dim: int, drop: float, **factory: Any) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(embed_dim, hidden_dim, **factory)
+        self.act = nn.GELU()
+        self.drop = nn.Dropout(drop)
+        self.fc2 = nn.Linear(hidden_dim, embed_dim, **factory)
+        self._linear = LinearCache()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform x (B, N, C) token by token."""
+        x = self.drop(self.act(self._linear(self.fc1, x)))  # (B, N, hidden)
+        return self.drop(self._linear(self.fc2, x))
+
+    def train(self, mode: bool = True) -> Mlp:
+        """Set the mode, and forget what was kept for inference."""
+        self._linear.clear()
+        return super().train(mode)
 
 
 class Block(nn.Module):
@@ -125,7 +150,7 @@ class Block(nn.Module):
         self.norm1 = LayerNorm(embed_dim, **factory)
         self.attn = RelPosAttention(embed_dim, num_heads, attn_drop, proj_drop, form, **factory)
         self.norm2 = LayerNorm(embed_dim, **factory)
-        self.mlp = Mlp(embed_dim, hidden_dim, drop=proj_drop, **factory)  # exact (erf) GELU
+        self.mlp = Mlp(embed_dim, hidden_dim, proj_drop, **factory)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -118,6 +118,27 @@ def test_fast_forms_equal_explicit_with_gradients(
             assert (one - other).abs().max() < 1e-10, (form, name)
 
 
+@pytest.mark.parametrize(
+    ("grid", "batch", "heads"),
+    [*((grid, 1, 1) for grid in GRIDS), *(((5, 3), b, h) for b, h in [(0, 2), (1, 3), (5, 2)])],
+    ids=str,
+)
+def test_inference_equals_explicit_and_leaves_inputs_alone(
+    grid: tuple[int, int], batch: int, heads: int
+) -> None:
+    inputs = _inputs(grid, batch, heads)
+    packed = torch.stack(inputs[:3]).permute(1, 3, 0, 2, 4).contiguous()  # (B, N, 3, H, D)
+    inputs = [*packed.permute(2, 0, 3, 1, 4).unbind(0), inputs[3]]
+    before = [x.clone() for x in inputs]
+    expected = explicit_attention(*inputs, grid)
+    with torch.no_grad():
+        for form in FAST:
+            for _ in range(2):
+                out = relpos_attention(*inputs, grid, form=form)
+                torch.testing.assert_close(out, expected, rtol=0, atol=1e-10, msg=form)
+    assert all(torch.equal(x, y) for x, y in zip(inputs, before, strict=True))
+
+
 @pytest.mark.parametrize("form", FAST)
 def test_fast_form_takes_inputs_of_any_strides(form: str) -> None:
     contiguous = _inputs((4, 6), batch=2, heads=3)
@@ -128,6 +149,9 @@ def test_fast_form_takes_inputs_of_any_strides(form: str) -> None:
     for inputs in (as_the_network, every_second):
         assert not inputs[0].is_contiguous()
         torch.testing.assert_close(FORMS[form](*inputs, (4, 6)), expected, rtol=0, atol=1e-10)
+        with torch.no_grad():
+            out = relpos_attention(*inputs, (4, 6), form=form)
+        torch.testing.assert_close(out, expected, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -168,7 +192,7 @@ def test_decomposed_form_drops_what_explicit_drops() -> None:
 
 
 def _half_errors(
-    form: str, dtype: torch.dtype, grid: tuple[int, int], scale: float, autocast: bool
+    form: str, dtype: torch.dtype, grid: tuple[int, int], scale: float, mode: str
 ) -> tuple[float, float]:
     """Return norm-wise and largest error against explicit fp32, means over some inputs."""
     norms, maxima = [], []
@@ -176,24 +200,27 @@ def _half_errors(
         rounded = [x.to(dtype) for x in _inputs(grid, heads=2, scale=scale, seed=seed)]
         exact = [x.float() for x in rounded]
         reference = explicit_attention(*exact, grid)
-        with torch.autocast("cpu", dtype=dtype, enabled=autocast):
-            # Autocast: q, k and v come out of a linear layer in half, tables are fp32 parameters.
-            inputs = [*rounded[:3], exact[3]] if autocast else rounded
-            error = FORMS[form](*inputs, grid).float() - reference
+        # Autocast: q, k and v come out of a linear layer in half, tables are fp32 parameters.
+        inputs = [*rounded[:3], exact[3]] if mode == "autocast" else rounded
+        with (
+            torch.autocast("cpu", dtype=dtype, enabled=mode == "autocast"),
+            torch.set_grad_enabled(mode != "inference"),
+        ):
+            error = relpos_attention(*inputs, grid, form=form).float() - reference
         norms.append((error.norm() / reference.norm()).item())
         maxima.append(error.abs().max().item())
     return float(np.mean(norms)), float(np.mean(maxima))
 
 
-@pytest.mark.parametrize("autocast", [False, True], ids=["cast", "autocast"])
+@pytest.mark.parametrize("mode", ["training", "autocast", "inference"])
 @pytest.mark.parametrize("scale", [1.0, 2.0])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("form", FAST)
 def test_half_precision_errs_at_most_twice_as_explicit(
-    form: str, dtype: torch.dtype, scale: float, autocast: bool
+    form: str, dtype: torch.dtype, scale: float, mode: str
 ) -> None:
-    norm, maximum = _half_errors(form, dtype, (8, 9), scale, autocast)
-    explicit_norm, explicit_maximum = _half_errors("explicit", dtype, (8, 9), scale, autocast)
+    norm, maximum = _half_errors(form, dtype, (8, 9), scale, mode)
+    explicit_norm, explicit_maximum = _half_errors("explicit", dtype, (8, 9), scale, mode)
     assert norm <= 2 * explicit_norm
     assert maximum <= 2 * explicit_maximum
 
@@ -242,9 +269,10 @@ def test_argument_comes_before_the_environment(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("tokens", "device", "training", "expected"),
     [
-        (65, "cpu", False, "decomposed"),
+        (65, "cpu", False, "augmented"),
         (197, "cpu", False, "augmented"),
         (197, "cpu", True, "decomposed"),
+        (4097, "cpu", True, "augmented"),
         (65, "cuda", False, "augmented"),
         (197, "cuda", True, "augmented"),
     ],
