@@ -19,7 +19,6 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from autoformer_zoo.checkpoint import SupernetWeights, save_supernet
@@ -29,7 +28,7 @@ from autoformer_zoo.space import SearchSpace, SubnetConfig
 from training.config import TrainConfig
 from training.data import Pictures, load_test, load_train
 from training.evaluate import accuracy
-from training.train import find_space
+from training.train import find_space, load_checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +86,7 @@ def load_averaged(run: Path, space: SearchSpace) -> SupernetWeights:
     Raises:
         FileNotFoundError: the run has no checkpoint.
     """
-    path = run / "checkpoint.pt"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is not there; train first: python -m training.train")
-    averaged = torch.load(path, weights_only=True, mmap=True)["ema"]
+    averaged = load_checkpoint(run)["ema"]
     tensors = {
         name.removeprefix("weights."): tensor.half().contiguous()
         for name, tensor in averaged.items()

@@ -21,7 +21,8 @@ def run_train(argv: list[str] | None = None) -> int:
     def command(
         data_dir: Path,
         out: Path,
-        preset: Literal["nano", "smoke"] = "nano",
+        preset: Literal["nano", "nano-32", "smoke"] = "nano",
+        stop_at: int | None = None,
         overrides: Annotated[str, tyro.conf.arg(metavar="JSON")] = "{}",
     ) -> None:
         """Train a supernet.
@@ -30,11 +31,12 @@ def run_train(argv: list[str] | None = None) -> int:
             data_dir: directory that holds cifar-10-batches-py.
             out: run directory; an unfinished run in it goes on.
             preset: which config to start from.
+            stop_at: step to stop at, with a checkpoint; to the end where it is not given.
             overrides: fields of the config to change, as a JSON object.
         """
         values = {**json.loads(PRESETS[preset].to_json()), **json.loads(overrides)}
         config = TrainConfig.from_json(json.dumps(values))
-        state = train(config, data_dir, out)
+        state = train(config, data_dir, out, stop_at=stop_at)
         print(json.dumps({"steps": state.step, "seconds": state.seconds, "skipped": state.skipped}))
 
     return run_command(command, argv, prog="python -m training.train")

@@ -66,7 +66,13 @@ class RunState:
     recent: list[float] = field(default_factory=list)  # losses since the last line of the log
 
 
-def train(config: TrainConfig, data_dir: Path, out: Path, progress: bool = True) -> RunState:
+def train(
+    config: TrainConfig,
+    data_dir: Path,
+    out: Path,
+    progress: bool = True,
+    stop_at: int | None = None,
+) -> RunState:
     """Train the supernet that `config` describes, going on from `out` where it holds a run.
 
     Args:
@@ -74,23 +80,25 @@ def train(config: TrainConfig, data_dir: Path, out: Path, progress: bool = True)
         data_dir: the directory that holds CIFAR-10.
         out: the run directory.
         progress: show a progress bar.
+        stop_at: step to stop at, with a checkpoint; None for the end.
 
     Returns:
         The state after the last step.
 
     Raises:
         ValueError: `out` holds a run of another config, or the space is unknown.
-        FileNotFoundError: the data is not there.
+        FileNotFoundError: the data, or the run to start from, is not there.
     """
     space = find_space(config.space)
     pictures, held_out = load_train(data_dir, config.held_out_per_class, config.seed)
-    open_run(out, config)
     state = make_state(config, space)
+    open_run(out, config)
     resume(state, out)
     steps_per_epoch = len(pictures) // config.batch_size
     total = config.epochs * steps_per_epoch
-    bar = tqdm(total=total, initial=state.step, unit="step", disable=not progress)
-    while state.step < total:
+    end = total if stop_at is None else min(stop_at, total)
+    bar = tqdm(total=end, initial=state.step, unit="step", disable=not progress)
+    while state.step < end:
         plan = plan_step(config, state.step, steps_per_epoch)
         started = time.perf_counter()
         take_step(state, config, space, pictures, plan)
@@ -101,7 +109,7 @@ def train(config: TrainConfig, data_dir: Path, out: Path, progress: bool = True)
         last = plan.batch_in_epoch == steps_per_epoch - 1
         if last and ((plan.epoch + 1) % config.evaluate_every == 0 or state.step == total):
             _log_epoch(state, space, held_out, plan, out)
-        if state.step % config.checkpoint_every == 0 or state.step == total:
+        if state.step % config.checkpoint_every == 0 or state.step == end:
             save_checkpoint(state, out)
     bar.close()
     return state
@@ -125,6 +133,10 @@ def make_state(config: TrainConfig, space: SearchSpace) -> RunState:
         supernet, opt=config.opt, lr=config.lr, weight_decay=config.weight_decay, **fused
     )
     ema = ModelEmaV3(supernet, decay=config.ema_decay, use_warmup=True)
+    if config.initial:
+        values = load_checkpoint(Path(config.initial))
+        supernet.load_state_dict(values["supernet"])
+        ema.module.load_state_dict(values["ema"])
     return RunState(supernet, ema, optimizer)
 
 
@@ -251,12 +263,23 @@ def save_checkpoint(state: RunState, out: Path) -> None:
     os.replace(temporary, out / "checkpoint.pt")
 
 
+def load_checkpoint(run: Path) -> dict[str, Any]:
+    """Load what `save_checkpoint` wrote.
+
+    Raises:
+        FileNotFoundError: the run has no checkpoint.
+    """
+    path = run / "checkpoint.pt"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there; train first: python -m training.train")
+    return torch.load(path, weights_only=True, mmap=True)
+
+
 def resume(state: RunState, out: Path) -> None:
     """Load checkpoint.pt into `state`, where there is one."""
-    path = out / "checkpoint.pt"
-    if not path.exists():
+    if not (out / "checkpoint.pt").exists():
         return
-    values = torch.load(path, weights_only=True)
+    values = load_checkpoint(out)
     state.supernet.load_state_dict(values["supernet"])
     state.ema.module.load_state_dict(values["ema"])
     state.optimizer.load_state_dict(values["optimizer"])
