@@ -80,9 +80,8 @@ def count_macs(
         patch_size: patch side, or (height, width), in pixels.
         num_classes: outputs of the head; 0 for no head.
         in_chans: channels of the input.
-        form: form of the attention; "auto" is the one that the network picks by itself for one
-            picture on the CPU (`attention.choose_form`, which imports torch and reads its
-            environment variable). For many pictures at once it may pick another.
+        form: form of the attention; "auto" is the one that the network picks by itself on the CPU
+            (`attention.choose_form`, which imports torch and reads its environment variable).
 
     Returns:
         Multiply-adds of one picture.
@@ -153,7 +152,7 @@ def _attention_macs(form: str, grid: tuple[int, int]) -> int:
     """Count one head's multiply-adds between the projections, as inference on the CPU makes them.
 
     On other devices and in training the augmented form spares the class token's products with
-    distances and the padding: less than 1 % of the network's.
+    distances and the padding: together less than 1 % of the network's.
     """
     height, width = grid
     sides = height + width
