@@ -88,7 +88,7 @@ def is_plain_inference(tensor: Tensor) -> bool:
         not torch.compiler.is_compiling()
         and not torch.is_grad_enabled()
         and tensor.device.type == "cpu"
-        and not torch.jit.is_tracing()
+        and not torch._C._get_tracing_state()
     )
 
 

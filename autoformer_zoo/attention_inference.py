@@ -60,25 +60,22 @@ def augmented(
         (B, H, N, D), a view of (B, N, H, D) memory.
     """
     B, H, N, D = q.shape
-    sides = sum(grid)
     width = D + constants.marks.shape[-1]
     packed = q.new_empty(3, B, N, H, width)
     packed[0, ..., :D] = q.transpose(1, 2)
     packed[1, ..., :D] = k.transpose(1, 2)
     torch.add(v.transpose(1, 2), constants.shift_v, out=packed[2, ..., :D])
     packed[1:, ..., D:] = constants.marks
-    query = packed[0]  # (B, N, H, width)
-    query[..., D:] = 0  # stays so for the class token, and in the padding
-    products = (
-        query.view(B * N * H, width)[:, :D] @ constants.table_k
-    )  # (B * N * H, 2h - 1 + 2w - 1)
+    packed_q = packed[0]  # (B, N, H, width)
+    packed_q[..., D:] = 0  # stays so for the class token, and in the padding
+    products = packed_q.view(-1, width)[:, :D] @ constants.table_k  # (B * N * H, 2h - 1 + 2w - 1)
     for source, target in zip(
-        _by_position(products, (B, N, H), grid), _split_patches(query, D, grid), strict=True
+        _by_position(products, (B, N, H), grid), _split_patches(packed_q, D, grid), strict=True
     ):
         target.copy_(source)
-    attended = F.scaled_dot_product_attention(
-        *(part.transpose(1, 2) for part in packed), scale=SCALE
-    ).transpose(1, 2)  # (B, N, H, width)
+    wide_q, wide_k, wide_v = packed.transpose(2, 3).unbind(0)  # (B, H, N, width) each
+    attended = F.scaled_dot_product_attention(wide_q, wide_k, wide_v, scale=SCALE)
+    attended = attended.transpose(1, 2)  # (B, N, H, width)
     by_distance = torch.zeros_like(products)
     for target, source in zip(
         _by_position(by_distance, (B, N, H), grid), _split_patches(attended, D, grid), strict=True

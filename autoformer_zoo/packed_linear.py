@@ -10,7 +10,7 @@ Costs as much memory as the weights, while a model is used so.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +32,8 @@ class LinearCache:
 
     def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:
         """Return `layer(x)` for x (..., C)."""
-        if not (is_plain_inference(x) and _is_plain_linear(layer, x)):
-            return layer(x)  # type: ignore[no-any-return]
+        if not is_plain_inference(x) or not _is_plain_linear(layer, x):
+            return layer(x)
         rows = x.numel() // x.shape[-1]
         if not 0 < rows <= MOST_ROWS:
             return layer(x)
@@ -63,7 +63,7 @@ class LinearCache:
 _HAS_PACKED = torch.backends.mkl.is_available() and hasattr(torch.ops.mkl, "_mkl_linear")
 
 
-def _is_plain_linear(layer: nn.Module, x: Tensor) -> bool:
+def _is_plain_linear(layer: nn.Module, x: Tensor) -> TypeGuard[nn.Linear]:
     """Tell whether calling `layer` means nothing but one float32 product and a bias."""
     return (
         _HAS_PACKED

@@ -114,7 +114,8 @@ class SearchSpace:
         num_classes: classes of the trained head.
 
     Raises:
-        ValueError: a choice is missing or repeated, or the largest subnet does not fit the supernet.
+        ValueError: a choice is missing or repeated, or the largest subnet does not fit the
+            supernet.
     """
 
     embed_dim: tuple[int, ...]
@@ -131,7 +132,8 @@ class SearchSpace:
             choices = tuple(sorted(getattr(self, name)))
             if not choices or len(set(choices)) != len(choices) or choices[0] <= 0:
                 raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; expected one or more different positive numbers"
+                    f"{name} is {getattr(self, name)!r}; "
+                    "expected one or more different positive numbers"
                 )
             object.__setattr__(self, name, choices)
         object.__setattr__(self, "mlp_ratio", tuple(float(ratio) for ratio in self.mlp_ratio))
@@ -158,7 +160,7 @@ class SearchSpace:
     def size(self) -> int:
         """Number of different subnets."""
         per_block = len(self.num_heads) * len(self.mlp_ratio)
-        return len(self.embed_dim) * sum(per_block**depth for depth in self.depth)
+        return len(self.embed_dim) * sum(int(per_block**depth) for depth in self.depth)
 
     def contains(self, subnet: SubnetConfig) -> bool:
         """Tell whether `subnet` is made of this space's choices.

@@ -83,7 +83,8 @@ def test_supernet_step_touches_only_the_subnet() -> None:
     weights = supernet.weights
     qkv = weights.blocks[0].attn.qkv.weight.grad
     assert qkv[:128, :128].abs().min() > 0
-    assert not qkv[128:192].any() and not qkv[:, 128:].any()
+    assert not qkv[128:192].any()
+    assert not qkv[:, 128:].any()
     assert weights.blocks[5].mlp.fc1.weight.grad is None
     assert not weights.head.weight.grad[:, 128:].any()
 
@@ -126,18 +127,19 @@ def test_training_resumed_equals_undisturbed(tmp_path: Path, no_data: None) -> N
     whole = train(CONFIG, tmp_path, tmp_path / "whole", progress=False)
     torch.manual_seed(99)
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def kill(state: object, *rest: object) -> None:
         if state.step == 5:  # two steps after the last checkpoint
-            raise Killed
+            raise KilledError
         original(state, *rest)
 
     original = train_module.take_step
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_module, "take_step", kill)
-        train(CONFIG, tmp_path, tmp_path / "cut", progress=False)
+        with pytest.raises(KilledError):
+            train(CONFIG, tmp_path, tmp_path / "cut", progress=False)
     again = train(CONFIG, tmp_path, tmp_path / "cut", progress=False)
 
     assert again.step == whole.step == 10
@@ -238,7 +240,7 @@ def test_eval_batch_normalises_and_resizes() -> None:
 
 
 def test_missing_cifar10_says_where_it_should_be(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="expected .*cifar-10-batches-py"):
+    with pytest.raises(FileNotFoundError, match=r"expected .*cifar-10-batches-py"):
         load_train(tmp_path, 500, 0)
 
 
@@ -284,7 +286,8 @@ def test_choose_command_names_the_missing_run(
 @pytest.mark.data
 def test_smoke_preset_trains_on_real_pictures(tmp_path: Path, cifar10: Path) -> None:
     state = train(SMOKE, cifar10, tmp_path / "run", progress=False)
-    assert state.step == 10 and state.skipped == 0
+    assert state.step == 10
+    assert state.skipped == 0
 
 
 @pytest.mark.data
