@@ -64,6 +64,11 @@ class SubnetConfig:
             ):
                 raise ValueError(f"mlp_ratio holds {ratio!r}; expected positive numbers")
         object.__setattr__(self, "mlp_ratio", tuple(float(ratio) for ratio in self.mlp_ratio))
+        if min(self.hidden_dims) < 1:
+            raise ValueError(
+                f"mlp_ratio {min(self.mlp_ratio)} of embed_dim {self.embed_dim} leaves no hidden "
+                "channel; expected a larger one"
+            )
 
     @property
     def hidden_dims(self) -> tuple[int, ...]:
@@ -129,6 +134,10 @@ class SearchSpace:
 
     def __post_init__(self) -> None:
         for name in ("embed_dim", "num_heads", "mlp_ratio", "depth"):
+            for choice in getattr(self, name):
+                number = (int, float) if name == "mlp_ratio" else int
+                if isinstance(choice, bool) or not isinstance(choice, number):
+                    raise ValueError(f"{name} holds {choice!r}; expected positive numbers")
             choices = tuple(sorted(getattr(self, name)))
             if not choices or len(set(choices)) != len(choices) or choices[0] <= 0:
                 raise ValueError(

@@ -31,7 +31,7 @@ SPACE = SearchSpace(
 def subnets(draw: st.DrawFn) -> SubnetConfig:
     depth = draw(st.integers(1, 20))
     heads = st.lists(st.integers(1, 12), min_size=depth, max_size=depth)
-    ratios = st.lists(st.floats(0.25, 8), min_size=depth, max_size=depth)
+    ratios = st.lists(st.floats(1, 8), min_size=depth, max_size=depth)
     return SubnetConfig(depth, draw(st.integers(1, 1024)), tuple(draw(heads)), tuple(draw(ratios)))
 
 
@@ -288,3 +288,15 @@ def test_published_tables_cannot_be_changed() -> None:
         SPACES["tiny"] = SPACE
     with pytest.raises(TypeError):
         SUBNETS["autoformer_tiny"] = SUBNET
+
+
+@pytest.mark.parametrize("choice", ["a", 96.5, True], ids=["text", "fraction", "bool"])
+def test_space_refuses_choices_that_are_no_whole_numbers(choice: object) -> None:
+    values = {**SPACES["nano"].to_dict(), "embed_dim": [choice, 128]}
+    with pytest.raises(ValueError, match=r"embed_dim holds .*; expected positive numbers"):
+        SearchSpace.from_dict(values)
+
+
+def test_subnet_refuses_a_ratio_without_hidden_channels() -> None:
+    with pytest.raises(ValueError, match=r"mlp_ratio 0\.001 of embed_dim 64 leaves no hidden"):
+        SubnetConfig(1, 64, (1,), (0.001,))
