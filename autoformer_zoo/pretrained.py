@@ -258,6 +258,8 @@ def _convert(original: Path, source: Source, fetched: Fetched, cached: Path) -> 
     except CheckpointError as error:
         reason = str(error).removeprefix(f"{original}: ")
         raise DownloadError(f"what came was refused, {reason}") from error
+    except OSError as error:
+        raise DownloadError(f"cannot write {cached}: {error.strerror}") from error
 
 
 def _require_unchanged(fetched: Fetched, record: Path) -> None:
