@@ -1,0 +1,368 @@
+"""What timm asks of its own vision transformers, asked of every name that this package registers.
+
+The list is that of timm 1.0.31, tests/test_models.py and tests/test_model_input.py. Structure is
+checked on the meta device; numbers at the smallest input, with cheap weights. What takes more than
+that runs for the small names, and for the others in the slow tier.
+"""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+import functools
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.models import FeatureInfo, get_notrace_functions, get_notrace_modules
+from timm.models._manipulate import group_parameters
+from torch import Tensor, nn
+
+import autoformer_zoo as az
+from autoformer_zoo.vit import AutoFormer, update_model_input_size
+
+NAMES = timm.list_models(module="autoformer")
+SMALL = ("autoformer_nano", "autoformer_tiny")
+SMALL_FIRST = [
+    name if name in SMALL else pytest.param(name, marks=pytest.mark.slow) for name in NAMES
+]
+MINI = az.SubnetConfig(depth=2, embed_dim=64, num_heads=(1, 2), mlp_ratio=(2.0, 1.5))
+needs_records = pytest.mark.skipif(
+    update_model_input_size is None, reason="timm keeps construction arguments from 1.0.31 on"
+)
+
+
+def _real(name: str, **arguments: Any) -> AutoFormer:
+    """Make a model with weights of any values, faster than initialising them; 2 x 2 patches."""
+    arguments.setdefault("img_size", 8 if name == "autoformer_nano" else 32)
+    model = timm.create_model(name, device="meta", **arguments).to_empty(device="cpu")
+    noise = _noise()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(noise[: parameter.numel()].view_as(parameter))
+    return model
+
+
+@functools.cache
+def _noise() -> Tensor:
+    return 0.12 * torch.rand(2_000_000, generator=torch.Generator().manual_seed(0)) - 0.06
+
+
+def _pictures(model: nn.Module, batch: int) -> Tensor:
+    core = getattr(model, "model", model)  # a feature extractor wraps its network
+    size = (core.in_chans, *core.patch_embed.img_size)
+    return torch.randn(batch, *size, generator=torch.Generator().manual_seed(1))
+
+
+def test_all_names_are_registered() -> None:
+    assert {*az.SUBNETS, "autoformer_nano", "autoformer_subnet"} == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_forward_and_backward_reach_every_parameter(name: str) -> None:
+    model = _real(name, num_classes=42).train()
+    out = model(_pictures(model, 2))
+    assert out.shape == (2, 42)
+    assert out.isfinite().all()
+    out.mean().backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("name", SMALL_FIRST)
+def test_checkpointing_leaves_the_output_alone(name: str) -> None:
+    model = _real(name).eval()
+    x = _pictures(model, 1)
+    out = model(x)
+    assert out.shape == (1, model.default_cfg["num_classes"])
+    model.set_grad_checkpointing()
+    torch.testing.assert_close(model(x), out)
+
+
+@pytest.mark.parametrize("name", timm.list_models(module="autoformer", include_tags=True))
+def test_default_cfg_describes_the_model(name: str) -> None:
+    model = timm.create_model(name, device="meta")
+    cfg, names = model.default_cfg, set(model.state_dict())
+    assert (cfg.get("tag") or "") == name.partition(".")[2]
+    assert model.in_chans == cfg["input_size"][0]
+    assert model.patch_embed.img_size == tuple(cfg["input_size"][1:])
+    assert model.num_classes == cfg["num_classes"] == model.get_classifier().out_features
+    assert model.num_features > 0
+    assert cfg["classifier"] + ".weight" in names
+    assert cfg["first_conv"] + ".weight" in names
+
+
+@pytest.mark.parametrize("name", SMALL_FIRST)
+def test_shapes_follow_the_head(name: str) -> None:
+    model = _real(name).eval()
+    x = _pictures(model, 1)
+    features = model.forward_features(x)
+    pooled = model.forward_head(features, pre_logits=True)
+    assert features.shape == (1, 1 + model.patch_embed.num_patches, model.num_features)
+    assert pooled.shape == (1, model.head_hidden_size)
+    model.reset_classifier(0)
+    assert model.num_classes == 0
+    torch.testing.assert_close(model(x), pooled)
+    model.reset_classifier(0, "")
+    torch.testing.assert_close(model(x), features)
+    assert _real(name, num_classes=0).eval()(x).shape == pooled.shape
+    assert _real(name, num_classes=0, global_pool="").eval()(x).shape == features.shape
+
+
+@pytest.mark.parametrize("name", SMALL_FIRST)
+def test_meta_device_runs_at_the_full_size(name: str) -> None:
+    model = timm.create_model(name, device="meta")
+    x = torch.empty(3, *model.default_cfg["input_size"], device="meta")
+    assert model(x).shape == (3, model.num_classes)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_unknown_arguments_are_refused(name: str) -> None:
+    with pytest.raises(TypeError, match="not_an_argument"):
+        timm.create_model(name, device="meta", not_an_argument=1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_optimizers_find_their_groups(name: str) -> None:
+    model = timm.create_model(name, device="meta")
+    groups = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+    assert max(groups.values()) == model.cfg.depth + 1
+    parameters = [n for n, _ in model.named_parameters()]
+    for pattern in model.no_weight_decay():
+        assert fnmatch.filter(parameters, pattern), pattern
+    default = inspect.signature(model.reset_classifier).parameters["global_pool"].default
+    assert default is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_new_head_follows_device_type_and_mode(name: str) -> None:
+    model = timm.create_model(name, device="meta").to(torch.float64).eval()
+    model.reset_classifier(0)
+    model.reset_classifier(2)
+    head = model.get_classifier()
+    assert {(p.device.type, p.dtype) for p in head.parameters()} == {("meta", torch.float64)}
+    assert not any(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_frozen_weights_stay_frozen(name: str) -> None:
+    model = timm.create_model(name, device="meta").requires_grad_(False)
+    model.reset_classifier(0)
+    model.reset_classifier(0, "")
+    model.set_input_size(tuple(2 * side for side in model.default_cfg["input_size"][1:]))
+    assert [n for n, p in model.named_parameters() if p.requires_grad] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_factory_device_and_dtype_hold_for_everything(name: str) -> None:
+    model = timm.create_model(name, device="meta", dtype=torch.bfloat16)
+    tensors = [*model.parameters(), *model.buffers()]
+    assert {(t.device.type, t.dtype) for t in tensors} == {("meta", torch.bfloat16)}
+
+
+@pytest.mark.parametrize("name", SMALL_FIRST)
+def test_features_only_returns_maps(name: str) -> None:
+    model = _real(name, features_only=True).eval()
+    info = model.feature_info
+    x = _pictures(model, 1)
+    maps = model(x)
+    assert len(maps) == 3
+    for channels, reduction, out in zip(info.channels(), info.reduction(), maps, strict=True):
+        assert out.shape == (1, channels, *(side // reduction for side in x.shape[2:]))
+        assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("name", SMALL_FIRST)
+@pytest.mark.parametrize("indices", [(0, -1), 2], ids=str)
+def test_features_only_returns_the_intermediates(name: str, indices: Any) -> None:
+    whole, extractor = _real(name), _real(name, features_only=True, out_indices=indices)
+    extractor.load_state_dict(
+        {f"model.{key}": value for key, value in whole.state_dict().items()}, strict=False
+    )
+    x = _pictures(whole, 2)
+    expected = whole.eval().forward_intermediates(x, indices, intermediates_only=True)
+    torch.testing.assert_close(extractor.eval()(x), expected)
+
+
+@pytest.mark.parametrize("name", SMALL_FIRST)
+def test_forward_intermediates_agrees_with_features(name: str) -> None:
+    model = _real(name).eval()
+    x = _pictures(model, 1)
+    info = FeatureInfo(model.feature_info, len(model.feature_info))
+    with torch.no_grad():
+        final, maps = model.forward_intermediates(x)
+        torch.testing.assert_close(final, model.forward_features(x))
+    for channels, reduction, out in zip(info.channels(), info.reduction(), maps, strict=True):
+        assert out.shape == (1, channels, *(side // reduction for side in x.shape[2:]))
+    model.set_grad_checkpointing()
+    torch.testing.assert_close(model.forward_intermediates(x)[0], final)
+
+
+@pytest.mark.parametrize("name", SMALL_FIRST)
+def test_pruning_keeps_outputs_and_uses_all_parameters(name: str) -> None:
+    model = _real(name).eval()
+    x, last = _pictures(model, 2), model.cfg.depth - 1
+    with torch.no_grad():
+        expected, maps = model(x), model.forward_intermediates(x, intermediates_only=True)
+        pruned = copy.deepcopy(model)
+        pruned.prune_intermediate_layers([last], prune_head=False)
+        torch.testing.assert_close(pruned(x), expected)
+    for i in (0, last // 2, last):
+        early = model.forward_intermediates(x, [i], stop_early=True, intermediates_only=True)
+        torch.testing.assert_close(early[0], maps[i])
+        for prune_norm in (False, True):
+            pruned = copy.deepcopy(model)
+            taken = pruned.prune_intermediate_layers([i], prune_norm=prune_norm)
+            out = pruned.forward_intermediates(x, taken, intermediates_only=True)
+            torch.testing.assert_close(out[0], maps[i])
+            features = pruned.train().forward_features(x)
+            (features.sum() + out[0].sum()).backward()
+            assert [n for n, p in pruned.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("name", SMALL_FIRST)
+def test_head_width_survives_pruning(name: str) -> None:
+    model = _real(name, num_classes=0).eval()
+    x = _pictures(model, 2)
+    model.prune_intermediate_layers([model.cfg.depth - 2], prune_norm=True)
+    model.reset_classifier(7, "avg")
+    features = model.forward_features(x)
+    assert model.forward_head(features, pre_logits=True).shape == (2, model.head_hidden_size)
+    assert model(x).shape == (2, 7)
+
+
+def _through_fx(model: nn.Module) -> nn.Module:
+    extraction = pytest.importorskip("torchvision.models.feature_extraction")
+    tracer = {
+        "leaf_modules": get_notrace_modules(),
+        "autowrap_functions": get_notrace_functions(),
+        "param_shapes_constant": True,
+    }
+    _, nodes = extraction.get_graph_node_names(model, tracer_kwargs=tracer)
+    return extraction.create_feature_extractor(model, nodes[-1:], tracer_kwargs=tracer)
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["fixed", "dynamic"])
+@pytest.mark.parametrize("name", SMALL_FIRST)
+def test_fx_trace_agrees_and_trains(name: str, dynamic: bool) -> None:
+    model = _real(name, dynamic_img_size=dynamic).eval()
+    x = _pictures(model, 2)
+    expected = model(x).detach()
+    traced = _through_fx(model)
+    (out,) = traced(x).values()
+    torch.testing.assert_close(out, expected)
+    out.mean().backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_reset_classifier_keeps_the_pooling() -> None:
+    model = _real("autoformer_nano", global_pool="max").eval()
+    x = _pictures(model, 2)
+    expected = model.forward_head(model.forward_features(x), pre_logits=True)
+    model.reset_classifier(5)
+    actual = model.forward_head(model.forward_features(x), pre_logits=True)
+    torch.testing.assert_close(actual, expected)
+    model.reset_classifier(5, "avg")
+    averaged = model.forward_head(model.forward_features(x), pre_logits=True)
+    assert not torch.allclose(averaged, expected)
+
+
+def test_feature_extractor_trains_with_checkpointing() -> None:
+    gradients = []
+    for enable in (False, True):
+        model = _real("autoformer_nano", features_only=True).train()
+        model.model.set_grad_checkpointing(enable)
+        sum(out.square().mean() for out in model(_pictures(model, 2))).backward()
+        gradients.append([p.grad for p in model.parameters()])
+    assert all(g is not None for g in gradients[0])
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+def test_dtype_may_change_after_a_forward_pass() -> None:
+    model = _real("autoformer_nano").eval()
+    x = _pictures(model, 1)
+    with torch.no_grad():
+        expected = model(x)  # fills whatever is kept between calls
+        assert model.to(torch.bfloat16)(x.bfloat16()).dtype == torch.bfloat16
+        torch.testing.assert_close(model.double()(x.double()).float(), expected, rtol=0, atol=0.05)
+
+
+def test_weights_may_change_after_a_forward_pass() -> None:
+    model, other = _real("autoformer_nano").eval(), _real("autoformer_nano").eval()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.5)
+        x = _pictures(model, 2)
+        before = model(x)
+        for parameter, new in zip(model.parameters(), other.parameters(), strict=True):
+            parameter.copy_(new)
+        torch.testing.assert_close(model(x), other(x))
+        assert not torch.allclose(before, model(x))
+        model.load_state_dict(_real("autoformer_nano").state_dict())
+        torch.testing.assert_close(model(x), before)
+
+
+def _mini(**arguments: Any) -> AutoFormer:
+    model = timm.create_model(
+        "autoformer_subnet", subnet=MINI.to_dict(), **{"img_size": (32, 48), **arguments}
+    )
+    return model.eval()
+
+
+def _saved_and_loaded(model: AutoFormer, folder: Path) -> AutoFormer:
+    timm.models.save_for_hf(model, folder)
+    return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+
+
+@needs_records
+def test_resized_model_comes_back_from_a_folder(tmp_path: Path) -> None:
+    model = _mini(in_chans=4, num_classes=11)
+    source_size = model.pretrained_cfg["input_size"]
+    model.set_input_size((48, 64), patch_size=8)
+    model.reset_classifier(7, "max")
+    loaded = _saved_and_loaded(model, tmp_path)
+    assert model.pretrained_cfg["input_size"] == source_size
+    assert json.loads((tmp_path / "config.json").read_text())["num_classes"] == 7
+    assert loaded.pretrained_cfg["input_size"] == (4, 48, 64)
+    assert loaded.patch_embed.grid_size == (6, 8)
+    x = _pictures(model, 2)
+    assert torch.equal(loaded(x), model(x))
+
+
+@needs_records
+def test_traits_follow_resizing_and_head() -> None:
+    model, other = _mini(in_chans=4, num_classes=7), _mini()
+    assert timm.models.get_model_traits(model) == {
+        "img_size": (32, 48),
+        "fixed_input_size": True,
+        "first_conv": "patch_embed.proj",
+        "in_chans": 4,
+        "num_classes": 7,
+    }
+    model.set_input_size((48, 64))
+    model.reset_classifier(5, "token")
+    traits = timm.models.get_model_traits(model)
+    assert (traits["img_size"], traits["num_classes"]) == ((48, 64), 5)
+    arguments = timm.models.get_model_args(model)
+    assert (arguments["img_size"], arguments["global_pool"]) == ((48, 64), "token")
+    assert timm.models.get_model_traits(other)["img_size"] == (32, 48)
+    assert not timm.models.get_model_traits(_mini(dynamic_img_size=True))["fixed_input_size"]
+
+
+@needs_records
+def test_saved_model_forgets_the_regularisation(tmp_path: Path) -> None:
+    kinds = ("drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
+    loaded = _saved_and_loaded(_mini(**dict.fromkeys(kinds, 0.2)), tmp_path)
+    assert not set(kinds) & set(json.loads((tmp_path / "config.json").read_text())["model_args"])
+    x = _pictures(loaded, 2)
+    assert torch.equal(loaded.train()(x), loaded.eval()(x))
+
+
+def test_saved_model_comes_back_from_a_folder(tmp_path: Path) -> None:
+    model = _mini(num_classes=3)
+    loaded = _saved_and_loaded(model, tmp_path)
+    assert loaded.cfg == MINI
+    assert torch.equal(loaded(_pictures(model, 2)), model(_pictures(model, 2)))
