@@ -312,3 +312,16 @@ def test_picture_transform_agrees_with_training_batches(cifar10: Path) -> None:
     with torch.no_grad():
         expected = model(eval_batch(held_out, 32)).softmax(1).max(1).values
     torch.testing.assert_close(torch.tensor(best), expected, rtol=0, atol=1e-4)
+
+
+def test_step_speed_reports_every_form_against_the_explicit_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from training.step_speed import main
+
+    assert main(["--batch-size", "2", "--rounds", "3", "--form", "decomposed"]) == 0
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [row["what"] for row in rows] == ["decomposed fp32", "explicit fp32"]
+    assert rows[1]["speed_over_explicit_fp32"] == 1
+    assert main(["--space", "huge"]) == 2
+    assert "space 'huge' is unknown" in capsys.readouterr().err
