@@ -150,7 +150,11 @@ def build_static(
         **kwargs: further arguments of `AutoFormer`.
     """
     sizes = {"in_chans": weights.in_chans, "num_classes": weights.num_classes}
-    cfg = {"input_size": (weights.in_chans, *weights.img_size), "num_classes": weights.num_classes}
+    cfg = {
+        "input_size": (weights.in_chans, *weights.img_size),
+        "num_classes": weights.num_classes,
+        "license": weights.metadata.get("licence"),
+    }
     model: AutoFormer = _build(
         "autoformer_subnet",
         weights.subnet,

@@ -188,6 +188,12 @@ def _named_by_user(name: str, source: Source | None) -> Path | None:
         raise CheckpointError(f"{WEIGHTS_VARIABLE} names {value}, which does not exist")
     for candidate in _file_names(name, source):
         if (place / candidate).is_file():
+            if source is not None and candidate.startswith("supernet-"):
+                _log.warning(
+                    "%s is read as %s's file; official and PreNAS files have the same name",
+                    place / candidate,
+                    source.origin,
+                )
             return place / candidate
     _log.info("%s holds no weights of %s: none of %s", place, name, _file_names(name, source))
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -426,6 +427,13 @@ def test_saved_config_is_plain_json(tmp_path: Path) -> None:
     assert config["model_args"]["subnet"] == SUBNET.to_dict()
     assert config["model_args"]["img_size"] == [64, 64]
     assert config["num_classes"] == 10
+
+
+def test_licence_of_the_weights_is_saved_with_them(tmp_path: Path) -> None:
+    weights = replace(WEIGHTS, metadata={"licence": "apache-2.0"})
+    save_for_hf(build_static(weights), str(tmp_path))
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["pretrained_cfg"]["license"] == "apache-2.0"
 
 
 def test_saved_model_is_adapted_on_loading(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def test_folder_without_the_file_leaves_it_to_the_source(
 
 
 def test_prenas_tag_reads_the_same_keys_by_its_own_rule(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     prenas = make_supernet(bias_rule="prefix")
     content = supernet_file(prenas, "packed_interleaved")
@@ -172,6 +172,7 @@ def test_prenas_tag_reads_the_same_keys_by_its_own_rule(
     model = az.create_model("prenas_tiny_6m", pretrained=True, subnet=SUBNET, **SIZES)
 
     _assert_has(model, cut(prenas).tensors)
+    assert "supernet-tiny.pth is read as PreNAS's file" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["supernet", "subnet", "nni", "state dict"])
