@@ -15,6 +15,7 @@ from timm.models._manipulate import group_parameters
 from timm.optim import param_groups_layer_decay
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.torch_version import TorchVersion
 
 from autoformer_zoo.attention import FORM_VARIABLE
 from autoformer_zoo.space import SubnetConfig
@@ -573,6 +574,8 @@ def test_export_takes_any_batch_in_every_form(form: str) -> None:
 
 
 def _check_export_of_any_batch(form: str) -> None:
+    if TorchVersion(torch.__version__) < (2, 14):
+        pytest.skip("a free batch was tried with torch 2.14; 2.7 fixes it to the example's")
     model, x = _model(cfg=ONE_BLOCK, attention=form), _pictures(3)
     batch = torch.export.Dim("batch")
     program = torch.export.export(model, (x,), dynamic_shapes=({0: batch},), strict=False)
