@@ -15,14 +15,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from autoformer_zoo.space import HEAD_DIM, SubnetConfig, misfit
-from autoformer_zoo.vit import AutoFormer
 
-if TYPE_CHECKING:  # checkpoint.py cuts with this file's functions
+if TYPE_CHECKING:  # these cut with this file's functions
     from autoformer_zoo.checkpoint import SubnetWeights, SupernetWeights
+    from autoformer_zoo.vit import AutoFormer
 
 BiasRule = Literal["prefix", "packed_prefix"]
 """How a layer's q, k and v biases lie in a supernet's `qkv.bias` of 3 * 64 * heads numbers.
@@ -53,8 +52,18 @@ def extract_subnet(
         ValueError: the subnet does not fit (the text names the layer, what it needs and what the
             supernet has), or `img_size` is not a multiple of the patch size.
     """
-    tensors = slice_supernet(supernet.tensors, supernet.sizes, subnet, supernet.bias_rule)
-    return _static_network(tensors, subnet, supernet, img_size)
+    from autoformer_zoo.checkpoint import SubnetWeights
+
+    weights = SubnetWeights(
+        slice_supernet(supernet.tensors, supernet.sizes, subnet, supernet.bias_rule),
+        subnet,
+        supernet.img_size,
+        supernet.patch_size,
+        supernet.in_chans,
+        supernet.num_classes,
+        supernet.metadata,
+    )
+    return build_subnet(weights, img_size)
 
 
 def build_subnet(
@@ -72,7 +81,10 @@ def build_subnet(
     Raises:
         ValueError: `img_size` is not a multiple of the patch size.
     """
-    return _static_network(weights.tensors, weights.subnet, weights, img_size)
+    from autoformer_zoo.autoformer import build_static  # which makes it timm's, so it can be saved
+
+    size = weights.img_size if img_size is None else img_size
+    return build_static(weights, _checked_size(size, weights.patch_size))
 
 
 def slice_supernet(
@@ -148,37 +160,6 @@ def _prefix_of_thirds(packed: Tensor, width: int) -> Tensor:
     return torch.cat([third[:width] for third in packed.chunk(3)])
 
 
-def _static_network(
-    tensors: Mapping[str, Tensor],
-    subnet: SubnetConfig,
-    trained: SupernetWeights | SubnetWeights,
-    img_size: int | tuple[int, int] | None,
-) -> AutoFormer:
-    old_size, patch_size = trained.img_size, trained.patch_size
-    new_size = _checked_size(old_size if img_size is None else img_size, patch_size)
-    # On the meta device nothing is initialised that would be overwritten at once.
-    network = AutoFormer(
-        subnet,
-        img_size=new_size,
-        patch_size=patch_size,
-        in_chans=trained.in_chans,
-        num_classes=trained.num_classes,
-        device="meta",
-    )
-    own = {
-        # A copy in any case: views would keep the whole supernet, or its file, in memory.
-        name: torch.empty(tensor.shape, dtype=torch.float32).copy_(tensor.detach())
-        for name, tensor in tensors.items()
-    }
-    old_grid, new_grid = _grid(old_size, patch_size), _grid(new_size, patch_size)
-    if old_grid != new_grid:
-        own["pos_embed"] = resample_abs_pos_embed(
-            own["pos_embed"], list(new_grid), list(old_grid), num_prefix_tokens=1
-        ).contiguous()
-    network.load_state_dict(own, assign=True)
-    return network.eval()
-
-
 def _checked_size(img_size: int | tuple[int, int], patch_size: tuple[int, int]) -> tuple[int, int]:
     height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
     if height < 1 or width < 1 or height % patch_size[0] or width % patch_size[1]:
@@ -186,7 +167,3 @@ def _checked_size(img_size: int | tuple[int, int], patch_size: tuple[int, int]) 
             f"img_size is {img_size!r}; expected positive multiples of the patch size {patch_size}"
         )
     return height, width
-
-
-def _grid(img_size: tuple[int, int], patch_size: tuple[int, int]) -> tuple[int, int]:
-    return img_size[0] // patch_size[0], img_size[1] // patch_size[1]

@@ -487,3 +487,9 @@ def test_hub_without_weights_is_an_error(hub: Loopback, tmp_path: Path) -> None:
         del hub.replies[path]
     with pytest.raises(Exception, match="404"):
         az.create_model("hf-hub:someone/subnet", pretrained=True, cache_dir=tmp_path / "cache")
+
+
+def test_extracted_subnet_can_be_saved(tmp_path: Path) -> None:
+    model = az.extract_subnet(make_supernet(seed=1), SUBNET)
+    save_for_hf(model, str(tmp_path))
+    _assert_same(timm.create_model(f"local-dir:{tmp_path}", pretrained=True), model)
