@@ -54,6 +54,7 @@ def run_choose(argv: list[str] | None = None) -> int:
         results: Path = Path("results.json"),
         plot: Path | None = None,
         candidates: int = 60,
+        random_tested: int = 20,
     ) -> None:
         """Choose a subnet on held-out pictures and keep the supernet.
 
@@ -64,8 +65,9 @@ def run_choose(argv: list[str] | None = None) -> int:
             results: JSON file to write with everything measured.
             plot: picture to write, .svg or .png; none where it is not given.
             candidates: random subnets to choose from.
+            random_tested: of these, how many are tested on the test set, beside the chosen one.
         """
-        measured = choose(run, data_dir, out, candidates)
+        measured = choose(run, data_dir, out, candidates, random_tested)
         write_json(measured, results)
         if plot is not None:
             plot_run(run, measured, plot)
