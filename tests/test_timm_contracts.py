@@ -296,13 +296,35 @@ def test_weights_may_change_after_a_forward_pass() -> None:
         for parameter in other.parameters():
             parameter.mul_(1.5)
         x = _pictures(model, 2)
-        before = model(x)
+        for _ in range(3):  # what is kept between calls is in use by now
+            before = model(x)
         for parameter, new in zip(model.parameters(), other.parameters(), strict=True):
             parameter.copy_(new)
         torch.testing.assert_close(model(x), other(x))
         assert not torch.allclose(before, model(x))
         model.load_state_dict(_real("autoformer_nano").state_dict())
         torch.testing.assert_close(model(x), before)
+
+
+@pytest.mark.parametrize("num_classes", [5, 0])
+def test_embedded_weights_adapt_to_channels_and_classes(num_classes: int) -> None:
+    whole = timm.create_model("autoformer_nano", pretrained=True)
+    model = timm.create_model(
+        "autoformer_nano", pretrained=True, in_chans=1, num_classes=num_classes
+    ).eval()
+    assert model(_pictures(model, 2)).shape == (2, num_classes or model.num_features)
+    summed = whole.patch_embed.proj.weight.sum(1, keepdim=True)
+    torch.testing.assert_close(model.patch_embed.proj.weight, summed)
+    kept, original = model.blocks.state_dict(), whole.blocks.state_dict()
+    assert all(torch.equal(kept[key], original[key]) for key in original)
+
+
+def test_embedded_weights_reach_the_feature_extractor() -> None:
+    whole = timm.create_model("autoformer_nano", pretrained=True).eval()
+    extractor = timm.create_model("autoformer_nano", pretrained=True, features_only=True).eval()
+    x = _pictures(whole, 2)
+    expected = whole.forward_intermediates(x, 3, intermediates_only=True)
+    torch.testing.assert_close(extractor(x), expected)
 
 
 def _mini(**arguments: Any) -> AutoFormer:
