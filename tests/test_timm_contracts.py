@@ -314,7 +314,8 @@ def test_embedded_weights_adapt_to_channels_and_classes(num_classes: int) -> Non
     ).eval()
     assert model(_pictures(model, 2)).shape == (2, num_classes or model.num_features)
     summed = whole.patch_embed.proj.weight.sum(1, keepdim=True)
-    torch.testing.assert_close(model.patch_embed.proj.weight, summed)
+    # The file is in half precision, and timm adapts in the type of the file.
+    torch.testing.assert_close(model.patch_embed.proj.weight, summed, rtol=1e-3, atol=1e-3)
     kept, original = model.blocks.state_dict(), whole.blocks.state_dict()
     assert all(torch.equal(kept[key], original[key]) for key in original)
 
