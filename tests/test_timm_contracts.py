@@ -384,6 +384,7 @@ def test_saved_model_forgets_the_regularisation(tmp_path: Path) -> None:
     assert torch.equal(loaded.train()(x), loaded.eval()(x))
 
 
+@needs_records
 def test_saved_model_comes_back_from_a_folder(tmp_path: Path) -> None:
     model = _mini(num_classes=3)
     loaded = _saved_and_loaded(model, tmp_path)
