@@ -11,9 +11,9 @@ arXiv 2107.00651 and in microsoft/Cream@4a13c40, AutoFormer/model/module/multihe
 Row 0 of a table serves every pair with the class token in it. `explicit_attention` is these three
 lines, and builds tensors of N x N x D. The fast forms use that a distance depends on the row or on
 the column alone: a query meets only `height + width` different vectors, so all of T's products are
-two skewed N x (2G - 1) matrices. Pairs with the class token cost nothing: adding Tk of such a pair
-to every key shifts all logits of a query alike, which softmax drops, and adding Tv of such a pair
-to every value is right for them and is taken back in the tables for all others.
+two skewed N x (2G - 1) matrices. Key vectors of pairs with the class token cost nothing: to take
+them off all keys shifts all logits of a query alike, which softmax drops. Their value vector is one
+more row of the table, weighted with the attention that the class token gets.
 
 Pure functions of tensors; `vit.py` and the supernet call `relpos_attention`.
 Axes: B batch, H heads, N tokens (1 + height * width), D head width, R table rows, G grid side.
@@ -83,12 +83,13 @@ def prepare_constants(tables: Tensor, grid: tuple[int, int]) -> attention_infere
 
 
 def is_plain_inference(tensor: Tensor) -> bool:
-    """Tell whether results may be written in place: on the CPU, without autograd or a tracer."""
+    """Tell whether results may be written in place: on the CPU, nothing traced or transformed."""
     return (
         not torch.compiler.is_compiling()
         and not torch.is_grad_enabled()
         and tensor.device.type == "cpu"
         and not torch._C._get_tracing_state()
+        and torch._C._functorch.peek_interpreter_stack() is None  # vmap, jvp and the like
     )
 
 
@@ -146,20 +147,20 @@ def augmented_attention(
     The query gets its product with each row's and each column's key vector, key and value get the
     one-hot row and column of their patch. One plain scaled_dot_product_attention then adds the
     relative logits by itself, and returns in the extra channels how much of a query's attention
-    went to each row and column. Arguments and result as in `relpos_attention`.
+    went to each row, each column and CLS. Arguments and result as in `relpos_attention`.
     """
-    marks = patch_marks(grid, q.dtype, q.device).expand(*k.shape[:2], -1, -1)  # (B, H, N, h + w)
-    table_k, table_v, shift_v = split_tables(tables, grid)
-    bias = F.pad(_key_bias(q[:, :, 1:], table_k, grid), (0, 0, 1, 0))  # (B, H, N, h + w)
+    marks = patch_marks(grid, q.dtype, q.device).expand(*k.shape[:2], -1, -1)
+    table_k, table_v = split_tables(tables, grid)
+    bias = _key_bias(q[:, :, 1:], table_k, grid)  # (B, H, N - 1, h + w)
     attended = F.scaled_dot_product_attention(
-        torch.cat([q, bias], -1),
+        torch.cat([q, F.pad(bias, (0, 1, 1, 0))], -1),
         torch.cat([k, marks], -1),
-        torch.cat([v + shift_v, marks], -1),
+        torch.cat([v, marks], -1),
         dropout_p=dropout,
         scale=SCALE,
-    )  # (B, H, N, D + h + w)
-    out, marginals = attended.split([HEAD_DIM, sum(grid)], -1)
-    return out + F.pad(_value_bias(marginals[:, :, 1:], table_v, grid), (0, 0, 1, 0))
+    )  # (B, H, N, D + h + w + 1)
+    out, marginals = attended.split([HEAD_DIM, sum(grid) + 1], -1)
+    return out + _value_bias(marginals, table_v, grid)
 
 
 def decomposed_attention(
@@ -170,9 +171,9 @@ def decomposed_attention(
     Arguments and result as in `relpos_attention`.
     """
     B, H, N, _ = q.shape
-    marks = patch_marks(grid, q.dtype, q.device)  # (N, h + w)
-    table_k, table_v, shift_v = split_tables(tables, grid)
-    bias = F.pad(_key_bias(q[:, :, 1:], table_k, grid), (0, 0, 1, 0)) @ marks.T  # (B, H, N, N)
+    marks = patch_marks(grid, q.dtype, q.device)  # (N, h + w + 1)
+    table_k, table_v = split_tables(tables, grid)
+    bias = F.pad(_key_bias(q[:, :, 1:], table_k, grid), (0, 1, 1, 0)) @ marks.T  # (B, H, N, N)
     logits = torch.baddbmm(
         bias.flatten(0, 1),
         q.flatten(0, 1),
@@ -181,9 +182,7 @@ def decomposed_attention(
         alpha=SCALE,
     )  # (B * H, N, N)
     weights = F.dropout(logits.softmax(-1).to(v.dtype), dropout).view(B, H, N, N)
-    marginals = weights @ marks  # (B, H, N, h + w)
-    extra = _value_bias(marginals[:, :, 1:], table_v, grid)  # (B, H, N - 1, D)
-    return weights @ (v + shift_v) + F.pad(extra, (0, 0, 1, 0))
+    return weights @ v + _value_bias(weights @ marks, table_v, grid)
 
 
 _FORMS = {
@@ -217,26 +216,30 @@ def relative_index(
 
 
 def patch_marks(grid: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return the one-hot row and one-hot column of every token (N, h + w); CLS has neither."""
+    """Return the one-hot row and column of every patch, and a mark for CLS: (N, h + w + 1)."""
     height, width = grid
     rows = torch.eye(height, dtype=dtype, device=device).repeat_interleave(width, 0)  # (N - 1, h)
     columns = torch.eye(width, dtype=dtype, device=device).repeat(height, 1)  # (N - 1, w)
-    return F.pad(torch.cat([rows, columns], 1), (0, 0, 1, 0))
+    cls = torch.eye(1, 1 + height * width, dtype=dtype, device=device).T  # (N, 1)
+    return torch.cat([F.pad(torch.cat([rows, columns], 1), (0, 0, 1, 0)), cls], 1)
 
 
-def split_tables(tables: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what the fast forms need of the tables, relative to the pairs with CLS.
+def split_tables(tables: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Return what the fast forms need of the tables.
 
     Returns:
-        Key vectors (2h - 1 + 2w - 1, D) for row distances 1-h..h-1, then column distances 1-w..w-1;
-        value vectors of that shape; and the vector (D,) to be added to every value.
+        Key vectors (2h - 1 + 2w - 1, D) for row distances 1-h..h-1, then column distances 1-w..w-1,
+        less the vector of the pairs with CLS; value vectors (2h - 1 + 2w, D) for the same
+        distances and, last, for the pairs with CLS.
     """
     height, width = grid
-    shift_k, shift_v = tables[0, 0] + tables[1, 0], tables[2, 0] + tables[3, 0]  # (D,) each
     # A patch pair takes one row vector and one column vector: the shift comes off the row vector.
-    table_k = torch.cat([_used_rows(tables[0], height) - shift_k, _used_rows(tables[1], width)])
-    table_v = torch.cat([_used_rows(tables[2], height) - shift_v, _used_rows(tables[3], width)])
-    return table_k, table_v, shift_v
+    rows_k = _used_rows(tables[0], height) - (tables[0, 0] + tables[1, 0])
+    table_k = torch.cat([rows_k, _used_rows(tables[1], width)])
+    # No such shift for values: it would be added and taken away again, rounded each time.
+    cls_v = (tables[2, 0] + tables[3, 0])[None]  # (1, D)
+    table_v = torch.cat([_used_rows(tables[2], height), _used_rows(tables[3], width), cls_v])
+    return table_k, table_v
 
 
 def _used_rows(table: Tensor, side: int) -> Tensor:
@@ -266,19 +269,23 @@ def _key_bias(q: Tensor, table: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _value_bias(marginals: Tensor, table: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Return what relative position adds to the output of each patch query.
+    """Return what relative position adds to the output of each query.
 
     Args:
-        marginals: attention of the patches to every row and column (B, H, N - 1, h + w).
+        marginals: attention to every row, every column and CLS (B, H, N, h + w + 1).
         table: `split_tables`' value vectors.
         grid: rows and columns of patches.
 
     Returns:
-        (B, H, N - 1, D).
+        (B, H, N, D).
     """
-    by_row, by_column = marginals.unflatten(2, grid).split(list(grid), -1)  # (B, H, h, w, h or w)
-    by_row = _unskew(by_row.transpose(2, 3)).transpose(2, 3)  # (B, H, h, w, 2h - 1)
-    return (torch.cat([by_row, _unskew(by_column)], -1) @ table).flatten(2, 3)
+    by_row, by_column, to_cls = marginals.split([*grid, 1], -1)
+    everything = by_row[:, :, :1].sum(-1, keepdim=True) + to_cls[:, :, :1]  # 1, but for dropout
+    by_row = by_row[:, :, 1:].unflatten(2, grid).transpose(2, 3)  # (B, H, w, h, h)
+    by_row = _unskew(by_row).transpose(2, 3).flatten(2, 3)  # (B, H, N - 1, 2h - 1)
+    by_column = _unskew(by_column[:, :, 1:].unflatten(2, grid)).flatten(2, 3)
+    patches = torch.cat([by_row, by_column, to_cls[:, :, 1:]], -1) @ table
+    return torch.cat([everything * table[-1].to(patches.dtype), patches], 2)
 
 
 def _skew(by_distance: Tensor) -> Tensor:

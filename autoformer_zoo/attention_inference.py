@@ -25,23 +25,21 @@ class Constants:
 
     Args:
         table_k: key vectors by distance, transposed (D, 2h - 1 + 2w - 1).
-        table_v: value vectors by distance (2h - 1 + 2w - 1, D).
-        shift_v: vector to add to every value (D,).
-        marks: one-hot row and column of each token, padded with zeros (N, 1, P).
+        table_v: value vectors by distance, and that of pairs with CLS (2h - 1 + 2w, D).
+        marks: one-hot row and column of each patch, a mark for CLS, and zeros (N, 1, P).
     """
 
     table_k: Tensor
     table_v: Tensor
-    shift_v: Tensor
     marks: Tensor
 
 
-def make_constants(tables: tuple[Tensor, Tensor, Tensor], marks: Tensor) -> Constants:
+def make_constants(tables: tuple[Tensor, Tensor], marks: Tensor) -> Constants:
     """Make the constants from `attention.split_tables` and `attention.patch_marks`."""
-    table_k, table_v, shift_v = tables
+    table_k, table_v = tables
     missing = -marks.shape[1] % 16  # to a multiple of 16 floats: full vectors in the kernel
     marks = F.pad(marks, (0, missing))[:, None]
-    return Constants(table_k.T.contiguous(), table_v, shift_v, marks)
+    return Constants(table_k.T.contiguous(), table_v, marks)
 
 
 def augmented(
@@ -64,7 +62,7 @@ def augmented(
     packed = q.new_empty(3, B, N, H, width)
     packed[0, ..., :D] = q.transpose(1, 2)
     packed[1, ..., :D] = k.transpose(1, 2)
-    torch.add(v.transpose(1, 2), constants.shift_v, out=packed[2, ..., :D])
+    packed[2, ..., :D] = v.transpose(1, 2)
     packed[1:, ..., D:] = constants.marks
     packed_q = packed[0]  # (B, N, H, width)
     packed_q[..., D:] = 0  # stays so for the class token, and in the padding
@@ -76,7 +74,10 @@ def augmented(
     wide_q, wide_k, wide_v = packed.transpose(2, 3).unbind(0)  # (B, H, N, width) each
     attended = F.scaled_dot_product_attention(wide_q, wide_k, wide_v, scale=SCALE)
     attended = attended.transpose(1, 2)  # (B, N, H, width)
-    by_distance = torch.zeros_like(products)
+    by_distance = products.new_zeros(B * N * H, constants.table_v.shape[0])
+    to_cls = by_distance.unflatten(0, (B, N, H))[..., -1]  # (B, N, H)
+    to_cls.copy_(attended[..., D + sum(grid)])
+    to_cls[:, 0] = 1  # all pairs of the class token are pairs with it
     for target, source in zip(
         _by_position(by_distance, (B, N, H), grid), _split_patches(attended, D, grid), strict=True
     ):
@@ -88,7 +89,7 @@ def augmented(
 def _by_position(
     by_distance: Tensor, shape: tuple[int, int, int], grid: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """View (B, N, H, 2h - 1 + 2w - 1), indexed by distance, by the other patch's row and column.
+    """View (B * N * H, 2h - 1 + 2w - 1 + ...), by distance, by the other patch's row and column.
 
     The value for own row i and other row j stands at distance j - i + h - 1: one element to the
     left for each row further down, which a stride one smaller says.
@@ -98,7 +99,7 @@ def _by_position(
     """
     B, N, H = shape
     height, width = grid
-    row = 2 * (height + width) - 2  # elements of one token and head
+    row = by_distance.shape[-1]  # elements of one token and head
     token = H * row
     first = by_distance.storage_offset() + token  # the first patch, after the class token
     strides = (N * token, width * token, token, row)

@@ -155,7 +155,7 @@ def _attention_macs(form: str, grid: tuple[int, int]) -> int:
     distances and the padding: together less than 1 % of the network's.
     """
     height, width = grid
-    sides = height + width
+    sides = height + width + 1  # channels that mark a row, a column or CLS
     tokens = 1 + height * width
     pairs = tokens * tokens
     if form == "explicit":  # q by k, q by Tk, weights by v, weights by Tv
@@ -164,8 +164,9 @@ def _attention_macs(form: str, grid: tuple[int, int]) -> int:
     if form == "augmented":  # q by k and weights by v carry the rows and columns along, padded
         sides += -sides % AUGMENTED_PADDING
         queries = tokens  # one product for all
-    # Queries by the vectors of all row and column distances: once for keys, once for values.
-    by_distance = 2 * queries * HEAD_DIM * (2 * height - 1 + 2 * width - 1)
+    # Queries by the vectors of all row and column distances: once for keys, once for values, where
+    # the vector of the pairs with CLS is one more.
+    by_distance = queries * HEAD_DIM * (2 * (2 * height - 1 + 2 * width - 1) + 1)
     # Decomposed has the same products apart: at 64, and with one-hot rows and columns.
     return 2 * pairs * (HEAD_DIM + sides) + by_distance
 

@@ -213,7 +213,7 @@ def _half_errors(
 
 
 @pytest.mark.parametrize("mode", ["training", "autocast", "inference"])
-@pytest.mark.parametrize("scale", [1.0, 2.0])
+@pytest.mark.parametrize("scale", [0.1, 0.3, 1.0, 2.0])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("form", FAST)
 def test_half_precision_errs_at_most_twice_as_explicit(

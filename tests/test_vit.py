@@ -498,6 +498,14 @@ def test_model_ema_follows_the_weights() -> None:
     torch.testing.assert_close(ema.module.blocks[1].attn.rel_pos, before + 0.5)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # vmap of the CPU kernel
+def test_vmap_works_without_gradients() -> None:
+    model, x = _model(), _pictures()
+    with torch.no_grad():
+        one_by_one = torch.func.vmap(lambda picture: model(picture[None])[0])(x)
+        torch.testing.assert_close(one_by_one, model(x))
+
+
 def test_state_dict_has_no_surprises() -> None:
     names = {name.removeprefix("blocks.0.") for name in _model().state_dict() if "0" in name}
     assert names == {
