@@ -29,11 +29,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autoformer_zoo import attention_inference
+from autoformer_zoo.attention_inference import SCALE
 from autoformer_zoo.space import HEAD_DIM, MAX_DISTANCE
 
 AttentionForm = Literal["auto", "explicit", "augmented", "decomposed"]
 FORM_VARIABLE = "AUTOFORMER_ZOO_ATTENTION"
-SCALE = HEAD_DIM**-0.5
 
 
 def relpos_attention(

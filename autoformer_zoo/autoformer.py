@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 __all__: list[str] = ["RegisteredAutoFormer", "build_static", "fill"]  # timm adds the models
 
 NANO_WEIGHTS = Path(__file__).parent / "weights" / "nano.safetensors"
+CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 CIFAR10_CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
     *("dog", "frog", "horse", "ship", "truck"),
@@ -95,8 +97,8 @@ default_cfgs = generate_default_cfgs(
             input_size=(3, 32, 32),
             num_classes=10,
             crop_pct=1.0,
-            mean=(0.4914, 0.4822, 0.4465),
-            std=(0.2470, 0.2435, 0.2616),
+            mean=CIFAR10_MEAN,
+            std=CIFAR10_STD,
             label_names=CIFAR10_CLASSES,
             license="mit",
             notes=("trained by this project on CIFAR-10",),
@@ -132,8 +134,7 @@ class RegisteredAutoFormer(AutoFormer):
         if not UPSTREAM_NAMES.isdisjoint(state_dict):
             from autoformer_zoo.checkpoint import load_weights
 
-            # A state dict does as well as a file.
-            state_dict = load_weights(state_dict, self.cfg).tensors  # type: ignore[arg-type]
+            state_dict = load_weights(state_dict, self.cfg).tensors
         return super().load_state_dict(state_dict, strict, assign)
 
 
@@ -202,8 +203,7 @@ def fill(model: AutoFormer, weights: SubnetWeights) -> None:
 
 
 def _grid(weights: SubnetWeights) -> tuple[int, int]:
-    patch = weights.patch_size
-    height, width = (patch, patch) if isinstance(patch, int) else patch
+    height, width = weights.patch_size
     return weights.img_size[0] // height, weights.img_size[1] // width
 
 

@@ -147,12 +147,12 @@ def load_subnet(path: str | os.PathLike[str]) -> SubnetWeights:
 
 
 def load_weights(
-    path: str | os.PathLike[str], subnet: SubnetConfig | None, layout: str | None = None
+    path: Source, subnet: SubnetConfig | None, layout: str | None = None
 ) -> SubnetWeights:
     """Load the weights of one network from a file of any kind; a supernet's are cut.
 
     Args:
-        path: the file.
+        path: the file, or a state dict.
         subnet: which subnet of a supernet; where the file holds one network, what it must be. None
             takes the file's.
         layout: as in `load_supernet`.

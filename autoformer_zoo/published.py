@@ -12,11 +12,6 @@ from types import MappingProxyType
 
 from autoformer_zoo.space import SearchSpace, SubnetConfig
 
-
-def _uniform(depth: int, embed_dim: int, num_heads: int, mlp_ratio: float) -> SubnetConfig:
-    return SubnetConfig(depth, embed_dim, (num_heads,) * depth, (mlp_ratio,) * depth)
-
-
 SPACES = MappingProxyType(
     {
         "tiny": SearchSpace(
@@ -24,21 +19,21 @@ SPACES = MappingProxyType(
             num_heads=(3, 4),
             mlp_ratio=(3.5, 4.0),
             depth=(12, 13, 14),
-            supernet=_uniform(14, 256, 4, 4.0),
+            supernet=SubnetConfig.uniform(14, 256, 4, 4.0),
         ),
         "small": SearchSpace(
             embed_dim=(320, 384, 448),
             num_heads=(5, 6, 7),
             mlp_ratio=(3.0, 3.5, 4.0),
             depth=(12, 13, 14),
-            supernet=_uniform(14, 448, 7, 4.0),
+            supernet=SubnetConfig.uniform(14, 448, 7, 4.0),
         ),
         "base": SearchSpace(
             embed_dim=(528, 576, 624),
             num_heads=(9, 10),
             mlp_ratio=(3.0, 3.5, 4.0),
             depth=(14, 15, 16),
-            supernet=_uniform(16, 640, 10, 4.0),
+            supernet=SubnetConfig.uniform(16, 640, 10, 4.0),
         ),
         # Trained by this project on CIFAR-10; its supernet ships inside the package.
         "nano": SearchSpace(
@@ -46,7 +41,7 @@ SPACES = MappingProxyType(
             num_heads=(2, 3),
             mlp_ratio=(3.0, 3.5, 4.0),
             depth=(5, 6, 7),
-            supernet=_uniform(7, 192, 3, 4.0),
+            supernet=SubnetConfig.uniform(7, 192, 3, 4.0),
             img_size=32,
             patch_size=4,
             num_classes=10,

@@ -70,6 +70,11 @@ class SubnetConfig:
                 "channel; expected a larger one"
             )
 
+    @classmethod
+    def uniform(cls, depth: int, embed_dim: int, num_heads: int, mlp_ratio: float) -> SubnetConfig:
+        """Make a config whose blocks are all alike."""
+        return cls(depth, embed_dim, (num_heads,) * depth, (mlp_ratio,) * depth)
+
     @property
     def hidden_dims(self) -> tuple[int, ...]:
         """Hidden width of each block's MLP, rounded down as upstream does."""
@@ -156,12 +161,14 @@ class SearchSpace:
     @property
     def smallest(self) -> SubnetConfig:
         """The subnet with the least of everything."""
-        return self._uniform(self.depth[0], self.embed_dim[0], self.num_heads[0], self.mlp_ratio[0])
+        return SubnetConfig.uniform(
+            self.depth[0], self.embed_dim[0], self.num_heads[0], self.mlp_ratio[0]
+        )
 
     @property
     def largest(self) -> SubnetConfig:
         """The subnet with the most of everything."""
-        return self._uniform(
+        return SubnetConfig.uniform(
             self.depth[-1], self.embed_dim[-1], self.num_heads[-1], self.mlp_ratio[-1]
         )
 
@@ -227,10 +234,6 @@ class SearchSpace:
     def from_json(cls, text: str) -> SearchSpace:
         """Make a space from `to_json`'s output; raises ValueError as `from_dict` does."""
         return cls.from_dict(_json_object(text, "a search space"))
-
-    @staticmethod
-    def _uniform(depth: int, embed_dim: int, num_heads: int, mlp_ratio: float) -> SubnetConfig:
-        return SubnetConfig(depth, embed_dim, (num_heads,) * depth, (mlp_ratio,) * depth)
 
 
 def misfit(subnet: SubnetConfig, supernet: SubnetConfig) -> str | None:

@@ -22,6 +22,7 @@ import torch
 from timm.layers import DropPath, PatchEmbed, resample_abs_pos_embed, trunc_normal_
 from timm.models import checkpoint, register_notrace_module
 from timm.models._features import feature_take_indices
+from timm.models._input import update_model_input_size
 from timm.models.vision_transformer import global_pool_nlc
 from torch import Tensor, nn
 
@@ -35,11 +36,6 @@ from autoformer_zoo.attention import (
 from autoformer_zoo.attention_inference import Constants
 from autoformer_zoo.packed_linear import LinearCache
 from autoformer_zoo.space import HEAD_DIM, NUM_REL_POS, SubnetConfig
-
-try:  # keeps the arguments that save_for_hf writes up to date, from timm 1.0.31 on
-    from timm.models._input import update_model_input_size
-except ImportError:
-    update_model_input_size = None
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-5)  # PyTorch's default, as upstream; timm's ViT has 1e-6
 POOLS = ("", "avg", "avgmax", "max", "token")
@@ -332,8 +328,8 @@ class AutoFormer(nn.Module):
             self.pos_embed = nn.Parameter(resampled.detach(), self.pos_embed.requires_grad)
         for info in self.feature_info:
             info["reduction"] = self.patch_embed.feat_ratio()
-        if update_model_input_size is not None:
-            update_model_input_size(self, self.patch_embed.img_size, patch_size=patch_size)
+        # Keeps the arguments that save_for_hf writes up to date.
+        update_model_input_size(self, self.patch_embed.img_size, patch_size=patch_size)
 
     def prune_intermediate_layers(
         self,

@@ -72,7 +72,7 @@ def current_environment(device: str) -> Environment:
         f"timm {timm.__version__}, autoformer_zoo {autoformer_zoo.__version__}"
     )
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return Environment(_device_name(device), versions, _commit(), now)
+    return Environment(_device_name(device), versions, current_commit(), now)
 
 
 def _device_name(device: str) -> str:
@@ -88,7 +88,8 @@ def _device_name(device: str) -> str:
     return f"{name}, {os.cpu_count()} CPUs"
 
 
-def _commit() -> str:
+def current_commit() -> str:
+    """Name the commit of this repository, with -dirty where files were changed."""
     command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
     try:
         done = subprocess.run(

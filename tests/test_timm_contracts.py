@@ -23,7 +23,7 @@ from timm.models._manipulate import group_parameters
 from torch import Tensor, nn
 
 import autoformer_zoo as az
-from autoformer_zoo.vit import AutoFormer, update_model_input_size
+from autoformer_zoo.vit import AutoFormer
 
 NAMES = timm.list_models(module="autoformer")
 SMALL = ("autoformer_nano", "autoformer_tiny")
@@ -31,9 +31,6 @@ SMALL_FIRST = [
     name if name in SMALL else pytest.param(name, marks=pytest.mark.slow) for name in NAMES
 ]
 MINI = az.SubnetConfig(depth=2, embed_dim=64, num_heads=(1, 2), mlp_ratio=(2.0, 1.5))
-needs_records = pytest.mark.skipif(
-    update_model_input_size is None, reason="timm keeps construction arguments from 1.0.31 on"
-)
 
 
 def _real(name: str, **arguments: Any) -> AutoFormer:
@@ -340,7 +337,6 @@ def _saved_and_loaded(model: AutoFormer, folder: Path) -> AutoFormer:
     return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
 
 
-@needs_records
 def test_resized_model_comes_back_from_a_folder(tmp_path: Path) -> None:
     model = _mini(in_chans=4, num_classes=11)
     source_size = model.pretrained_cfg["input_size"]
@@ -355,7 +351,6 @@ def test_resized_model_comes_back_from_a_folder(tmp_path: Path) -> None:
     assert torch.equal(loaded(x), model(x))
 
 
-@needs_records
 def test_traits_follow_resizing_and_head() -> None:
     model, other = _mini(in_chans=4, num_classes=7), _mini()
     assert timm.models.get_model_traits(model) == {
@@ -375,7 +370,6 @@ def test_traits_follow_resizing_and_head() -> None:
     assert not timm.models.get_model_traits(_mini(dynamic_img_size=True))["fixed_input_size"]
 
 
-@needs_records
 def test_saved_model_forgets_the_regularisation(tmp_path: Path) -> None:
     kinds = ("drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
     loaded = _saved_and_loaded(_mini(**dict.fromkeys(kinds, 0.2)), tmp_path)
@@ -384,7 +378,6 @@ def test_saved_model_forgets_the_regularisation(tmp_path: Path) -> None:
     assert torch.equal(loaded.train()(x), loaded.eval()(x))
 
 
-@needs_records
 def test_saved_model_comes_back_from_a_folder(tmp_path: Path) -> None:
     model = _mini(num_classes=3)
     loaded = _saved_and_loaded(model, tmp_path)

@@ -19,7 +19,7 @@ from torch.torch_version import TorchVersion
 
 from autoformer_zoo.attention import FORM_VARIABLE
 from autoformer_zoo.space import SubnetConfig
-from autoformer_zoo.vit import POOLS, AutoFormer, update_model_input_size
+from autoformer_zoo.vit import POOLS, AutoFormer
 
 CFG = SubnetConfig(depth=3, embed_dim=100, num_heads=(2, 3, 1), mlp_ratio=(3.5, 3.005, 2.0))
 ONE_BLOCK = SubnetConfig(depth=1, embed_dim=64, num_heads=(2,), mlp_ratio=(2.0,))
@@ -377,7 +377,7 @@ def test_set_input_size_resamples_patches() -> None:
 def test_set_input_size_keeps_frozen_parameters_frozen() -> None:
     model = _model().requires_grad_(False)
     # Older timm thaws the patch embedding where its size changes.
-    model.set_input_size((64, 64), patch_size=8 if update_model_input_size else None)
+    model.set_input_size((64, 64), patch_size=8)
     assert not any(parameter.requires_grad for parameter in model.parameters())
     model = _model()
     model.set_input_size((64, 64))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.datasets import CIFAR10
 
-CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
-CIFAR10_STD = (0.2470, 0.2435, 0.2616)
-CIFAR10_CLASSES = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-)  # fmt: skip
+from autoformer_zoo.autoformer import CIFAR10_MEAN, CIFAR10_STD
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +76,7 @@ def held_out_indices(labels: Tensor, per_class: int, seed: int) -> Tensor:
     return torch.from_numpy(np.sort(np.concatenate(drawn)))
 
 
+@lru_cache(maxsize=2)  # every step of an epoch asks for it
 def epoch_order(size: int, seed: int, epoch: int) -> Tensor:
     """Return the order of an epoch: a permutation of 0..size-1 that follows from (seed, epoch)."""
     generator = torch.Generator().manual_seed(mixed_seed(seed, epoch, "order"))

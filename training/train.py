@@ -16,7 +16,6 @@ import math
 import os
 import platform
 import random
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
@@ -34,6 +33,7 @@ from tqdm import tqdm
 from autoformer_zoo import __version__
 from autoformer_zoo.published import SPACES
 from autoformer_zoo.space import SearchSpace, SubnetConfig
+from benchmarks.rows import current_commit
 from training.config import TrainConfig
 from training.data import Pictures, epoch_order, load_train, mixed_seed, train_batch
 from training.evaluate import accuracy
@@ -231,12 +231,6 @@ def open_run(out: Path, config: TrainConfig) -> None:
 
 def describe_environment() -> dict[str, Any]:
     """Say what a run was made with: versions, processor, threads and commit."""
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"
     return {
         "autoformer_zoo": __version__,
         "torch": torch.__version__,
@@ -246,7 +240,7 @@ def describe_environment() -> dict[str, Any]:
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "commit": commit,
+        "commit": current_commit(),
     }
 
 
