@@ -90,10 +90,11 @@ class TrainConfig:
         return cls(**{**values, "stages": stages})
 
 
-# The supernet inside the package, in two runs on 2 cores (see docs/nano.md): small pictures first,
-# which cost a quarter, stopped after step 5000; then from there to the full size.
+# The supernet inside the package, in three runs on 2 cores (see docs/nano.md): small pictures
+# first, which cost a quarter, stopped after step 5000; then from there to the full size, twice.
 # python -m training.train --data-dir DIR --out runs/nano --preset nano --stop-at 5000
 # python -m training.train --data-dir DIR --out runs/nano-32 --preset nano-32
+# python -m training.train --data-dir DIR --out runs/nano-long --preset nano-long
 NANO = TrainConfig(stages=(Stage(9, 16), Stage(5, 24), Stage(1, 32)))
 NANO_32 = replace(
     NANO,
@@ -103,7 +104,15 @@ NANO_32 = replace(
     evaluate_every=1,
 )
 
+NANO_LONG = replace(
+    NANO,
+    stages=(Stage(10, 24), Stage(8, 32)),
+    initial="runs/nano-32",
+    lr=1e-3,
+    evaluate_every=1,
+)
+
 # A few steps on real pictures, to see that everything works: under a minute on 2 cores.
 SMOKE = replace(NANO, stages=(Stage(1, 16),), held_out_per_class=4900, batch_size=100, log_every=2)
 
-PRESETS = {"nano": NANO, "nano-32": NANO_32, "smoke": SMOKE}
+PRESETS = {"nano": NANO, "nano-32": NANO_32, "nano-long": NANO_LONG, "smoke": SMOKE}
