@@ -21,7 +21,7 @@ def run_train(argv: list[str] | None = None) -> int:
     def command(
         data_dir: Path,
         out: Path,
-        preset: Literal["nano", "nano-32", "smoke"] = "nano",
+        preset: Literal["nano", "nano-32", "nano-long", "smoke"] = "nano",
         stop_at: int | None = None,
         overrides: Annotated[str, tyro.conf.arg(metavar="JSON")] = "{}",
     ) -> None:
