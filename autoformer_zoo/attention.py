@@ -85,9 +85,9 @@ def prepare_constants(tables: Tensor, grid: tuple[int, int]) -> attention_infere
 def is_plain_inference(tensor: Tensor) -> bool:
     """Tell whether results may be written in place: on the CPU, nothing traced or transformed."""
     return (
-        not torch.compiler.is_compiling()
-        and not torch.is_grad_enabled()
-        and tensor.device.type == "cpu"
+        not torch.is_grad_enabled()
+        and tensor.is_cpu
+        and not torch.compiler.is_compiling()
         and not torch._C._get_tracing_state()
         and torch._C._functorch.peek_interpreter_stack() is None  # vmap, jvp and the like
     )

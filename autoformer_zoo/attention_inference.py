@@ -1,13 +1,16 @@
-"""The augmented form of `attention.py` for the CPU without gradients: same sums, fewer copies.
+"""The augmented form of `attention.py` for the CPU without gradients: same sums, fewer operations.
 
-At one picture and 197 tokens a block's attention takes about a millisecond, and every small
-operation counts. Without autograd the operands can be written in place, and the skewed reads of
-`attention._skew` are strided views instead of slices of copies. `attention.relpos_attention` calls
-this; nothing else should.
+At one picture and 197 tokens a block's attention takes about a millisecond, and each call of an
+operation costs as much as copying several thousand numbers. So the operands have a fixed place, a
+`Workspace`, in which all that never changes already stands, and whose views are made once. The
+skewed reads of `attention._skew` are strided views too. `attention.relpos_attention` calls this;
+nothing else should.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +20,7 @@ from torch import Tensor
 from autoformer_zoo.space import HEAD_DIM
 
 SCALE = HEAD_DIM**-0.5
+MOST_KEPT_BYTES = 64 * 2**20  # of all workspaces that wait for the next call
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,90 @@ def make_constants(tables: tuple[Tensor, Tensor], marks: Tensor) -> Constants:
     return Constants(table_k.T.contiguous(), table_v, marks)
 
 
+class Workspace:
+    """The operands of one call, for one shape of q, k and v and one grid.
+
+    Args:
+        shape: (B, N, H).
+        grid: rows and columns of patches.
+        constants: see `make_constants`; its marks stay in the workspace.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int, int], grid: tuple[int, int], constants: Constants
+    ) -> None:
+        B, N, H = shape
+        self.shape, self.grid = shape, grid
+        self.width = HEAD_DIM + constants.marks.shape[-1]
+        like = constants.marks
+        packed = like.new_zeros(3, B, N, H, self.width)
+        packed[1:, ..., HEAD_DIM:] = constants.marks
+        self.wide = packed.transpose(2, 3).unbind(0)  # (B, H, N, width) each
+        self.qkv = packed[..., :HEAD_DIM].transpose(2, 3).unbind(0)  # (B, H, N, D) each
+        self.flat_q = packed[0].view(-1, self.width)[:, :HEAD_DIM]  # (B * N * H, D)
+        self.products = like.new_empty(B * N * H, constants.table_k.shape[1])
+        self.key_bias = tuple(
+            zip(
+                _split_patches(packed[0], HEAD_DIM, grid),
+                _by_position(self.products, shape, grid),
+                strict=True,
+            )
+        )
+        # Zero where a patch meets no other at that distance, and never written there.
+        self.by_distance = like.new_zeros(B * N * H, constants.table_v.shape[0])
+        self.by_position = _by_position(self.by_distance, shape, grid)
+        to_cls = self.by_distance.unflatten(0, shape)[..., -1]  # (B, N, H)
+        to_cls[:, 0] = 1  # all pairs of the class token are pairs with it
+        self.to_cls = to_cls[:, 1:]
+        parts = (packed, self.products, self.by_distance)
+        self.size_bytes = sum(part.numel() * part.element_size() for part in parts)
+
+    def run(self, q: Tensor, k: Tensor, v: Tensor, constants: Constants) -> Tensor:
+        """Attend; arguments and result as in `augmented`."""
+        for place, source in zip(self.qkv, (q, k, v), strict=True):
+            place.copy_(source)
+        torch.mm(self.flat_q, constants.table_k, out=self.products)
+        for place, source in self.key_bias:
+            place.copy_(source)
+        attended = F.scaled_dot_product_attention(*self.wide, scale=SCALE)
+        attended = attended.transpose(1, 2).contiguous()  # (B, N, H, width), as the kernel writes
+        for place, source in zip(
+            self.by_position, _split_patches(attended, HEAD_DIM, self.grid), strict=True
+        ):
+            place.copy_(source)
+        self.to_cls.copy_(attended[:, 1:, :, HEAD_DIM + sum(self.grid)])
+        attended = attended.view(-1, self.width)[:, :HEAD_DIM]  # (B * N * H, D)
+        out = torch.addmm(attended, self.by_distance, constants.table_v)
+        return out.view(*self.shape, HEAD_DIM).transpose(1, 2)
+
+
+class WorkspacePool:
+    """Keeps workspaces between calls; each call has one to itself, whatever thread it is in."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[Hashable, Workspace]] = []  # the longest unused first
+
+    def take(self, key: Hashable) -> Workspace | None:
+        """Hand out the workspace last given back under this key, if there is one."""
+        with self._lock:
+            for i in reversed(range(len(self._waiting))):
+                if self._waiting[i][0] == key:
+                    return self._waiting.pop(i)[1]
+        return None
+
+    def give_back(self, key: Hashable, workspace: Workspace) -> None:
+        """Keep a workspace; lets go of the longest unused ones where they are too many."""
+        with self._lock:
+            self._waiting.append((key, workspace))
+            while sum(waiting.size_bytes for _, waiting in self._waiting) > self.most_bytes:
+                self._waiting.pop(0)
+
+
+_pool = WorkspacePool(MOST_KEPT_BYTES)
+
+
 def augmented(
     q: Tensor, k: Tensor, v: Tensor, constants: Constants, grid: tuple[int, int]
 ) -> Tensor:
@@ -57,33 +145,18 @@ def augmented(
     Returns:
         (B, H, N, D), a view of (B, N, H, D) memory.
     """
-    B, H, N, D = q.shape
-    width = D + constants.marks.shape[-1]
-    packed = q.new_empty(3, B, N, H, width)
-    packed[0, ..., :D] = q.transpose(1, 2)
-    packed[1, ..., :D] = k.transpose(1, 2)
-    packed[2, ..., :D] = v.transpose(1, 2)
-    packed[1:, ..., D:] = constants.marks
-    packed_q = packed[0]  # (B, N, H, width)
-    packed_q[..., D:] = 0  # stays so for the class token, and in the padding
-    products = packed_q.view(-1, width)[:, :D] @ constants.table_k  # (B * N * H, 2h - 1 + 2w - 1)
-    for source, target in zip(
-        _by_position(products, (B, N, H), grid), _split_patches(packed_q, D, grid), strict=True
-    ):
-        target.copy_(source)
-    wide_q, wide_k, wide_v = packed.transpose(2, 3).unbind(0)  # (B, H, N, width) each
-    attended = F.scaled_dot_product_attention(wide_q, wide_k, wide_v, scale=SCALE)
-    attended = attended.transpose(1, 2)  # (B, N, H, width)
-    by_distance = products.new_zeros(B * N * H, constants.table_v.shape[0])
-    to_cls = by_distance.unflatten(0, (B, N, H))[..., -1]  # (B, N, H)
-    to_cls.copy_(attended[..., D + sum(grid)])
-    to_cls[:, 0] = 1  # all pairs of the class token are pairs with it
-    for target, source in zip(
-        _by_position(by_distance, (B, N, H), grid), _split_patches(attended, D, grid), strict=True
-    ):
-        target.copy_(source)
-    attended = attended.reshape(B * N * H, width)[:, :D]
-    return torch.addmm(attended, by_distance, constants.table_v).view(B, N, H, D).transpose(1, 2)
+    B, H, N, _ = q.shape
+    shape = (B, N, H)
+    if torch._C._len_torch_dispatch_stack():  # fake tensors and the like must not be kept
+        return Workspace(shape, grid, constants).run(q, k, v, constants)
+    key = (shape, grid, q.dtype)
+    workspace = _pool.take(key)
+    if workspace is None:
+        with torch.inference_mode(False):  # else nothing outside it could write to the workspace
+            workspace = Workspace(shape, grid, constants)
+    out = workspace.run(q, k, v, constants)
+    _pool.give_back(key, workspace)
+    return out
 
 
 def _by_position(

@@ -10,12 +10,14 @@ Costs as much memory as the weights, while a model is used so.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from autoformer_zoo.attention import is_plain_inference
+from autoformer_zoo.fingerprint import fingerprint
 
 MOST_ROWS = 4096  # measured: above this nothing is left to gain
 
@@ -28,7 +30,7 @@ class LinearCache:
     """
 
     def __init__(self) -> None:
-        self._kept: dict[nn.Linear, tuple[Any, Tensor | None]] = {}
+        self._kept: dict[nn.Linear, tuple[Hashable, Tensor | None]] = {}
 
     def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:
         """Return `layer(x)` for x (..., C)."""
@@ -38,8 +40,9 @@ class LinearCache:
         if not 0 < rows <= MOST_ROWS:
             return layer(x)
         weight = layer.weight
-        # The first value tells of changes through weight.data, which leave the version as it is.
-        key = (rows, weight.data_ptr(), weight._version, weight.ravel()[0].item())
+        key = (rows, fingerprint(weight))
+        if key[1] is None:
+            return layer(x)
         kept_key, packed = self._kept.get(layer, (None, None))
         if kept_key != key:
             self._kept[layer] = key, None
@@ -72,7 +75,6 @@ def _is_plain_linear(layer: nn.Module, x: Tensor) -> TypeGuard[nn.Linear]:
         and not layer._forward_pre_hooks
         and x.dtype == layer.weight.dtype == torch.float32
         and x.is_contiguous()
-        and not layer.weight.is_inference()  # without a version, changes could not be seen
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._len_torch_dispatch_stack()  # counters and fakes want to see the product
     )

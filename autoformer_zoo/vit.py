@@ -34,6 +34,7 @@ from autoformer_zoo.attention import (
     relpos_attention,
 )
 from autoformer_zoo.attention_inference import Constants
+from autoformer_zoo.fingerprint import fingerprint
 from autoformer_zoo.packed_linear import LinearCache
 from autoformer_zoo.space import HEAD_DIM, NUM_REL_POS, SubnetConfig
 
@@ -84,16 +85,10 @@ class RelPosAttention(nn.Module):
         return self.proj_drop(self._linear(self.proj, x))
 
     def _constants(self, grid: tuple[int, int]) -> Constants:
-        """Keep what inference derives from the tables until these change.
-
-        Changes through `rel_pos.data` leave the version as it is; that of all values shows in the
-        first one, that of a few others does not: call `train()` once after such a change.
-        """
-        tables = self.rel_pos
-        version = None if tables.is_inference() else tables._version
-        key = (grid, tables.data_ptr(), version, tables.dtype, tables.ravel()[0].item())
-        if version is None or self._kept is None or self._kept[0] != key:
-            self._kept = key, prepare_constants(tables, grid)
+        """Keep what inference derives from the tables until these change: see `fingerprint`."""
+        key = (grid, fingerprint(self.rel_pos))
+        if key[1] is None or self._kept is None or self._kept[0] != key:
+            self._kept = key, prepare_constants(self.rel_pos, grid)
         return self._kept[1]
 
     def train(self, mode: bool = True) -> RelPosAttention:
