@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from autoformer_zoo.checkpoint import CheckpointError, load_supernet
     from autoformer_zoo.complexity import count_macs, count_params, official_complexity
     from autoformer_zoo.extract import extract_subnet
+    from autoformer_zoo.onnx_export import export_onnx
 
 __version__ = "0.1.0"
 
@@ -31,6 +32,7 @@ __all__ = [
     "count_macs",
     "count_params",
     "create_model",
+    "export_onnx",
     "extract_subnet",
     "list_models",
     "load_supernet",
@@ -44,6 +46,7 @@ _LAZY = {
     "count_params": "complexity",
     "official_complexity": "complexity",
     "extract_subnet": "extract",
+    "export_onnx": "onnx_export",
 }
 
 

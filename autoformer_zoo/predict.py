@@ -127,18 +127,20 @@ def make_transform(model: nn.Module) -> Callable[[Image.Image], Tensor]:
     channels = getattr(model, "in_chans", None) or config["input_size"][0]
     if channels != 3:
         raise ValueError(f"the model takes {channels} channels; expected 3, pictures become RGB")
-    if size := _built_size(model):
-        config["input_size"] = (3, *size)
+    config["input_size"] = (3, *input_size(model))
     transform: Callable[[Image.Image], Tensor] = create_transform(**config, is_training=False)
     return transform
 
 
-def _built_size(model: nn.Module) -> tuple[int, int] | None:
-    """The one input size that the network takes, where it takes only one."""
+def input_size(model: nn.Module) -> tuple[int, int]:
+    """Return the height and width of the pictures that a timm model is to be given, in pixels.
+
+    The size that the network was built for, where it takes one only, else its config's.
+    """
     patch_embed = getattr(model, "patch_embed", None)
     size = getattr(patch_embed, "img_size", None)
     if size is None or not getattr(patch_embed, "strict_img_size", True):
-        return None
+        size = resolve_model_data_config(model)["input_size"][1:]
     return int(size[0]), int(size[1])
 
 
