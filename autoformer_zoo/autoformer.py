@@ -189,7 +189,7 @@ def fill(model: AutoFormer, weights: SubnetWeights) -> None:
                 f"weights for {weights.in_chans} channels cannot be adapted to "
                 f"in_chans={model.in_chans}; expected {weights.in_chans}"
             )
-        proj = adapt_input_conv(model.in_chans, proj)
+        proj = adapt_input_conv(model.in_chans, proj.float())  # it sums, which fp16 rounds
     state["patch_embed.proj.weight"] = proj
     if model.patch_embed.grid_size != old_grid:
         state["pos_embed"] = resample_abs_pos_embed(
