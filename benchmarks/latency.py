@@ -3,34 +3,53 @@
     python -m benchmarks.latency                                 # the sizes against timm's DeiT
     python -m benchmarks.latency --quick                         # under a minute, to see it work
     python -m benchmarks.latency --models autoformer_tiny,autoformer_tiny@explicit --batch-size 1
+    python -m benchmarks.latency --backend eager onnxruntime --precision fp32 int8 --save
 
 A model is a name of timm's registry; `@explicit`, `@augmented` or `@decomposed` after a name of
 this package fixes the form of its attention. All models, in all backends, run in the same
-interleaved rounds for each batch size, number of threads and precision (see `timing.py`). Weights
-are random: the time does not depend on them. Prints a table, and as the last line one JSON
-document with every row.
+interleaved rounds for each input size, precision, number of threads and batch size (see
+`timing.py`). Weights are random: the time does not depend on them. Prints a table, and as the last
+line one JSON document with every row. `--save` keeps the rows in results/latency.csv and
+results/latency_ratios.csv, group by group, so that an interrupted run keeps what it has measured.
 """
 
 from __future__ import annotations
 
-import difflib
 import itertools
-import json
 import logging
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
-import timm
 import torch
-import tyro
-from torch import Tensor, nn
 
-import autoformer_zoo
-from autoformer_zoo.attention import AttentionForm, check_form
-from benchmarks.rows import Environment, RatioRow, Row, current_environment
+from autoformer_zoo.attention import AttentionForm
+from benchmarks.command import require_positive, run_command, shortened
+from benchmarks.competitors import (
+    DEIT_OF_SIZE,
+    DTYPES,
+    Backend,
+    Competitor,
+    Precision,
+    Track,
+    build,
+    macs_of,
+    make_run,
+    pairs_of,
+    runs_in,
+    split_spec,
+    takes_part,
+    thread_count,
+)
+from benchmarks.latency_table import format_table
+from benchmarks.matmul import SIDE, peak_gflops
+from benchmarks.memory import peak_of_model
+from benchmarks.onnx_files import OnnxFiles
+from benchmarks.results import RESULTS, save_rows
+from benchmarks.rows import Environment, RatioRow, Row, Setting, current_environment, single
 from benchmarks.timing import (
     Plan,
     Stopwatch,
@@ -41,16 +60,8 @@ from benchmarks.timing import (
     wall_stopwatch,
 )
 
-Backend = Literal["eager", "compile"]
-Precision = Literal["fp32", "bf16", "fp16"]
-
-DEIT_OF_SIZE = {
-    "autoformer_tiny": "deit_tiny_patch16_224",
-    "autoformer_small": "deit_small_patch16_224",
-    "autoformer_base": "deit_base_patch16_224",
-}
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-NUM_INPUTS = 4  # different pictures in turn, so that none is always in the cache
+PROGRAM = "python -m benchmarks.latency"
+ROWS, RATIOS = "latency.csv", "latency_ratios.csv"
 
 _log = logging.getLogger("benchmarks.latency")
 
@@ -64,18 +75,21 @@ class LatencyOptions:
     )  # names, with spaces or commas between them; NAME@FORM fixes the form of the attention
     baseline: str | None = None  # divide all others by this model; else by DeiT and by @explicit
     batch_size: tuple[int, ...] = (1, 8)  # pictures
-    threads: tuple[int, ...] = (2,)  # of torch, on the CPU
+    threads: tuple[int, ...] = (2,)  # of torch or onnxruntime, on the CPU
     device: Literal["cpu", "cuda"] = "cpu"  # where to run
-    backend: tuple[Backend, ...] = ("eager",)  # as is, or by torch.compile
-    precision: tuple[Precision, ...] = ("fp32",)  # of weights and pictures
-    img_size: int | None = None  # input side in pixels; each model's own where None
+    backend: tuple[Backend, ...] = ("eager",)  # cudagraphs: torch.compile with CUDA graphs
+    precision: tuple[Precision, ...] = ("fp32",)  # int8: onnxruntime alone, dynamic quantization
+    img_size: tuple[int, ...] = ()  # input sides in pixels; each model's own where there is none
     attention: AttentionForm = "auto"  # form for this package's models that name none with @
+    memory: bool = False  # measure peak memory too, in one new process for each row
     rounds: int = Plan().rounds  # timed calls of each model, at most
     seconds: float | None = Plan().seconds  # for each group of interleaved models, about
     warmup: int = Plan().warmup  # untimed calls of each model before the first round
     settle: int = Plan().settle  # untimed calls before each timed one
     seed: int = Plan().seed  # of the order in the rounds, of pictures and of weights
     quick: bool = False  # tiny at batch 1 in few rounds, where nothing else is asked for
+    save: bool = False  # keep the rows in --results
+    results: Path = RESULTS  # folder of the files of rows
 
     @property
     def plan(self) -> Plan:
@@ -91,99 +105,94 @@ QUICK = {
     "warmup": 1,
 }
 
-
-@dataclass(frozen=True, slots=True)
-class Competitor:
-    """A model that takes part: what it is and what it eats."""
-
-    name: str
-    module: nn.Module
-    input_size: tuple[int, int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What all competitors of a group of rounds have in common."""
-
-    precision: Precision
-    batch: int
-    threads: int
+Times = dict[tuple[str, Backend], list[float]]
+Group = tuple[list[Row], list[RatioRow]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, measure, print; 2 with one line on stderr where the input is wrong."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s: %(message)s")
-    options = tyro.cli(LatencyOptions, args=argv, prog="python -m benchmarks.latency")
-    try:
-        rows, ratios = measure_latency(options)
-    except ValueError as error:
-        print(f"python -m benchmarks.latency: {error}", file=sys.stderr)
-        return 2
-    print(format_table(rows, ratios))
+    return run_command(PROGRAM, LatencyOptions, argv, _work)
+
+
+def _work(options: LatencyOptions) -> tuple[str, dict[str, Any]]:
+    rows: list[Row] = []
+    ratios: list[RatioRow] = []
+    for more_rows, more_ratios in measure_groups(options):
+        if options.save:
+            save_rows(options.results / ROWS, more_rows)
+            save_rows(options.results / RATIOS, more_ratios)
+        rows += more_rows
+        ratios += more_ratios
     document = {
         "what": "latency",
         "weights": "random",
         "rows": [asdict(row) for row in rows],
         "ratios": [asdict(ratio) for ratio in ratios],
     }
-    print(json.dumps(document))
-    return 0
+    return format_table(rows, ratios), document
 
 
-def measure_latency(options: LatencyOptions) -> tuple[list[Row], list[RatioRow]]:
-    """Time everything that the options ask for.
+def measure_latency(options: LatencyOptions) -> Group:
+    """Time everything that the options ask for; returns and raises as `measure_groups`."""
+    groups = list(measure_groups(options))
+    return (
+        [row for rows, _ in groups for row in rows],
+        [ratio for _, ratios in groups for ratio in ratios],
+    )
 
-    Returns:
-        A row for each model, backend and setting, and the ratios of `pairs_of`.
+
+def measure_groups(options: LatencyOptions) -> Iterator[Group]:
+    """Time what the options ask for, one group of interleaved models after the other.
+
+    Yields:
+        A group's rows: for each model and backend the time and what follows from it, and the
+        ratios of `pairs_of`.
 
     Raises:
         ValueError: an option is out of its range, a model is unknown, or there is no CUDA.
     """
-    options = checked(shortened(options) if options.quick else options)
-    environment = current_environment(options.device)
+    options = checked(shortened(options, QUICK) if options.quick else options)
+    packages = ["onnxruntime"] if "onnxruntime" in options.backend else []
+    environment = current_environment(options.device, packages)
     stopwatch = cuda_stopwatch() if options.device == "cuda" else wall_stopwatch()
-    rows: list[Row] = []
-    ratios: list[RatioRow] = []
-    for precision in options.precision:
-        competitors = [build(spec, precision, options) for spec in options.models]
-        for threads, batch in itertools.product(options.threads, options.batch_size):
-            setting = Setting(precision, batch, threads)
-            _log.info("%d models, up to %d rounds: %s", len(competitors), options.rounds, setting)
-            with thread_count(threads), torch.inference_mode():
-                times = _measure_group(competitors, setting, options, stopwatch)
-            sizes = {competitor.name: competitor.input_size for competitor in competitors}
-            rows += _rows(times, setting, sizes, environment)
-            ratios += _ratios(times, setting, options)
-    return rows, ratios
-
-
-def shortened(options: LatencyOptions) -> LatencyOptions:
-    """Put the values of `QUICK` where an option still has its default."""
-    default = LatencyOptions()
-    changed = {
-        f.name for f in fields(options) if getattr(options, f.name) != getattr(default, f.name)
-    }
-    values: dict[str, Any] = {k: v for k, v in QUICK.items() if k not in changed}  # as QUICK's
-    return replace(options, **values)
+    with tempfile.TemporaryDirectory() as folder:
+        track = Track(options.device, options.seed, OnnxFiles(Path(folder)))
+        for side, precision in itertools.product(options.img_size or (None,), options.precision):
+            competitors = [
+                build(spec, side, options.attention, options.seed) for spec in options.models
+            ]
+            for threads, batch in itertools.product(options.threads, options.batch_size):
+                setting = Setting(precision, batch, threads)
+                size = f"{len(competitors)} models, up to {options.rounds} rounds"
+                _log.info("%s: %s", size, setting)
+                with thread_count(threads), torch.inference_mode():
+                    yield _measure_group(
+                        competitors, setting, options, track, stopwatch, environment
+                    )
 
 
 def checked(options: LatencyOptions) -> LatencyOptions:
     """Return the options with the model names apart, each once, and the baseline among them.
 
     Raises:
-        ValueError: a number is out of its range, a name is unknown or missing, or there is no CUDA.
+        ValueError: a number is out of its range, a name is unknown or missing, there is no CUDA, or
+            no backend runs in a precision.
     """
     _ = options.plan  # refuses impossible rounds
-    for name in ("batch_size", "threads", "backend", "precision"):
+    for name in ("batch_size", "threads"):
+        require_positive(name, getattr(options, name))
+    if options.img_size:
+        require_positive("img_size", options.img_size)
+    for name in ("backend", "precision"):
         if not getattr(options, name):
             raise ValueError(f"{name} is empty; expected at least one")
-    for name in ("batch_size", "threads"):
-        if min(getattr(options, name)) < 1:
-            raise ValueError(f"{name} is {getattr(options, name)}; expected positive numbers")
-    if options.img_size is not None and options.img_size < 1:
-        raise ValueError(f"img_size is {options.img_size}; expected a positive number of pixels")
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is cuda, but torch finds no CUDA here; use --device cpu")
+    _check_device(options)
+    for precision in options.precision:
+        if not any(runs_in(backend, precision) for backend in options.backend):
+            raise ValueError(
+                f"no backend of {', '.join(options.backend)} runs in {precision}: onnxruntime "
+                "is measured in fp32 and int8, the others in fp32, bf16 and fp16"
+            )
     names = [name.strip() for given in options.models for name in given.split(",")]
     names += [options.baseline] if options.baseline else []
     models = tuple(dict.fromkeys(name for name in names if name))
@@ -194,172 +203,164 @@ def checked(options: LatencyOptions) -> LatencyOptions:
     return replace(options, models=models)
 
 
-def pairs_of(models: Sequence[str], baseline: str | None) -> list[tuple[str, str]]:
-    """List which model is divided by which.
-
-    Args:
-        models: names of all competitors.
-        baseline: the one to divide all others by. Without it each size of this package is divided
-            by timm's DeiT of that size, and each model by its own `@explicit`, where they compete.
-    """
-    if baseline is not None:
-        return [(model, baseline) for model in models if model != baseline]
-    return [
-        (model, other)
-        for model in models
-        for other in (DEIT_OF_SIZE.get(model, model), f"{model}@explicit")
-        if other != model and other in models
-    ]
-
-
-def split_spec(spec: str) -> tuple[str, str]:
-    """Split NAME or NAME@FORM into the name and the form, "" for none.
-
-    Raises:
-        ValueError: the name or the form is unknown, or a form is asked of a model without forms.
-    """
-    name, _, form = spec.partition("@")
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise ValueError(f"no model {name!r}; {hint}timm.list_models() lists all")
-    if form and not _has_forms(name):
-        raise ValueError(f"{spec}: only models of this package have forms of attention")
-    if form:
-        check_form(form, f"the form of {spec}")
-    return name, form
-
-
-def build(spec: str, precision: Precision, options: LatencyOptions) -> Competitor:
-    """Make the model of NAME or NAME@FORM, with random weights, in eval mode.
-
-    Raises:
-        ValueError: as `split_spec`.
-    """
-    name, form = split_spec(spec)
-    cfg = timm.models.get_pretrained_cfg(name)
-    kwargs: dict[str, object] = {}
-    if _has_forms(name):
-        kwargs["attention"] = form or options.attention
-    side = options.img_size
-    if side is not None and cfg.fixed_input_size:
-        kwargs["img_size"] = side
-    torch.manual_seed(options.seed)
-    module = timm.create_model(name, pretrained=False, **kwargs).eval()
-    channels, height, width = cfg.input_size
-    input_size = (channels, side or height, side or width)
-    return Competitor(spec, module.to(options.device, DTYPES[precision]), input_size)
-
-
-def _has_forms(name: str) -> bool:
-    return name.split(".")[0] in autoformer_zoo.list_models()
-
-
-@contextmanager
-def thread_count(threads: int) -> Iterator[None]:
-    """Have torch use so many threads inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def format_table(rows: Sequence[Row], ratios: Sequence[RatioRow]) -> str:
-    """Return the rows, and under each the ratios of its model in its setting, as lines of text."""
-    lines = [
-        f"{'model':<34} {'backend':<8} {'precision':<9} {'batch':>5} {'threads':>7} "
-        f"{'median ms':>10} {'p10':>9} {'p90':>9}"
-    ]
-    for row in rows:
-        lines.append(
-            f"{row.model:<34} {row.backend:<8} {row.precision:<9} {row.batch:>5} {row.threads:>7} "
-            f"{row.median_ms:>10.2f} {row.p10_ms:>9.2f} {row.p90_ms:>9.2f}"
-        )
-    lines += ["", "ratio of medians, with a bootstrap interval of 95 %"]
-    for ratio in ratios:
-        lines.append(
-            f"{ratio.model:<26} / {ratio.baseline:<30} {ratio.backend:<8} {ratio.precision:<5} "
-            f"batch {ratio.batch:<4} threads {ratio.threads:<3} "
-            f"{ratio.ratio:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
-        )
-    return "\n".join(lines if ratios else lines[:-2])
-
-
-Times = dict[tuple[str, Backend], list[float]]
+def _check_device(options: LatencyOptions) -> None:
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda, but torch finds no CUDA here; use --device cpu")
+    if options.device == "cuda" and "onnxruntime" in options.backend:
+        raise ValueError("onnxruntime is measured on the CPU only; use --device cpu")
+    if options.device == "cpu" and "cudagraphs" in options.backend:
+        raise ValueError("cudagraphs needs --device cuda; on the CPU there is --backend compile")
 
 
 def _measure_group(
     competitors: Sequence[Competitor],
     setting: Setting,
     options: LatencyOptions,
+    track: Track,
     stopwatch: Stopwatch,
-) -> Times:
-    if "compile" in options.backend:
+    environment: Environment,
+) -> Group:
+    backends = [each for each in options.backend if runs_in(each, _precision(setting))]
+    if {"compile", "cudagraphs"} & set(backends):
         torch.compiler.reset()  # compile anew for this batch and these threads
-    runs: dict[tuple[str, Backend], Callable[[], Tensor]] = {}
-    for competitor, backend in itertools.product(competitors, options.backend):
-        runs[competitor.name, backend] = _run(competitor, backend, setting, options)
-    return measure(runs, options.plan, stopwatch)
+    peak = None
+    if setting.precision in DTYPES:
+        peak = peak_gflops(options.device, DTYPES[setting.precision], stopwatch)
+    runs: dict[tuple[str, Backend], Callable[[], object]] = {
+        (competitor.name, backend): make_run(competitor, backend, setting, track)
+        for competitor, backend in itertools.product(competitors, backends)
+        if takes_part(competitor.name, backend)
+    }
+    times = measure(runs, options.plan, stopwatch)
+    note = device_note(options.device)
+    by_name = {competitor.name: competitor for competitor in competitors}
+    rows: list[Row] = []
+    for (name, backend), times_ms in times.items():
+        competitor = by_name[name]
+        row = _latency_row(competitor, backend, setting, environment, times_ms, note)
+        rows += [row, *derived_rows(row, macs_of(competitor), peak)]
+        if options.memory and backend in ("eager", "onnxruntime"):  # others compile for minutes
+            rows += _memory_rows(row, competitor, setting, options, track)
+    if peak is not None:
+        side = SIDE[options.device]
+        rows.append(single("peak", f"matmul {side}", peak, "GFLOP/s", setting, environment))
+    return rows, _ratios(times, setting, by_name, options, environment)
 
 
-def _run(
-    competitor: Competitor, backend: Backend, setting: Setting, options: LatencyOptions
-) -> Callable[[], Tensor]:
-    """Return a call of the model on the next of a few batches; it has run once already."""
-    module: Callable[[Tensor], Tensor] = competitor.module
-    if backend == "compile":
-        module = torch.compile(competitor.module, dynamic=False)
-    generator = torch.Generator().manual_seed(options.seed)
-    shape = (setting.batch, *competitor.input_size)
-    inputs = itertools.cycle(
-        [
-            torch.randn(shape, generator=generator).to(options.device, DTYPES[setting.precision])
-            for _ in range(NUM_INPUTS)
-        ]
+def _precision(setting: Setting) -> Precision:
+    return setting.precision  # type: ignore[return-value]  # a row's is any text
+
+
+def _latency_row(
+    competitor: Competitor,
+    backend: Backend,
+    setting: Setting,
+    environment: Environment,
+    times_ms: Sequence[float],
+    note: str,
+) -> Row:
+    summary = summarise(times_ms)
+    return Row(
+        what="latency",
+        model=competitor.name,
+        backend=backend,
+        **asdict(setting),
+        input=competitor.input,
+        **asdict(environment),
+        median=summary.median_ms,
+        p10=summary.p10_ms,
+        p90=summary.p90_ms,
+        repeats=summary.repeats,
+        unit="ms",
+        note=note,
     )
-    module(next(inputs))
-
-    def run() -> Tensor:
-        return module(next(inputs))
-
-    return run
 
 
-def _rows(
+def derived_rows(row: Row, macs: float, peak: float | None) -> list[Row]:
+    """Return what follows from a latency: pictures/s, and how fast the multiply-adds are done.
+
+    Args:
+        row: the latency.
+        macs: multiply-adds of one picture.
+        peak: of the machine, in GFLOP/s, where it was measured.
+    """
+
+    def with_rate(what: str, amount: float, unit: str) -> Row:
+        values = {"median": amount / row.median, "p10": amount / row.p90, "p90": amount / row.p10}
+        return replace(row, what=what, unit=unit, note="", **values)
+
+    count = {"median": macs / 1e9, "p10": macs / 1e9, "p90": macs / 1e9, "repeats": 1}
+    rows = [
+        with_rate("throughput", 1e3 * row.batch, "pictures/s"),
+        replace(row, what="macs", unit="G a picture", note="", **count),
+    ]
+    if peak is not None:  # in int8 there is no product of torch to compare with
+        gflop = 2 * macs * row.batch / 1e9
+        rows.append(with_rate("flops", 1e3 * gflop, "GFLOP/s"))
+        rows.append(with_rate("share_of_peak", 1e5 * gflop / peak, "%"))
+    return rows
+
+
+def _memory_rows(
+    row: Row, competitor: Competitor, setting: Setting, options: LatencyOptions, track: Track
+) -> list[Row]:
+    onnx_file = None
+    if row.backend == "onnxruntime":
+        onnx_file = track.files.path(
+            competitor.name, competitor.module, competitor.input, setting.precision
+        )
+    peak = peak_of_model(
+        competitor.name,
+        competitor.input_size,
+        setting.batch,
+        setting.threads,
+        options.device,
+        setting.precision,
+        options.attention,
+        onnx_file,
+    )
+    if peak is None:  # neither CUDA nor Linux
+        return []
+    values = {"median": peak, "p10": peak, "p90": peak, "repeats": 1}
+    return [replace(row, what="peak_memory", unit="MiB", note="", **values)]
+
+
+def device_note(device: str) -> str:
+    """Return a card's clock and temperature where they can be read, "" elsewhere."""
+    if device != "cuda":
+        return ""
+    try:
+        return f"{torch.cuda.clock_rate()} MHz, {torch.cuda.temperature()} C"
+    except (ModuleNotFoundError, RuntimeError):  # these need nvidia-ml-py
+        return ""
+
+
+def _ratios(
     times: Times,
     setting: Setting,
-    sizes: dict[str, tuple[int, int, int]],
+    by_name: dict[str, Competitor],
+    options: LatencyOptions,
     environment: Environment,
-) -> list[Row]:
-    return [
-        Row(
-            what="latency",
-            model=model,
-            backend=backend,
-            **asdict(setting),
-            img_size=f"{sizes[model][1]}x{sizes[model][2]}",
-            **asdict(environment),
-            **asdict(summarise(times_ms)),
-        )
-        for (model, backend), times_ms in times.items()
-    ]
-
-
-def _ratios(times: Times, setting: Setting, options: LatencyOptions) -> list[RatioRow]:
-    return [
-        RatioRow(
-            what="latency",
-            model=model,
-            baseline=baseline,
-            backend=backend,
-            **asdict(setting),
-            **asdict(ratio_of_medians(times[model, backend], times[baseline, backend])),
-        )
-        for backend in options.backend
-        for model, baseline in pairs_of(options.models, options.baseline)
-    ]
+) -> list[RatioRow]:
+    rows = []
+    for backend in dict.fromkeys(backend for _, backend in times):
+        models = [model for model in options.models if (model, backend) in times]
+        for model, baseline in pairs_of(models, options.baseline):
+            ratio = ratio_of_medians(times[model, backend], times[baseline, backend])
+            rows.append(
+                RatioRow(
+                    what="latency",
+                    model=model,
+                    baseline=baseline,
+                    backend=backend,
+                    **asdict(setting),
+                    input=by_name[model].input,
+                    **asdict(environment),
+                    **asdict(ratio),
+                    repeats=len(times[model, backend]),
+                )
+            )
+    return rows
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What a benchmark writes down: one flat row per figure, with all that it was measured on.
 
-Rows are made by the benchmarks and printed as JSON; nothing here measures.
+Every figure is a row: `what` says which quantity, `unit` in what. Nothing here measures; files of
+rows are `results.py`, tables and plots from them `report.py`.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 
 import timm
@@ -22,31 +25,50 @@ import autoformer_zoo
 class Environment:
     """Where and when a figure was measured."""
 
-    device: str  # the processor's or the card's own name
+    device: str  # cpu or cuda
+    machine: str  # the processor's or the card's own name
     versions: str
     commit: str  # of this repository, with -dirty where files were changed; unknown without git
     date: str  # UTC, ISO 8601
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One figure: the times of one model in one setting."""
+class Setting:
+    """What all competitors of a group of rounds have in common."""
 
-    what: str
+    precision: str
+    batch: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure of one model in one setting."""
+
+    what: str  # the quantity: latency, peak_memory, ...
     model: str
     backend: str
     precision: str
     batch: int
     threads: int
-    img_size: str  # height x width in pixels
+    input: str  # what went in: height x width in pixels, a grid of patches, a data set
     device: str
+    machine: str
     versions: str
     commit: str
     date: str
-    median_ms: float
-    p10_ms: float
-    p90_ms: float
-    repeats: int
+    median: float
+    p10: float
+    p90: float
+    repeats: int  # 0: not measured, the note says why
+    unit: str
+    note: str = ""
+
+    @property
+    def key(self) -> tuple[str | int, ...]:
+        """What a newer row has in common with the one that it replaces."""
+        setting = (self.backend, self.precision, self.batch, self.threads, self.input)
+        return (self.what, self.model, *setting, self.device, self.machine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +82,83 @@ class RatioRow:
     precision: str
     batch: int
     threads: int
+    input: str
+    device: str
+    machine: str
+    versions: str
+    commit: str
+    date: str
     ratio: float
     low: float  # of a bootstrap interval of 95 %
     high: float
+    repeats: int  # rounds
+
+    @property
+    def key(self) -> tuple[str | int, ...]:
+        """What a newer row has in common with the one that it replaces."""
+        setting = (self.backend, self.precision, self.batch, self.threads, self.input)
+        return (self.what, self.model, self.baseline, *setting, self.device, self.machine)
 
 
-def current_environment(device: str) -> Environment:
-    """Describe this machine, for figures measured on `device` ("cpu" or "cuda")."""
+def single(
+    what: str,
+    model: str,
+    value: float,
+    unit: str,
+    setting: Setting,
+    environment: Environment,
+    backend: str = "",
+    input: str = "",
+    repeats: int = 1,
+    note: str = "",
+) -> Row:
+    """Make the row of a figure that has no distribution: a count, a peak, an accuracy.
+
+    Args:
+        what: the quantity.
+        model: what it belongs to.
+        value: the figure.
+        unit: its unit.
+        setting: precision, batch and threads.
+        environment: where and when.
+        backend: what ran the model; "" where that makes no difference.
+        input: what went in.
+        repeats: measurements, or pictures, behind the figure.
+        note: what a reader has to know besides.
+    """
+    return Row(
+        what=what,
+        model=model,
+        backend=backend,
+        **asdict(setting),
+        input=input,
+        **asdict(environment),
+        median=value,
+        p10=value,
+        p90=value,
+        repeats=repeats,
+        unit=unit,
+        note=note,
+    )
+
+
+def current_environment(device: str, packages: Sequence[str] = ()) -> Environment:
+    """Describe this machine.
+
+    Args:
+        device: where the figures come from, "cpu" or "cuda".
+        packages: distributions whose versions matter, beside Python, torch, timm and this one.
+    """
     versions = (
         f"python {platform.python_version()}, torch {torch.__version__}, "
         f"timm {timm.__version__}, autoformer_zoo {autoformer_zoo.__version__}"
     )
+    versions += "".join(f", {package} {version(package)}" for package in packages)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return Environment(_device_name(device), versions, current_commit(), now)
+    return Environment(device, _machine_name(device), versions, current_commit(), now)
 
 
-def _device_name(device: str) -> str:
+def _machine_name(device: str) -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
     name = platform.processor() or platform.machine()

@@ -1,0 +1,19 @@
+"""Sessions of onnxruntime on the CPU. Apart from `onnx_files.py` so that it comes without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+
+def make_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    """Open a file on the CPU, with so many threads."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
