@@ -17,16 +17,18 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import numpy as np
 import torch
+from PIL import Image
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 import autoformer_zoo
 from autoformer_zoo.labels import class_names
-from autoformer_zoo.onnx_attention import GridConstants, OnnxAttention
 from autoformer_zoo.onnx_check import (
     CHECK_BATCHES,
     Agreement,
@@ -34,8 +36,14 @@ from autoformer_zoo.onnx_check import (
     OnnxReport,
     compare,
     made_inputs,
+    made_pictures,
 )
+from autoformer_zoo.onnx_classifier import prepare
 from autoformer_zoo.onnx_metadata import OnnxMetadata
+from autoformer_zoo.onnx_network import rewrite_for_graph
+from autoformer_zoo.onnx_preprocess import prepend_preprocessing
+from autoformer_zoo.onnx_quantize import quantize
+from autoformer_zoo.pictures import Picture, iter_images
 from autoformer_zoo.predict import input_size
 from autoformer_zoo.vit import AutoFormer
 
@@ -44,6 +52,7 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "fp16", "int8-dynamic", "int8-static"]
 OLDEST, NEWEST = 18, 22  # the oldest that torch's exporter writes and antialiased Resize needs
+MOST_CALIBRATION = 256  # pictures; ranges hardly move after the first hundred
 INPUT, OUTPUT = "images", "logits"
 
 
@@ -55,7 +64,7 @@ def export_onnx(
     batch_size: int | None = None,
     opset: int = OLDEST,
     precision: Precision = "fp32",
-    calibration: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    calibration: Picture | Sequence[Picture] | None = None,
     preprocess: bool = False,
     softmax: bool = False,
 ) -> OnnxReport:
@@ -82,14 +91,19 @@ def export_onnx(
     """
     out = _checked_path(path)
     _check_choices(precision, opset, batch_size)
+    images = _calibration_images(precision, calibration)
     networks = _prepare(model, img_size, softmax)
-    proto = _to_proto(networks, batch_size, opset)
     metadata = _describe(model, networks, precision, preprocess, softmax)
+    proto = _to_proto(networks, batch_size, opset, half=precision == "fp16")
+    if precision in ("int8-dynamic", "int8-static"):
+        proto = quantize(proto, _calibration_inputs(images, metadata))
+    if preprocess:
+        proto = prepend_preprocessing(proto, metadata, batch_size)
     batches = CHECK_BATCHES if batch_size is None else (batch_size,)
     with tempfile.TemporaryDirectory(prefix=f".{out.stem}-", dir=out.parent) as folder:
         work = Path(folder) / out.name
         _write(proto, metadata, work)
-        agreement = _compare(work, networks, precision, batches)
+        agreement = _compare(work, networks, metadata, batches)
         _write(proto, replace(metadata, checked=asdict(agreement)), work)
         os.replace(work, out)
     params = sum(parameter.numel() for parameter in model.parameters())
@@ -129,7 +143,7 @@ def _prepare(model: nn.Module, img_size: int | tuple[int, int] | None, softmax: 
     if img_size is not None:
         _resize(model, img_size)
     size = (_in_chans(model), *input_size(model))
-    exported = _for_graph(model) if isinstance(model, AutoFormer) else model
+    exported = rewrite_for_graph(model)
     if softmax:
         return _Networks(_WithSoftmax(model), _WithSoftmax(exported), size)
     return _Networks(model, exported, size)
@@ -148,17 +162,6 @@ def _resize(model: nn.Module, img_size: int | tuple[int, int]) -> None:
             f"{patch[0]} x {patch[1]}"
         )
     model.set_input_size(img_size=(height, width))
-
-
-def _for_graph(model: AutoFormer) -> AutoFormer:
-    """Copy a network, its attention rewritten with the constants of its grid."""
-    exported = copy.deepcopy(model)
-    exported.dynamic_img_size = False
-    grid = exported.patch_embed.grid_size
-    shared = GridConstants(grid)
-    for block in exported.blocks:
-        block.attn = OnnxAttention(block.attn, grid, shared)
-    return exported
 
 
 def _checked_path(path: str | os.PathLike[str]) -> Path:
@@ -191,7 +194,49 @@ def _in_chans(model: nn.Module) -> int:
     return int(channels or resolve_model_data_config(model)["input_size"][0])
 
 
-def _to_proto(networks: _Networks, batch_size: int | None, opset: int) -> onnx.ModelProto:
+def _calibration_images(
+    precision: str, calibration: Picture | Sequence[Picture] | None
+) -> list[Image.Image] | None:
+    """Read the pictures that int8-static needs, and refuse them elsewhere."""
+    if precision != "int8-static":
+        if calibration is not None:
+            raise ValueError(f"calibration= is for precision int8-static, not {precision}")
+        return None
+    if calibration is None:
+        raise ValueError("precision int8-static needs calibration=, a folder of pictures")
+    pictures = islice(iter_images(calibration), MOST_CALIBRATION)
+    images = [image for _, image in pictures]
+    if not images:
+        raise ValueError("calibration= holds no picture; expected some hundred of them")
+    return images
+
+
+def _calibration_inputs(images: list[Image.Image] | None, metadata: OnnxMetadata) -> Array | None:
+    if images is None:
+        return None
+    if metadata.mean is None:
+        raise ValueError(
+            "calibration pictures cannot be normalised: the model has no pretrained_cfg; make it "
+            "with create_model, or set model.pretrained_cfg"
+        )
+    return np.stack([prepare(image, metadata) for image in images])
+
+
+class _HalfInside(nn.Module):
+    """A network in fp16 between inputs and outputs in fp32."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model).half()
+
+    def forward(self, images: Tensor) -> Tensor:
+        outputs: Tensor = self.model(images.half())
+        return outputs.float()
+
+
+def _to_proto(
+    networks: _Networks, batch_size: int | None, opset: int, half: bool
+) -> onnx.ModelProto:
     """Let torch write the graph, quietly, and drop what it notes of its own doing."""
     from onnx_ir.passes import common
 
@@ -199,7 +244,7 @@ def _to_proto(networks: _Networks, batch_size: int | None, opset: int) -> onnx.M
     shapes = None if batch_size else ({0: torch.export.Dim("batch")},)
     with _quiet():
         program: Any = torch.onnx.export(  # None only where a path is given
-            networks.exported,
+            _HalfInside(networks.exported) if half else networks.exported,
             (example,),
             dynamo=True,
             verbose=False,
@@ -275,13 +320,24 @@ def _write(proto: onnx.ModelProto, metadata: OnnxMetadata, path: Path) -> None:
     onnx.checker.check_model(str(path), full_check=True)  # with shape inference
 
 
-def _compare(path: Path, networks: _Networks, precision: str, batches: Sequence[int]) -> Agreement:
+def _compare(
+    path: Path, networks: _Networks, metadata: OnnxMetadata, batches: Sequence[int]
+) -> Agreement:
+    """Run the file and the network in torch on the same inputs."""
     channels, *size = networks.input_size
-    inputs = [made_inputs(batch, (size[0], size[1]), channels, seed=batch) for batch in batches]
+    if metadata.preprocess:
+        given = [made_pictures(batch, seed=batch) for batch in batches]
+        prepared = [
+            np.stack([prepare(Image.fromarray(picture), metadata) for picture in batch])
+            for batch in given
+        ]
+    else:
+        prepared = [made_inputs(n, (size[0], size[1]), channels, seed=n) for n in batches]
+        given = prepared
 
     def reference(images: Array) -> Array:
         with torch.no_grad():
             outputs: Array = networks.reference(torch.from_numpy(images)).numpy()
         return outputs
 
-    return compare(path, reference, inputs, inputs, precision)
+    return compare(path, reference, given, prepared, metadata)

@@ -60,6 +60,30 @@ def iter_pictures(pictures: Picture | Iterable[Picture]) -> Iterator[tuple[str, 
             place += 1
 
 
+def iter_images(
+    pictures: Picture | Iterable[Picture], skip_unreadable: bool = False
+) -> Iterator[tuple[str, Image.Image]]:
+    """Name and read pictures one by one: `iter_pictures`, then `read_picture`.
+
+    Args:
+        pictures: as in `iter_pictures`.
+        skip_unreadable: log a warning for a picture that cannot be read, and go on.
+
+    Raises:
+        ValueError: a picture is refused.
+        FileNotFoundError: a path does not exist.
+    """
+    for name, picture in iter_pictures(pictures):
+        try:
+            image = read_picture(picture)
+        except (ValueError, OSError) as error:
+            if not skip_unreadable:
+                raise
+            _logger.warning("skipped: %s", error)
+            continue
+        yield name, image
+
+
 def read_picture(picture: Picture) -> Image.Image:
     """Return a picture as an upright RGB image of 8 bits.
 

@@ -7,9 +7,7 @@ may be, `labels.py` what the outputs are called. Trains nothing, measures no acc
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -19,26 +17,8 @@ from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
 from autoformer_zoo.labels import class_names
-from autoformer_zoo.pictures import Picture, iter_pictures, read_picture
-
-_logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """One answer to one picture.
-
-    Args:
-        picture: the picture's path, or its kind and place in the list ("array 2").
-        label: name of the class.
-        index: its place among the model's outputs.
-        probability: softmax over all outputs, from 0 to 1.
-    """
-
-    picture: str
-    label: str
-    index: int
-    probability: float
+from autoformer_zoo.pictures import Picture, iter_images
+from autoformer_zoo.prediction import Prediction, require_positive
 
 
 def predict(
@@ -94,14 +74,15 @@ def iter_predictions(
         ValueError: the model or an argument is refused, at once; a picture, when its turn comes.
         FileNotFoundError: a path does not exist, when its turn comes.
     """
-    _require_positive("top_k", top_k)
-    _require_positive("batch_size", batch_size)
+    require_positive("top_k", top_k)
+    require_positive("batch_size", batch_size)
     transform = make_transform(model)
     names = class_names(model)
     if device is not None:
         _move(model, device)
-    readable = _read(pictures, transform, skip_unreadable)
-    return _predict_batches(model, readable, names, min(top_k, len(names)), batch_size)
+    images = iter_images(pictures, skip_unreadable)
+    inputs = ((name, transform(image)) for name, image in images)
+    return _predict_batches(model, inputs, names, min(top_k, len(names)), batch_size)
 
 
 def make_transform(model: nn.Module) -> Callable[[Image.Image], Tensor]:
@@ -142,22 +123,6 @@ def input_size(model: nn.Module) -> tuple[int, int]:
     if size is None or not getattr(patch_embed, "strict_img_size", True):
         size = resolve_model_data_config(model)["input_size"][1:]
     return int(size[0]), int(size[1])
-
-
-def _read(
-    pictures: Picture | Iterable[Picture],
-    transform: Callable[[Image.Image], Tensor],
-    skip_unreadable: bool,
-) -> Iterator[tuple[str, Tensor]]:
-    for name, picture in iter_pictures(pictures):
-        try:
-            image = read_picture(picture)
-        except (ValueError, OSError) as error:
-            if not skip_unreadable:
-                raise
-            _logger.warning("skipped: %s", error)
-            continue
-        yield name, transform(image)
 
 
 def _predict_batches(
@@ -208,8 +173,3 @@ def _move(model: nn.Module, device: torch.device | str) -> None:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device {str(device)!r} cannot be used: {reason}") from None
-
-
-def _require_positive(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} is {value!r}; expected a positive whole number")
