@@ -1,4 +1,4 @@
-"""Supernet training: slicing, determinism, resuming, the data's splits, the commands."""
+"""The supernet, the schedule, configs and commands of training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -16,50 +15,18 @@ from autoformer_zoo.checkpoint import load_supernet
 from autoformer_zoo.extract import extract_subnet, slice_supernet
 from autoformer_zoo.published import SPACES
 from autoformer_zoo.space import SubnetConfig
-from training import choose as choose_module
-from training import data as data_module
-from training import train as train_module
-from training.choose import choose
-from training.commands import run_choose, run_train
-from training.config import SMOKE, Stage, TrainConfig
-from training.data import (
-    CIFAR10_MEAN,
-    CIFAR10_STD,
-    Pictures,
-    epoch_order,
-    eval_batch,
-    held_out_indices,
-    load_train,
-    train_batch,
-)
+from tests.made_training import MINI, MINI_CONFIG, split_in_memory
+from training import commands, finetune, sources
+from training.commands import run_finetune, run_train
+from training.config import PRESETS, SMOKE, Stage, TrainConfig, differences
+from training.data import eval_batch, load_train
+from training.networks import find_space
+from training.schedule import Schedule, plan_step
 from training.supernet import Supernet
-from training.train import plan_step, sample_subnet, train
+from training.train import train
 
 NANO = SPACES["nano"]
-
-
-def make_pictures(count: int = 40) -> Pictures:
-    generator = torch.Generator().manual_seed(3)
-    images = torch.randint(0, 256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    return Pictures(images, torch.arange(count) % 10)
-
-
-@pytest.fixture
-def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train on made-up pictures, and refuse the test set."""
-
-    def refuse(root: Path) -> Pictures:
-        raise AssertionError("training opened the test set")
-
-    split = lambda root, held_out, seed: (make_pictures(40), make_pictures(20))  # noqa: E731
-    monkeypatch.setattr(train_module, "load_train", split)
-    monkeypatch.setattr(choose_module, "load_train", split)
-    monkeypatch.setattr(data_module, "load_test", refuse)
-
-
-CONFIG = replace(
-    SMOKE, stages=(Stage(1, 8), Stage(1, 16)), batch_size=8, log_every=1, checkpoint_every=3
-)
+CONFIG = replace(MINI_CONFIG, stages=(Stage(1, 8), Stage(1, 16)))
 
 
 def test_supernet_runs_what_extraction_gives() -> None:
@@ -105,13 +72,6 @@ def test_supernet_packed_bias_rule_changes_the_v_bias_only() -> None:
     assert different == ["blocks.0.attn.qkv.bias"]
 
 
-def test_sampled_subnet_follows_from_seed_and_step() -> None:
-    drawn = [sample_subnet(NANO, 0, step) for step in range(50)]
-    assert drawn == [sample_subnet(NANO, 0, step) for step in range(50)]
-    assert drawn != [sample_subnet(NANO, 1, step) for step in range(50)]
-    assert {subnet.embed_dim for subnet in drawn} == {128, 160, 192}
-
-
 def test_plan_follows_stages_warm_up_and_cosine() -> None:
     config = replace(CONFIG, warmup_fraction=0.2, min_lr_ratio=0.1)
     plans = [plan_step(config, step, steps_per_epoch=10) for step in range(20)]
@@ -123,125 +83,11 @@ def test_plan_follows_stages_warm_up_and_cosine() -> None:
     assert 0.1 < falling[-1] < 0.12
 
 
-def test_training_resumed_equals_undisturbed(tmp_path: Path, no_data: None) -> None:
-    whole = train(CONFIG, tmp_path, tmp_path / "whole", progress=False)
-    torch.manual_seed(99)
-
-    class KilledError(Exception):
-        pass
-
-    def kill(state: object, *rest: object) -> None:
-        if state.step == 5:  # two steps after the last checkpoint
-            raise KilledError
-        original(state, *rest)
-
-    original = train_module.take_step
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_module, "take_step", kill)
-        with pytest.raises(KilledError):
-            train(CONFIG, tmp_path, tmp_path / "cut", progress=False)
-    again = train(CONFIG, tmp_path, tmp_path / "cut", progress=False)
-
-    assert again.step == whole.step == 10
-    for module in ("supernet", "ema"):
-        one, other = (getattr(state, module).state_dict() for state in (whole, again))
-        assert all(torch.equal(one[name], other[name]) for name in one)
-    logs = [
-        [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
-        for name in ("whole", "cut")
-    ]
-    for line in (*logs[0], *logs[1]):
-        line.pop("seconds")
-    assert logs[0] == logs[1]
-
-
-def test_training_refuses_to_resume_another_config(tmp_path: Path, no_data: None) -> None:
-    short = replace(CONFIG, stages=(Stage(1, 8),))
-    train(short, tmp_path, tmp_path / "run", progress=False)
-    with pytest.raises(ValueError, match=r"holds a run with lr=0\.001, asked for 0\.5"):
-        train(replace(short, lr=0.5), tmp_path, tmp_path / "run", progress=False)
-
-
-def test_training_skips_and_counts_losses_that_are_not_finite(
-    tmp_path: Path, no_data: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = replace(CONFIG, stages=(Stage(1, 8),))
-    monkeypatch.setattr(
-        train_module, "compute_loss", lambda *rest: torch.tensor(float("nan"), requires_grad=True)
-    )
-    state = train(config, tmp_path, tmp_path / "run", progress=False)
-    assert state.skipped == state.step == 5
-    assert all(torch.isfinite(p).all() for p in state.supernet.parameters())
-
-
-def test_run_directory_says_what_it_was_made_with(tmp_path: Path, no_data: None) -> None:
-    config = replace(CONFIG, stages=(Stage(1, 8),))
-    train(config, tmp_path, tmp_path / "run", progress=False)
-    assert TrainConfig.from_json((tmp_path / "run" / "config.json").read_text()) == config
-    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
-    assert environment["torch"] == torch.__version__
-    assert not list((tmp_path / "run").glob("*.tmp"))
-
-
-def test_choose_writes_the_supernet_and_opens_the_test_set_once(
-    tmp_path: Path, no_data: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train(replace(CONFIG, stages=(Stage(1, 8),)), tmp_path, tmp_path / "run", progress=False)
-    opened: list[Path] = []
-    monkeypatch.setattr(
-        choose_module, "load_test", lambda root: opened.append(root) or make_pictures(20)
-    )
-    measured = choose(tmp_path / "run", tmp_path, tmp_path / "nano.safetensors", 3, 2)
-    assert len(opened) == 1
-    supernet = load_supernet(tmp_path / "nano.safetensors")
-    assert supernet.sizes == NANO.supernet
-    assert {tensor.dtype for tensor in supernet.tensors.values()} == {torch.float16}
-    assert NANO.contains(SubnetConfig.from_dict(measured["chosen"]))
-    best = max(each["acc1_percent"] for each in measured["held_out"])
-    assert measured["held_out_acc1_percent"] == best
-    assert len(measured["random_test_acc1_percent"]) == 2
-
-
-def test_held_out_is_even_fixed_and_apart() -> None:
-    labels = torch.arange(1000) % 10
-    held_out = held_out_indices(labels, 7, seed=0)
-    assert torch.equal(held_out, held_out_indices(labels, 7, seed=0))
-    assert not torch.equal(held_out, held_out_indices(labels, 7, seed=1))
-    assert np.bincount(labels[held_out]).tolist() == [7] * 10
-
-
-def test_epoch_order_is_a_permutation_that_differs_by_epoch() -> None:
-    one, two = epoch_order(100, 0, 0), epoch_order(100, 0, 1)
-    assert sorted(one.tolist()) == list(range(100))
-    assert not torch.equal(one, two)
-
-
-def test_train_batch_only_shifts_and_flips() -> None:
-    ramp = torch.arange(32, dtype=torch.uint8)
-    picture = torch.stack([ramp.expand(32, 32), ramp[:, None].expand(32, 32), ramp.expand(32, 32)])
-    pictures = Pictures(picture.expand(64, 3, 32, 32), torch.zeros(64, dtype=torch.long))
-    mean, std = (torch.tensor(values).view(3, 1, 1) * 255 for values in (CIFAR10_MEAN, CIFAR10_STD))
-    x = train_batch(pictures, 32, seed=0, step=0) * std + mean
-    middle = x[:, 0, 16, 8:24]  # far from the padding
-    steps = middle.diff(dim=1).round()
-    assert set(steps.unique().tolist()) == {-1.0, 1.0}  # both flips occur, nothing else
-    assert 20 < (steps[:, 0] < 0).sum() < 44
-    assert torch.equal(
-        train_batch(pictures, 32, seed=0, step=5), train_batch(pictures, 32, seed=0, step=5)
-    )
-
-
-def test_eval_batch_normalises_and_resizes() -> None:
-    grey = Pictures(torch.full((1, 3, 32, 32), 255, dtype=torch.uint8), torch.zeros(1).long())
-    x = eval_batch(grey, 16)
-    assert x.shape == (1, 3, 16, 16)
-    expected = (1 - torch.tensor(CIFAR10_MEAN)) / torch.tensor(CIFAR10_STD)
-    torch.testing.assert_close(x[0, :, 3, 5], expected)
-
-
-def test_missing_cifar10_says_where_it_should_be(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"expected .*cifar-10-batches-py"):
-        load_train(tmp_path, 500, 0)
+def test_schedule_drops_what_is_left_over_of_a_batch() -> None:
+    schedule = Schedule(CONFIG, num_pictures=23)
+    assert (schedule.steps_per_epoch, schedule.total) == (2, 4)
+    with pytest.raises(ValueError, match="7 pictures to train on, batch_size is 8"):
+        Schedule(CONFIG, num_pictures=7)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +95,12 @@ def test_missing_cifar10_says_where_it_should_be(tmp_path: Path) -> None:
     [
         ({"batch_size": 0}, "batch_size is 0; expected a positive number"),
         ({"stages": ()}, "stages is empty"),
-        ({"precision": "fp8"}, "precision is 'fp8'; expected fp32 or bf16"),
+        ({"precision": "fp8"}, "precision is 'fp8'; expected one of 'auto', 'fp32'"),
+        ({"lr": float("nan")}, "lr is nan; expected a positive number"),
+        ({"layer_decay": 0.0}, "layer_decay is 0.0; expected above 0, at most 1"),
+        ({"clip_grad": -1.0}, "clip_grad is -1.0; expected 0 or more"),
+        ({"sampling": "fixed"}, "sampling is fixed, but no subnet is given"),
+        ({"subnet": "autoformer_nano"}, "subnet is one network; expected sampling fixed"),
         ({"ema_decay": 1.0}, "ema_decay is 1.0; expected 0 or more, below 1"),
     ],
     ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
@@ -264,23 +115,154 @@ def test_config_refuses_unknown_keys() -> None:
         TrainConfig.from_json('{"learning_rate": 1, "stages": []}')
 
 
+PARTS = [
+    ("data", {"held_out_split": "validation"}, "held_out_split is the test split 'validation'"),
+    ("data", {"crop_pct": 1.5}, "crop_pct is 1.5; expected above 0, at most 1"),
+    ("data", {"normalisation": "imagenet"}, "the source 'cifar10' has its own"),
+    ("augment", {"mixup": -1.0}, "mixup is -1.0; expected 0 or more"),
+    ("augment", {"erasing": 1.5}, "erasing is 1.5; expected 0 to 1"),
+    ("augment", {"repeats": 0}, "repeats is 0; expected 1 or more"),
+    (
+        "augment",
+        {"policy": "rand-m9"},
+        "policy needs single pictures; .* torch/cifar10",
+    ),
+    ("distill", {"share": 2.0}, "share is 2.0; expected 0 to 1"),
+    ("distill", {"checkpoint": "x.pth"}, "without distill.teacher: name the model"),
+    ("weights", {"layout": "packed_prefix"}, "describes a file: give weights.checkpoint"),
+    ("weights", {"model": "m", "checkpoint": "c"}, "both name weights: give one"),
+    ("weights", {"model": "autoformer_nano"}, "weights.model is one network; expected sampling"),
+]
+
+
+@pytest.mark.parametrize(("part", "values", "text"), PARTS, ids=lambda value: str(value)[:30])
+def test_parts_of_a_config_refuse_what_cannot_be_meant(
+    part: str, values: dict[str, object], text: str
+) -> None:
+    with pytest.raises(ValueError, match=text):
+        replace(SMOKE, **{part: replace(getattr(SMOKE, part), **values)})
+
+
+@pytest.mark.parametrize("name", [*PRESETS, *finetune.PRESETS])
+def test_preset_goes_through_json(name: str) -> None:
+    for presets in (PRESETS, finetune.PRESETS):
+        if name in presets:
+            config = presets[name]
+            assert TrainConfig.from_json(config.to_json()) == config
+            find_space(config.space)
+
+
+def test_imagenet_presets_have_the_papers_values() -> None:
+    config = PRESETS["imagenet-small"]
+    assert (config.space, config.batch_size, config.epochs) == ("small", 1024, 500)
+    assert config.lr == pytest.approx(5e-4 * 1024 / 512)
+    assert config.lr * config.min_lr_ratio == pytest.approx(1e-5)
+    assert (config.augment.mixup, config.augment.cutmix, config.augment.repeats) == (0.8, 1.0, 3)
+
+
+def test_differences_name_leaves() -> None:
+    other = replace(SMOKE, seed=1, data=replace(SMOKE.data, crop_pct=0.5))
+    assert differences(SMOKE, other) == [
+        "seed=0, asked for 1",
+        "data.crop_pct=1.0, asked for 0.5",
+    ]
+
+
+def test_config_refuses_unknown_keys_of_parts_and_what_is_no_json() -> None:
+    with pytest.raises(ValueError, match=r"AugmentConfig: unknown keys \['mixupp'\]"):
+        TrainConfig.from_json('{"augment": {"mixupp": 1}}')
+    with pytest.raises(ValueError, match="TrainConfig: not JSON"):
+        TrainConfig.from_json("lr=1")
+
+
+def test_space_may_be_json() -> None:
+    assert find_space(MINI.to_json()) == MINI
+    with pytest.raises(ValueError, match="space 'huge' is unknown; expected one of tiny"):
+        find_space("huge")
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
+    """Configs that commands train, without training them."""
+    configs: list[TrainConfig] = []
+
+    def note(config: TrainConfig, *_: object, **__: object) -> object:
+        configs.append(config)
+        return type("State", (), {"step": 1, "skipped": 0, "broken": 0, "seconds": 0.0})
+
+    monkeypatch.setattr("training.train.train", note)
+    return configs
+
+
+PATHS = ["--data-dir", "data", "--out", "run"]
+
+
+def test_every_field_is_a_flag_on_top_of_the_preset(
+    seen: list[TrainConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--preset", "nano-32", "--stages", "2:16", "1:32", "--augment.mixup", "0.8"]
+    assert run_train([*PATHS, *flags, "--sampling", "sandwich", "--clip-grad=0.5"]) == 0
+    expected = replace(
+        PRESETS["nano-32"],
+        stages=(Stage(2, 16), Stage(1, 32)),
+        augment=replace(SMOKE.augment, mixup=0.8),
+        sampling="sandwich",
+        clip_grad=0.5,
+    )
+    assert seen == [expected]
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["out"] == "run"
+
+
+def test_commands_have_their_own_presets(seen: list[TrainConfig]) -> None:
+    assert run_train([*PATHS, "--preset=smoke"]) == 0
+    assert run_finetune([*PATHS, "--preset", "smoke"]) == 0
+    assert run_train(PATHS) == 0
+    assert seen == [SMOKE, finetune.SMOKE, PRESETS["cifar10"]]
+
+
+def test_command_without_the_extra_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(commands, "find_spec", lambda name: None)
+    assert run_train([]) == 2
+    assert capsys.readouterr().err.endswith(
+        "tqdm and matplotlib not installed: pip install 'autoformer_zoo[train]'\n"
+    )
+
+
 def test_train_command_reports_a_mistake_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--data-dir", str(tmp_path), "--out", str(tmp_path / "run")]
-    assert run_train(arguments) == 2
+    arguments = ["--data-dir", str(tmp_path), "--out", str(tmp_path / "run"), "--preset", "smoke"]
+    assert run_train([*arguments, "--workers", "0"]) == 2
     assert "no whole CIFAR-10" in capsys.readouterr().err
-    assert run_train([*arguments, "--overrides", '{"space": "huge"}']) == 2
+    with pytest.raises(SystemExit, match="2"):
+        run_train([*arguments, "--stages", "ten"])
+    assert "stage 'ten': expected EPOCHS:PIXELS" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_space_is_told_before_a_directory_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sources, "load_train", split_in_memory)
+    arguments = ["--data-dir", str(tmp_path), "--out", str(tmp_path / "run")]
+    assert run_train([*arguments, "--preset", "smoke", "--space", "huge", "--batch-size", "8"]) == 2
     assert "space 'huge' is unknown; expected one of" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
-def test_choose_command_names_the_missing_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_failure_of_a_run_is_one_line_and_code_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--run", str(tmp_path), "--data-dir", str(tmp_path), "--out", "x.safetensors"]
-    assert run_choose(arguments) == 2
-    assert "config.json" in capsys.readouterr().err
+    from training.loop import DivergedError
+
+    def fail(*_: object, **__: object) -> None:
+        raise DivergedError("run: give up at step 8")
+
+    monkeypatch.setattr("training.train.train", fail)
+    assert run_train([*PATHS, "--preset", "smoke"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].endswith("run: give up at step 8")
 
 
 @pytest.mark.data
@@ -312,16 +294,3 @@ def test_picture_transform_agrees_with_training_batches(cifar10: Path) -> None:
     with torch.no_grad():
         expected = model(eval_batch(held_out, 32)).softmax(1).max(1).values
     torch.testing.assert_close(torch.tensor(best), expected, rtol=0, atol=1e-4)
-
-
-def test_step_speed_reports_every_form_against_the_explicit_one(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    from training.step_speed import main
-
-    assert main(["--batch-size", "2", "--rounds", "3", "--form", "decomposed"]) == 0
-    rows = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert [row["what"] for row in rows] == ["decomposed fp32", "explicit fp32"]
-    assert rows[1]["speed_over_explicit_fp32"] == 1
-    assert main(["--space", "huge"]) == 2
-    assert "space 'huge' is unknown" in capsys.readouterr().err

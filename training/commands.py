@@ -4,42 +4,33 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from training.config import PRESETS, TrainConfig
+from autoformer_zoo.checkpoint import CheckpointError
+from training.config import DEFAULT_RESOURCES, PRESETS, Resources, TrainConfig
+
+EXTRA = ("tqdm", "matplotlib")  # of the extra `train`; torchvision comes with timm
 
 
 def run_train(argv: list[str] | None = None) -> int:
     """Parse and run `python -m training.train`."""
-    from training.train import train
+    return _run_config("python -m training.train", "Train a supernet.", PRESETS, argv)
 
-    def command(
-        data_dir: Path,
-        out: Path,
-        preset: Literal["nano", "nano-32", "nano-long", "smoke"] = "nano",
-        stop_at: int | None = None,
-        overrides: Annotated[str, tyro.conf.arg(metavar="JSON")] = "{}",
-    ) -> None:
-        """Train a supernet.
 
-        Args:
-            data_dir: directory that holds cifar-10-batches-py.
-            out: run directory; an unfinished run in it goes on.
-            preset: which config to start from.
-            stop_at: step to stop at, with a checkpoint; to the end where it is not given.
-            overrides: fields of the config to change, as a JSON object.
-        """
-        values = {**json.loads(PRESETS[preset].to_json()), **json.loads(overrides)}
-        config = TrainConfig.from_json(json.dumps(values))
-        state = train(config, data_dir, out, stop_at=stop_at)
-        print(json.dumps({"steps": state.step, "seconds": state.seconds, "skipped": state.skipped}))
+def run_finetune(argv: list[str] | None = None) -> int:
+    """Parse and run `python -m training.finetune`."""
+    from training.finetune import PRESETS as FINETUNE_PRESETS
 
-    return run_command(command, argv, prog="python -m training.train")
+    description = "Fine-tune one network on another data set."
+    return _run_config("python -m training.finetune", description, FINETUNE_PRESETS, argv)
 
 
 def run_choose(argv: list[str] | None = None) -> int:
@@ -77,11 +68,70 @@ def run_choose(argv: list[str] | None = None) -> int:
 
 
 def run_command(command: Callable[..., Any], argv: list[str] | None, prog: str) -> int:
-    """Run a command made from a function's signature; a user's mistake is one line and code 2."""
+    """Run a command made from a function's signature.
+
+    Returns:
+        0; 2 after a user's mistake and 1 after another failure, each told in one line.
+    """
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s: %(message)s")
+    if missing := [name for name in EXTRA if find_spec(name) is None]:
+        print(
+            f"{prog}: {' and '.join(missing)} not installed: pip install 'autoformer_zoo[train]'",
+            file=sys.stderr,
+        )
+        return 2
     try:
         tyro.cli(command, args=argv, prog=prog)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, CheckpointError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        if type(error).__module__.partition(".")[0] != "training":
+            raise  # a fault of ours: its traceback is wanted
+        print(f"{prog}: {error}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _run_config(
+    prog: str, description: str, presets: Mapping[str, TrainConfig], argv: list[str] | None
+) -> int:
+    words = sys.argv[1:] if argv is None else argv
+    default = next(iter(presets))
+    base = presets.get(_value_of("--preset", words) or default, presets[default])
+
+    def command(
+        data_dir: Path,
+        out: Path,
+        preset: str = default,
+        stop_at: int | None = None,
+        config: Annotated[TrainConfig, tyro.conf.arg(name="")] = base,
+        resources: Annotated[Resources, tyro.conf.arg(name="")] = DEFAULT_RESOURCES,
+    ) -> None:
+        from training.train import train
+
+        state = train(config, data_dir, out, stop_at=stop_at, resources=resources)
+        if os.environ.get("RANK", "0") == "0":
+            done = {name: getattr(state, name) for name in ("step", "skipped", "broken")}
+            print(json.dumps({**done, "seconds": round(state.seconds, 1), "out": str(out)}))
+
+    command.__annotations__["preset"] = Literal[tuple(presets)]  # for the parser to check
+    command.__doc__ = f"""{description}
+
+        Args:
+            data_dir: root of the data: holds cifar-10-batches-py, or train/CLASS/PICTURE.
+            out: run directory; an unfinished run in it goes on.
+            preset: which config to start from; every other flag changes it.
+            stop_at: step to stop at, with a checkpoint; to the end where it is not given.
+        """
+    return run_command(command, words, prog)
+
+
+def _value_of(flag: str, words: list[str]) -> str | None:
+    """Find a flag's value before the rest is parsed, as --flag VALUE or --flag=VALUE."""
+    for word, following in zip_longest(words, words[1:], fillvalue=""):
+        if word == flag:
+            return following
+        if word.startswith(flag + "="):
+            return word.partition("=")[2]
+    return None

@@ -1,4 +1,4 @@
-"""A supernet: one set of weights, any subnet of it runnable at any time.
+"""What is trained: a supernet, any subnet of it runnable at any time; or one static network.
 
 Weights are an ordinary `AutoFormer` of the supernet's size, so that its state dict is a canonical
 supernet. `forward(x, subnet)` slices them and runs the subnet's own static network on the slices:
@@ -41,6 +41,7 @@ class Supernet(nn.Module):
         in_chans: int = 3,
     ) -> None:
         super().__init__()
+        self.uses_all = False  # most subnets leave blocks out
         self.space = space
         self.bias_rule: BiasRule = bias_rule
         self._arguments: dict[str, Any] = {
@@ -72,3 +73,30 @@ class Supernet(nn.Module):
         sliced = slice_supernet(tensors, self.space.supernet, subnet, self.bias_rule)
         network = AutoFormer(subnet, device="meta", **self._arguments).train(self.training)
         return functional_call(network, sliced, x, strict=True)
+
+
+class FixedSubnet(nn.Module):
+    """One static network in the supernet's place: retraining and fine-tuning.
+
+    Args:
+        weights: the network.
+    """
+
+    def __init__(self, weights: AutoFormer) -> None:
+        super().__init__()
+        self.uses_all = True
+        self.bias_rule: BiasRule = "prefix"
+        self.weights = weights
+
+    def forward(self, x: Tensor, subnet: SubnetConfig) -> Tensor:
+        """Run the network.
+
+        Args:
+            x: pictures (B, in_chans, height, width).
+            subnet: the network's own; nothing else can be asked for.
+
+        Returns:
+            Logits (B, num_classes).
+        """
+        logits: Tensor = self.weights(x)
+        return logits

@@ -1,0 +1,52 @@
+"""Choosing a subnet of a trained supernet."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from autoformer_zoo.checkpoint import load_supernet
+from autoformer_zoo.published import SPACES
+from autoformer_zoo.space import SubnetConfig
+from tests.made_training import QUICK, make_pictures, split_in_memory
+from training import choose as choose_module
+from training import sources
+from training.choose import choose
+from training.commands import run_choose
+from training.config import SMOKE, Stage
+from training.train import train
+
+NANO = SPACES["nano"]
+
+
+def test_choose_writes_the_supernet_and_opens_the_test_set_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "load_train", split_in_memory)
+    monkeypatch.setattr(choose_module, "load_train", split_in_memory)
+    config = replace(SMOKE, stages=(Stage(1, 8),), batch_size=20)
+    train(config, tmp_path, tmp_path / "run", progress=False, resources=QUICK)
+    opened: list[Path] = []
+    monkeypatch.setattr(
+        choose_module, "load_test", lambda root: opened.append(root) or make_pictures(20)
+    )
+    measured = choose(tmp_path / "run", tmp_path, tmp_path / "nano.safetensors", 3, 2)
+    assert len(opened) == 1
+    supernet = load_supernet(tmp_path / "nano.safetensors")
+    assert supernet.sizes == NANO.supernet
+    assert {tensor.dtype for tensor in supernet.tensors.values()} == {torch.float16}
+    assert NANO.contains(SubnetConfig.from_dict(measured["chosen"]))
+    best = max(each["acc1_percent"] for each in measured["held_out"])
+    assert measured["held_out_acc1_percent"] == best
+    assert len(measured["random_test_acc1_percent"]) == 2
+
+
+def test_choose_command_names_the_missing_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--run", str(tmp_path), "--data-dir", str(tmp_path), "--out", "x.safetensors"]
+    assert run_choose(arguments) == 2
+    assert "config.json" in capsys.readouterr().err

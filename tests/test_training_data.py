@@ -1,0 +1,363 @@
+"""Where batches come from: order, augmentation, held-out split, broken pictures, streams."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data import ImageDataset, IterableImageDataset
+
+from autoformer_zoo.autoformer import CIFAR10_MEAN, CIFAR10_STD
+from tests.made_training import MINI_CONFIG, QUICK, log_lines, make_pictures, write_folder
+from training import data as data_module
+from training import sources, timm_data, timm_source
+from training.config import AugmentConfig, DataConfig, Stage, TrainConfig
+from training.data import (
+    Pictures,
+    epoch_order,
+    eval_batch,
+    held_out_indices,
+    load_train,
+    train_batch,
+)
+from training.distributed import Ranks
+from training.schedule import Schedule
+from training.sources import Batch, MemorySource, open_source
+from training.timm_data import train_transform
+from training.train import train
+
+CPU = torch.device("cpu")
+ALONE = Ranks(CPU)
+FOLDER = replace(
+    MINI_CONFIG,
+    data=DataConfig(source="folder", normalisation="imagenet"),
+    augment=AugmentConfig(crop="resized", policy="rand-m9-mstd0.5-inc1", erasing=0.5),
+    held_out_per_class=1,
+    batch_size=4,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("pictures"))
+
+
+def batches(
+    config: TrainConfig, root: Path, first: int = 0, ranks: Ranks = ALONE, workers: int = 0
+) -> list[Batch]:
+    source = open_source(config, root, ranks, replace(QUICK, workers=workers))
+    schedule = Schedule(config, source.num_train)
+    return list(source.train(schedule, first, schedule.total))
+
+
+def test_held_out_is_even_fixed_and_apart() -> None:
+    labels = torch.arange(1000) % 10
+    held_out = held_out_indices(labels, 7, seed=0)
+    assert torch.equal(held_out, held_out_indices(labels, 7, seed=0))
+    assert not torch.equal(held_out, held_out_indices(labels, 7, seed=1))
+    assert np.bincount(labels[held_out]).tolist() == [7] * 10
+
+
+def test_epoch_order_is_a_permutation_that_differs_by_epoch() -> None:
+    one, two = epoch_order(100, 0, 0), epoch_order(100, 0, 1)
+    assert sorted(one.tolist()) == list(range(100))
+    assert not torch.equal(one, two)
+
+
+def test_train_batch_only_shifts_and_flips() -> None:
+    ramp = torch.arange(32, dtype=torch.uint8)
+    picture = torch.stack([ramp.expand(32, 32), ramp[:, None].expand(32, 32), ramp.expand(32, 32)])
+    pictures = Pictures(picture.expand(64, 3, 32, 32), torch.zeros(64, dtype=torch.long))
+    mean, std = (torch.tensor(values).view(3, 1, 1) * 255 for values in (CIFAR10_MEAN, CIFAR10_STD))
+    x = train_batch(pictures, 32, seed=0, step=0) * std + mean
+    middle = x[:, 0, 16, 8:24]  # far from the padding
+    steps = middle.diff(dim=1).round()
+    assert set(steps.unique().tolist()) == {-1.0, 1.0}  # both flips occur, nothing else
+    assert 20 < (steps[:, 0] < 0).sum() < 44
+    assert torch.equal(
+        train_batch(pictures, 32, seed=0, step=5), train_batch(pictures, 32, seed=0, step=5)
+    )
+
+
+def test_eval_batch_normalises_and_resizes() -> None:
+    grey = Pictures(torch.full((1, 3, 32, 32), 255, dtype=torch.uint8), torch.zeros(1).long())
+    x = eval_batch(grey, 16)
+    assert x.shape == (1, 3, 16, 16)
+    expected = (1 - torch.tensor(CIFAR10_MEAN)) / torch.tensor(CIFAR10_STD)
+    torch.testing.assert_close(x[0, :, 3, 5], expected)
+
+
+def test_missing_cifar10_says_where_it_should_be(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"expected .*cifar-10-batches-py"):
+        load_train(tmp_path, 500, 0)
+
+
+def test_held_out_refuses_to_take_a_whole_class() -> None:
+    labels = torch.tensor([0, 0, 0, 2, 2])
+    assert len(held_out_indices(labels, 1, seed=0)) == 2  # class 1 has no picture at all
+    with pytest.raises(ValueError, match="class 2 has 2 pictures; with held_out_per_class=2 none"):
+        held_out_indices(labels, 2, seed=0)
+    assert len(held_out_indices(labels, 0, seed=0)) == 0
+
+
+def test_repeats_show_a_third_of_the_pictures_three_times() -> None:
+    order = epoch_order(90, seed=0, epoch=2, repeats=3)
+    assert len(order) == 90
+    assert torch.equal(order[0::3], order[1::3])
+    assert len(set(order.tolist())) == 30
+    assert not torch.equal(order, epoch_order(90, seed=0, epoch=3, repeats=3))
+
+
+@pytest.mark.parametrize("crop", ["none", "shift"])
+def test_parts_of_a_batch_in_memory_are_the_whole_batch(crop: str) -> None:
+    config = replace(MINI_CONFIG, augment=AugmentConfig(crop=crop))
+    splits = {}
+    for ranks in (Ranks(CPU), Ranks(CPU, 0, 2), Ranks(CPU, 1, 2), Ranks(CPU, accumulate=2)):
+        source = MemorySource(config, make_pictures(40), make_pictures(8), ranks)
+        splits[ranks] = list(source.train(Schedule(config, 40), 3, 7))
+    whole, first, second, both = splits.values()
+    assert len(whole) == len(first) == len(second) == len(both) / 2 == 4
+    for step, batch in enumerate(whole):
+        for part, other in ((0, first[step]), (1, second[step])):
+            assert torch.equal(other.x, batch.x[part::2])
+            assert torch.equal(other.labels, batch.labels[part::2])
+            assert torch.equal(both[2 * step + part].x, other.x)
+
+
+def test_erasing_in_memory_follows_from_the_step() -> None:
+    config = replace(MINI_CONFIG, augment=AugmentConfig(crop="none", erasing=1.0))
+    plain = replace(MINI_CONFIG, augment=AugmentConfig(crop="none"))
+    made = []
+    for each in (config, config, plain):
+        source = MemorySource(each, make_pictures(40), make_pictures(8), Ranks(CPU))
+        made.append(next(source.train(Schedule(each, 40), 2, 3)).x)
+    assert torch.equal(made[0], made[1])
+    changed = (made[0] != made[2]).any(1).flatten(1).float().mean(1)
+    assert changed.min() > 0
+    assert changed.max() < 0.5
+
+
+def test_folder_batches_follow_from_the_step_alone(folder: Path) -> None:
+    whole = batches(FOLDER, folder)
+    random.seed(7)
+    assert len(whole) == 10
+    for step, batch in enumerate(batches(FOLDER, folder, first=4), start=4):
+        assert torch.equal(batch.x, whole[step].x)
+        assert torch.equal(batch.labels, whole[step].labels)
+    assert whole[0].x.shape == (4, 3, 8, 8)
+    assert whole[9].x.shape == (4, 3, 16, 16)
+    assert not torch.equal(whole[0].x, batches(replace(FOLDER, seed=1), folder)[0].x)
+
+
+def test_folder_batches_are_the_same_with_workers_and_in_parts(folder: Path) -> None:
+    config = replace(FOLDER, stages=(Stage(1, 8),))
+    whole = batches(config, folder)
+    with_workers = batches(config, folder, workers=2)
+    second = batches(config, folder, ranks=Ranks(CPU, 1, 2))
+    for batch, same, part in zip(whole, with_workers, second, strict=True):
+        assert torch.equal(batch.x, same.x)
+        assert torch.equal(batch.x[1::2], part.x)
+
+
+def test_continuing_decodes_nothing_of_what_was_done(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    read_picture = timm_source.read_picture
+    monkeypatch.setattr(
+        timm_source,
+        "read_picture",
+        lambda dataset, index: read.append(index) or read_picture(dataset, index),
+    )
+    batches(FOLDER, folder, first=9)
+    assert len(read) == FOLDER.batch_size
+
+
+def test_held_out_pictures_of_a_folder_are_apart_and_listed(folder: Path, tmp_path: Path) -> None:
+    source = open_source(FOLDER, folder, ALONE, QUICK)
+    assert source.num_train == 20
+    assert len(source.held_out_list) == 4
+    config = replace(FOLDER, stages=(Stage(3, 8),), augment=AugmentConfig(crop="none"))
+    trained = torch.cat([batch.x for batch in batches(config, folder)])
+    held_out = torch.cat([batch.x for batch in source.held_out(8)])
+    assert len(held_out) == 4
+    assert not any(torch.equal(x, y) for x in held_out for y in trained)
+    train(FOLDER, folder, tmp_path, progress=False, resources=QUICK)
+    assert json.loads((tmp_path / "held_out.json").read_text()) == source.held_out_list
+
+
+def test_held_out_may_be_a_split_of_its_own(folder: Path) -> None:
+    config = replace(FOLDER, data=replace(FOLDER.data, held_out_split="train", train_split="train"))
+    source = open_source(config, folder, ALONE, QUICK)
+    assert (source.num_train, source.held_out_list) == (24, [])
+    assert sum(len(batch.x) for batch in source.held_out(8)) == 24
+
+
+def test_training_never_opens_the_test_split(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    create_dataset = timm_data.create_dataset
+
+    def note(name: str, root: str, split: str, **arguments: object) -> object:
+        opened.append(split)
+        assert split == "train", "training opened the test split"
+        return create_dataset(name, root, split, **arguments)
+
+    def explode(*_: object) -> Pictures:
+        raise AssertionError("training opened the test split")
+
+    monkeypatch.setattr(timm_data, "create_dataset", note)
+    monkeypatch.setattr(data_module, "load_test", explode)
+    (tmp_path / "data").symlink_to(folder)
+    train(FOLDER, tmp_path / "data", tmp_path / "run", progress=False, resources=QUICK)
+    assert opened == ["train"]
+
+    loaded: list[bool] = []
+
+    def cifar10(_: Path, train: bool, **__: object) -> Pictures:
+        loaded.append(train)
+        assert train, "training opened the test split"
+        return make_pictures(48)
+
+    monkeypatch.setattr(data_module, "_load", cifar10)
+    train(MINI_CONFIG, tmp_path, tmp_path / "memory", progress=False, resources=QUICK)
+    assert loaded == [True]
+
+
+def test_broken_pictures_are_replaced_counted_and_logged(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "data")
+    for name in ("n00000000/0.JPEG", "n00000001/1.JPEG"):
+        file = root / "train" / name
+        file.write_bytes(file.read_bytes()[:200])
+    (root / "train" / "n00000002" / "2.JPEG").write_bytes(b"no picture")
+    config = replace(FOLDER, held_out_per_class=2, stages=(Stage(4, 8),), evaluate_every=1)
+    state = train(config, root, tmp_path / "run", progress=False, resources=QUICK)
+    lines = log_lines(tmp_path / "run")
+    evaluated = [line.get("held_out_broken", 0) for line in lines if "loss" not in line]
+    assert len(set(evaluated)) == 1
+    # Three broken files: each is held out, or met once an epoch and perhaps as a replacement.
+    assert state.broken >= 4 * (3 - evaluated[0])
+    assert [line for line in lines if "loss" in line][-1].get("broken", 0) == state.broken
+
+
+def test_data_set_of_broken_pictures_only_is_given_up(tmp_path: Path) -> None:
+    root = write_folder(tmp_path)
+    for file in root.rglob("*.JPEG"):
+        file.write_bytes(b"no picture")
+    with pytest.raises(RuntimeError, match="10 pictures in a row could not be read"):
+        batches(FOLDER, root)
+
+
+def test_folder_without_its_split_says_what_is_expected(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"train is not there; expected a folder of pict"):
+        open_source(FOLDER, tmp_path, ALONE, QUICK)
+
+
+def test_unknown_data_set_is_refused_with_timms_words(tmp_path: Path) -> None:
+    config = replace(FOLDER, data=replace(FOLDER.data, source="torch/flowers"))
+    with pytest.raises(FileNotFoundError, match=r"torch/flowers under .*Unknown torchvision"):
+        open_source(config, tmp_path, ALONE, QUICK)
+
+
+def test_data_set_that_hides_its_labels_needs_a_held_out_split(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden = ImageDataset(str(folder / "train"))
+    hidden.reader = type("Reader", (), {"__len__": lambda self: 24})()
+    monkeypatch.setattr(timm_data, "create_dataset", lambda *_, **__: hidden)
+    with pytest.raises(ValueError, match="folder does not tell its labels without decoding"):
+        open_source(FOLDER, folder, ALONE, QUICK)
+
+
+def test_shift_crop_keeps_the_scale() -> None:
+    config = replace(FOLDER, augment=AugmentConfig(crop="shift"))
+    picture = Image.new("RGB", (16, 16), (255, 0, 0))
+    kinds = [type(each).__name__ for each in train_transform(config, 16).transforms]
+    assert kinds[:3] == ["Resize", "CenterCrop", "RandomCrop"]
+    assert "RandomResizedCropAndInterpolation" not in kinds
+    assert train_transform(config, 16)(picture).shape == (3, 16, 16)
+
+
+class Shards:
+    """A reader of a stream: gives its pictures in order, and says how many there are."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.epochs: list[int] = []
+
+    def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
+        for number in range(self.count):
+            yield Image.new("RGB", (16, 16), (number, 0, 0)), number % 4
+
+    def __len__(self) -> int:
+        return self.count
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epochs.append(epoch)
+
+
+@pytest.fixture
+def shards(monkeypatch: pytest.MonkeyPatch) -> Shards:
+    reader = Shards(19)
+    monkeypatch.setattr(
+        timm_data, "create_dataset", lambda *_, **__: IterableImageDataset("", reader=reader)
+    )
+    return reader
+
+
+STREAM = replace(
+    FOLDER,
+    data=replace(FOLDER.data, source="wds/shards", held_out_split="held-out"),
+    augment=AugmentConfig(crop="none"),
+)
+
+
+def test_stream_gives_whole_batches_and_starts_epochs_anew(shards: Shards, tmp_path: Path) -> None:
+    source = open_source(STREAM, tmp_path, ALONE, QUICK)
+    schedule = Schedule(STREAM, source.num_train)
+    labels = [batch.labels.tolist() for batch in source.train(schedule, 2, schedule.total)]
+    assert len(labels) == 6
+    assert labels == [[0, 1, 2, 3]] * 6
+    assert shards.epochs == [0, 1]
+    assert sum(len(batch.labels) for batch in source.held_out(8)) == 19
+    state = train(STREAM, tmp_path, tmp_path / "run", progress=False, resources=QUICK)
+    assert state.step == 8
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        (replace(STREAM, data=replace(STREAM.data, held_out_split="")), "nothing can be cut from"),
+        (replace(STREAM, augment=AugmentConfig(repeats=3)), "repeats is 3; .* is a stream"),
+    ],
+    ids=["held out", "repeats"],
+)
+def test_stream_refuses_what_needs_positions(
+    shards: Shards, tmp_path: Path, config: TrainConfig, text: str
+) -> None:
+    with pytest.raises(ValueError, match=text):
+        open_source(config, tmp_path, ALONE, QUICK)
+
+
+def test_cifar10_is_offered_to_be_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def no_network(root: str, train: bool, download: bool) -> None:
+        asked.append(download)
+        raise OSError("no network")
+
+    monkeypatch.setattr(data_module, "CIFAR10", no_network)
+    with pytest.raises(FileNotFoundError, match=r"no whole CIFAR-10 .*no network.*download=True"):
+        load_train(tmp_path, 500, 0, download=True)
+    assert asked == [True]
+    assert sources.load_train is load_train

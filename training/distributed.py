@@ -1,0 +1,131 @@
+"""One process or many: ranks, and the few things that they tell each other.
+
+`torchrun` starts the processes and says who they are; without it there is one. The batch is the
+config's whatever their number: part p of P takes every P-th picture from p on, and a process does
+its `accumulate` parts one after the other.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from training.config import Resources, TrainConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process among all, and its device."""
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+    accumulate: int = 1
+
+    @property
+    def parts(self) -> int:
+        """Parts that a batch is done in, over all processes."""
+        return self.world * self.accumulate
+
+    @property
+    def own_parts(self) -> range:
+        """Numbers of this process's parts."""
+        return range(self.rank * self.accumulate, (self.rank + 1) * self.accumulate)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and shows progress."""
+        return self.rank == 0
+
+    def sums(self, values: Sequence[float]) -> list[float]:
+        """Return the sums over all processes."""
+        return self._reduced(values, dist.ReduceOp.SUM)
+
+    def largest(self, values: Sequence[float]) -> list[float]:
+        """Return the largest over all processes, element by element."""
+        return self._reduced(values, dist.ReduceOp.MAX)
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        if self.world > 1:
+            dist.barrier()
+
+    def wrap(self, network: nn.Module, uses_all: bool) -> nn.Module:
+        """Make a network whose gradients are averaged over processes, where there are several.
+
+        Args:
+            network: the same in every process.
+            uses_all: every pass gives every parameter a gradient. A subnet leaves blocks out.
+        """
+        if self.world == 1:
+            return network
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(
+            network, devices, broadcast_buffers=False, find_unused_parameters=not uses_all
+        )
+
+    def _reduced(self, values: Sequence[float], how: dist.ReduceOp.RedOpType) -> list[float]:
+        if self.world == 1:
+            return list(values)
+        # Apple's and other devices without float64 have no process groups either.
+        summed = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(summed, how)
+        return summed.tolist()
+
+
+@contextmanager
+def joined(config: TrainConfig, resources: Resources) -> Iterator[Ranks]:
+    """Join the processes that torchrun started, if it did; leave them in the end.
+
+    Raises:
+        ValueError: the batch cannot be divided into equal parts, or the device is unknown.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
+    ranks = Ranks(_device(resources.device, local, world), rank, world, resources.accumulate)
+    size, parts = config.batch_size, ranks.parts
+    if size % parts:
+        raise ValueError(
+            f"batch_size {size} cannot be divided into {world} processes x {resources.accumulate} "
+            f"accumulated parts; expected a multiple of {parts}"
+        )
+    if config.augment.mixes and (size // parts) % 2:
+        raise ValueError(
+            f"mixup and cutmix mix pairs, but a part has {size // parts} pictures; expected a "
+            f"batch_size that is a multiple of {2 * parts}"
+        )
+    if world == 1:
+        yield ranks
+        return
+    if ranks.device.type == "cuda":
+        torch.cuda.set_device(ranks.device)
+    joined_here = not dist.is_initialized()
+    if joined_here:
+        dist.init_process_group("nccl" if ranks.device.type == "cuda" else "gloo")
+    try:
+        yield ranks
+    finally:
+        if joined_here:
+            dist.destroy_process_group()
+
+
+def _device(name: str, local_rank: int, world: int) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device is {name!r}; expected cpu, cuda, cuda:1 and the like") from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError(f"device is {name!r}, but there is no CUDA here; take cpu or auto")
+        if world > 1 or device.index is None:
+            device = torch.device("cuda", local_rank)
+    return device

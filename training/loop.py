@@ -1,0 +1,248 @@
+"""The training loop: steps, log, held-out accuracy, checkpoints, stopping and going on.
+
+Supernet training, retraining and fine-tuning are this one loop; they differ in the network and in
+the subnets of a step.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.utils import ModelEmaV3
+
+from autoformer_zoo.space import SubnetConfig
+from training.checkpoints import (
+    PREVIOUS,
+    has_checkpoint,
+    load_checkpoint,
+    newest_whole,
+    save_checkpoint,
+    set_damaged_aside,
+)
+from training.config import Resources, TrainConfig
+from training.distributed import Ranks
+from training.losses import Mixer, open_teacher
+from training.networks import fixed_subnet, make_network, space_of
+from training.optim import make_optimizer
+from training.run_directory import LOG, TIMING, append, cut_log, write_text
+from training.schedule import Schedule, StepPlan
+from training.sources import Source
+from training.step import RunState, Setting, take_step
+from training.stopping import catch_signals
+
+_log = logging.getLogger(__name__)
+
+
+class DivergedError(RuntimeError):
+    """Losses stay infinite or NaN, also after going back to the last good checkpoint."""
+
+
+def make_state(config: TrainConfig, device: torch.device) -> RunState:
+    """Make the network that a config starts with, its average and its optimizer.
+
+    Raises:
+        ValueError: the config names what cannot be made.
+        CheckpointError: weights cannot be had.
+    """
+    network = make_network(config).to(device)
+    optimizer = make_optimizer(network.weights, config)
+    ema = ModelEmaV3(network, decay=config.ema_decay, use_warmup=True)
+    if config.initial:
+        values = load_checkpoint(Path(config.initial), device)
+        network.load_state_dict(values["network"])
+        ema.module.load_state_dict(values["ema"])
+    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+    return RunState(network, ema, optimizer, scaler)
+
+
+def make_setting(
+    config: TrainConfig, state: RunState, source: Source, ranks: Ranks, resources: Resources
+) -> Setting:
+    """Put together what all steps share.
+
+    Raises:
+        ValueError: torch.compile is asked for where each step has a network of its own.
+    """
+    space, network = space_of(config), state.network
+    if resources.compile:
+        if not network.uses_all:
+            raise ValueError(
+                "compile would compile anew for each subnet; expected sampling fixed with it"
+            )
+        network.weights.compile(dynamic=False)
+    return Setting(
+        config,
+        space,
+        fixed_subnet(config, network),
+        Schedule(config, source.num_train),
+        ranks,
+        ranks.wrap(network, network.uses_all),
+        Mixer(config, space.num_classes),
+        open_teacher(config, space.num_classes, ranks.device),
+    )
+
+
+def resume(state: RunState, run: Path, ranks: Ranks) -> None:
+    """Go on from the newest whole checkpoint, or write the one of step 0."""
+    found = has_checkpoint(run)
+    ranks.wait()  # or the first process could write it before another one looks
+    if not found:
+        if ranks.is_first:
+            save_checkpoint(state.to_values(), run)
+        ranks.wait()
+        return
+    values, name = newest_whole(run, ranks.device)
+    state.load(values)
+    ranks.wait()
+    if ranks.is_first:
+        if name == PREVIOUS:
+            set_damaged_aside(run)
+        for log in (LOG, TIMING):
+            cut_log(run / log, state.step)
+    ranks.wait()
+
+
+def run_steps(
+    state: RunState,
+    setting: Setting,
+    source: Source,
+    run: Path,
+    stop_at: int | None = None,
+    progress: bool = True,
+) -> None:
+    """Do the steps that are left.
+
+    Args:
+        state: changed in place.
+        setting: of the run.
+        source: where batches come from.
+        run: the run directory.
+        stop_at: step to stop at, with a checkpoint; None for the end.
+        progress: show a progress bar.
+
+    Raises:
+        SystemExit: SIGTERM or SIGINT came; a checkpoint was written. Codes 143 and 130.
+        DivergedError: losses stay infinite or NaN.
+        OSError: a file cannot be written.
+    """
+    from tqdm import tqdm
+
+    schedule, ranks = setting.schedule, setting.ranks
+    end = schedule.total if stop_at is None else min(stop_at, schedule.total)
+    shown = progress and ranks.is_first
+    bar = tqdm(total=end, initial=state.step, unit="step", disable=not shown, file=sys.stderr)
+    stream = source.train(schedule, state.step, end)
+    with closing(bar), catch_signals() as request, closing(stream) as batches:
+        while state.step < end:
+            plan = schedule.plan(state.step)
+            started = time.perf_counter()
+            stop = take_step(state, setting, batches, request)
+            state.seconds += time.perf_counter() - started
+            bar.update()
+            if state.bad_in_row >= setting.config.most_bad_steps:
+                roll_back(state, setting.config, run, ranks)
+            loss = write_logs(state, setting, source, plan, run)
+            if loss is not None:
+                bar.set_postfix(loss=f"{loss:.3f}", px=plan.img_size, epoch=plan.epoch)
+            due = stop or state.step % setting.config.checkpoint_every == 0
+            # Amid bad steps the last good checkpoint stays the last: it is what to go back to.
+            is_due = (due and not state.bad_in_row) or state.step == end
+            if is_due and ranks.is_first:
+                save_checkpoint(state.to_values(), run)
+            if stop:
+                ranks.wait()
+                raise SystemExit(128 + stop)
+    ranks.wait()
+
+
+def roll_back(state: RunState, config: TrainConfig, run: Path, ranks: Ranks) -> None:
+    """Take the weights of the last good checkpoint, and go on with the next step's pictures.
+
+    Raises:
+        DivergedError: this was done too often.
+    """
+    if state.rollbacks == config.most_rollbacks:
+        raise DivergedError(
+            f"{run}: {state.bad_in_row} steps in a row were not finite after {state.rollbacks} "
+            f"returns to a checkpoint; give up at step {state.step}: try a lower lr, or precision "
+            "fp32"
+        )
+    state.rollbacks += 1
+    _log.warning(
+        "step %d: %d steps in a row were not finite; back to the last good weights (%d of %d)",
+        *(state.step, state.bad_in_row, state.rollbacks, config.most_rollbacks),
+    )
+    state.load_weights(load_checkpoint(run, ranks.device))
+    state.bad_in_row = 0
+
+
+def write_logs(
+    state: RunState, setting: Setting, source: Source, plan: StepPlan, run: Path
+) -> float | None:
+    """Write the lines that are due after a step; returns the mean loss where one was."""
+    config, ranks, loss = setting.config, setting.ranks, None
+    if state.step % config.log_every == 0:
+        loss = sum(state.recent) / max(1, len(state.recent))
+        state.recent.clear()
+        if ranks.is_first:
+            _log_step(state, config, plan, loss, run)
+    if setting.schedule.evaluates_after(plan):
+        acc1_percent, broken = held_out_accuracy(state, setting, source, plan.img_size)
+        if ranks.is_first and acc1_percent:
+            line = _line(state, plan.epoch + 1, plan.img_size)
+            line["held_out_acc1_percent"] = acc1_percent
+            append(run / LOG, {**line, "held_out_broken": broken} if broken else line)
+    return loss
+
+
+def held_out_accuracy(
+    state: RunState, setting: Setting, source: Source, img_size: int
+) -> tuple[dict[str, float], int]:
+    """Measure averaged weights on the held-out pictures, with inherited weights.
+
+    Returns:
+        Top-1 in percent of the smallest and the largest subnet, or of the only one; empty without
+        held-out pictures. And how many pictures could not be read.
+    """
+    space, network = setting.space, state.ema.module
+    subnets: dict[str, SubnetConfig] = {"smallest": space.smallest, "largest": space.largest}
+    if setting.fixed is not None:
+        subnets = {"subnet": setting.fixed}
+    counts = [0.0] * (len(subnets) + 2)
+    with torch.no_grad():
+        for batch in source.held_out(img_size):
+            for number, subnet in enumerate(subnets.values()):
+                answers = network(batch.x, subnet).argmax(1)
+                counts[number] += int((answers == batch.labels).sum())
+            counts[-2] += int((batch.labels >= 0).sum())
+            counts[-1] += batch.broken
+    *correct, seen, broken = setting.ranks.sums(counts)
+    if not seen:
+        return {}, int(broken)
+    percent = (100 * each / seen for each in correct)
+    return dict(zip(subnets, percent, strict=True)), int(broken)
+
+
+def write_held_out(source: Source, run: Path) -> None:
+    """Keep the list of held-out positions beside the run."""
+    if source.held_out_list and not (run / "held_out.json").exists():
+        write_text(run / "held_out.json", json.dumps(source.held_out_list) + "\n")
+
+
+def _log_step(state: RunState, config: TrainConfig, plan: StepPlan, loss: float, run: Path) -> None:
+    line = _line(state, plan.epoch, plan.img_size)
+    counted = {name: getattr(state, name) for name in ("skipped", "broken", "rollbacks")}
+    line |= {"lr": config.lr * plan.lr_scale, "loss": round(loss, 5)}
+    append(run / LOG, line | {name: count for name, count in counted.items() if count})
+    append(run / TIMING, {"step": state.step, "seconds": round(state.seconds, 1)})
+
+
+def _line(state: RunState, epoch: int, img_size: int) -> dict[str, Any]:
+    return {"step": state.step, "epoch": epoch, "img_size": img_size}

@@ -1,0 +1,149 @@
+"""timm's data sets and transforms as a config names them: opening, labels, decoding.
+
+Nothing here knows of batches; `timm_source.py` and `stream_source.py` make them.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from timm.data import ImageDataset, create_dataset, create_transform
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms import RandomCrop
+
+from autoformer_zoo.autoformer import CIFAR10_MEAN, CIFAR10_STD
+from training.config import TrainConfig
+
+Transform = Callable[[Image.Image], Tensor]
+NORMALISATIONS = {
+    "cifar10": (CIFAR10_MEAN, CIFAR10_STD),
+    "imagenet": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+}
+# What decoders raise on damaged files; anything else is an error of ours.
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError)
+
+
+def open_split(
+    config: TrainConfig,
+    data_dir: Path,
+    split: str,
+    batch_size: int = 1,
+    is_training: bool = True,
+) -> Dataset[Any]:
+    """Open a split of the config's data set, without transforms.
+
+    Args:
+        config: names the data set.
+        data_dir: its root.
+        split: as the data set calls it.
+        batch_size: of a stream.
+        is_training: whether a stream is shuffled.
+
+    Raises:
+        FileNotFoundError: it is not there, or timm does not know it.
+    """
+    source = config.data.source
+    if source == "folder" and not (data_dir / split).is_dir():
+        raise FileNotFoundError(
+            f"{data_dir / split} is not there; expected a folder of pictures for each class in it"
+        )
+    try:
+        return create_dataset(
+            "" if source == "folder" else source,
+            str(data_dir),
+            split,
+            is_training=is_training,
+            download=config.data.download,
+            batch_size=batch_size,
+            seed=config.seed,
+        )
+    except (RuntimeError, AssertionError) as error:  # as timm and torchvision refuse
+        raise FileNotFoundError(f"{source} under {data_dir}, split {split}: {error}") from None
+
+
+def labels_of(dataset: Dataset[Any], source: str) -> Tensor:
+    """Return all labels without decoding a picture.
+
+    Args:
+        dataset: a data set with positions.
+        source: its name, for the error.
+
+    Raises:
+        ValueError: it does not tell them.
+    """
+    reader: Any = getattr(dataset, "reader", None)
+    found: Sequence[Any] | None = None
+    if hasattr(reader, "samples"):
+        found = [label for _, label in reader.samples]
+    elif hasattr(reader, "label_key"):  # a Hugging Face data set
+        found = reader.dataset[reader.label_key]
+    else:
+        found = next(
+            (getattr(dataset, name) for name in ("targets", "_labels") if hasattr(dataset, name)),
+            None,
+        )
+    if found is None:
+        raise ValueError(
+            f"{source} does not tell its labels without decoding, so that no split can be cut; "
+            "expected data.held_out_split, or held_out_per_class 0"
+        )
+    return torch.as_tensor(list(found))
+
+
+def train_transform(config: TrainConfig, img_size: int) -> Transform:
+    """Return what happens to a training picture, by timm; float32 (3, img_size, img_size)."""
+    augment, data = config.augment, config.data
+    if augment.crop == "none":
+        return eval_transform(config, img_size)
+    mean, std = NORMALISATIONS[data.normalisation]
+    transform = create_transform(
+        img_size,
+        is_training=True,
+        color_jitter=augment.color_jitter or None,
+        auto_augment=augment.policy or None,
+        interpolation=data.interpolation,
+        mean=mean,
+        std=std,
+        re_prob=augment.erasing,
+        re_mode="pixel",
+        use_prefetcher=False,
+    )
+    if augment.crop == "shift":  # as DeiT does for small pictures: no zoom
+        resize = eval_transform(config, img_size).transforms[:2]  # type: ignore[attr-defined]
+        transform.transforms[:1] = [*resize, RandomCrop(img_size, padding=img_size // 8)]
+    return transform
+
+
+def eval_transform(config: TrainConfig, img_size: int) -> Transform:
+    """Return what happens to a picture for evaluation: resize, centre crop, normalise."""
+    mean, std = NORMALISATIONS[config.data.normalisation]
+    return create_transform(
+        img_size,
+        interpolation=config.data.interpolation,
+        mean=mean,
+        std=std,
+        crop_pct=config.data.crop_pct,
+        use_prefetcher=False,
+    )
+
+
+def read_picture(dataset: Dataset[Any], index: int) -> tuple[Image.Image, int]:
+    """Decode a picture of a data set, in RGB, and return it with its label.
+
+    timm's own reading would step to the next position where a file is broken, which may be a
+    held-out one.
+    """
+    if isinstance(dataset, ImageDataset):
+        file, label, *_ = dataset.reader[index]
+        with closing(file):
+            return Image.open(file).convert("RGB"), int(label)
+    picture, label = dataset[index]
+    return picture.convert("RGB"), int(label)

@@ -1,0 +1,210 @@
+"""Batches from timm's data sets: folders, torchvision's, Hugging Face's.
+
+Pictures are read by position: what happens to one follows from (seed, its number in the run),
+whatever the number of workers, and a run that goes on starts at the right batch without decoding
+what was done. Streams have no positions: `stream_source.py`.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from training.config import Resources, TrainConfig
+from training.data import epoch_order, held_out_indices, mixed_seed, seed_all
+from training.distributed import Ranks
+from training.schedule import Schedule
+from training.sources import EVAL_BATCH, Batch, Source
+from training.timm_data import (
+    BROKEN,
+    Transform,
+    eval_transform,
+    labels_of,
+    open_split,
+    read_picture,
+    train_transform,
+)
+
+MOST_REPLACED = 10  # broken pictures in a row before training gives up
+EVALUATION = -1  # number of a picture that is evaluated: nothing random happens to it
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Which picture a worker shall make, and how."""
+
+    number: int  # in the run, so that its augmentation is its own; or EVALUATION
+    index: int  # position in the data set
+    img_size: int
+
+
+def open_timm_source(
+    config: TrainConfig, data_dir: Path, ranks: Ranks, resources: Resources
+) -> Source:
+    """Open a data set by timm's name; raises as `sources.open_source` does."""
+    dataset = open_split(config, data_dir, config.data.train_split)
+    if isinstance(dataset, IterableDataset):
+        from training.stream_source import StreamSource
+
+        return StreamSource(config, data_dir, ranks, resources)
+    return IndexedSource(config, data_dir, dataset, ranks, resources)
+
+
+class IndexedSource:
+    """A data set whose pictures are read by position.
+
+    Args:
+        config: what to train.
+        data_dir: root of the data.
+        dataset: the training split.
+        ranks: this process among all.
+        resources: for the number of workers.
+
+    Raises:
+        ValueError: labels cannot be had without decoding, or a class has too few pictures.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        data_dir: Path,
+        dataset: Dataset[Any],
+        ranks: Ranks,
+        resources: Resources,
+    ) -> None:
+        self._config, self._ranks, self._workers = config, ranks, resources.workers
+        self._dataset, self._held_out_set = dataset, dataset
+        size = len(dataset)  # type: ignore[arg-type]
+        train = torch.arange(size)
+        held_out = torch.empty(0, dtype=torch.long)
+        if config.data.held_out_split:
+            self._held_out_set = open_split(config, data_dir, config.data.held_out_split)
+            held_out = torch.arange(len(self._held_out_set))  # type: ignore[arg-type]
+        elif config.held_out_per_class:
+            labels = labels_of(dataset, config.data.source)
+            held_out = held_out_indices(labels, config.held_out_per_class, config.seed)
+            keep = torch.ones(size, dtype=torch.bool)
+            keep[held_out] = False
+            train = keep.nonzero().squeeze(1)
+        self._train_indices, self._held_out_indices = train, held_out
+        self.num_train = len(train)
+        self.held_out_list = [] if config.data.held_out_split else held_out.tolist()
+
+    def train(self, schedule: Schedule, first: int, end: int) -> Generator[Batch, None, None]:
+        """Yield this process's parts of the batches of steps first..end-1, in order."""
+        sizes = {stage.img_size for stage in self._config.stages}
+        pictures = KeyedPictures(
+            self._dataset,
+            self._train_indices,
+            {size: train_transform(self._config, size) for size in sizes},
+            self._config.seed,
+        )
+        yield from self._load(pictures, self._train_keys(schedule, first, end))
+
+    def held_out(self, img_size: int) -> Iterator[Batch]:
+        """Yield this process's share of the held-out pictures, unchanged but for their size."""
+        transforms = {img_size: eval_transform(self._config, img_size)}
+        pictures = KeyedPictures(
+            self._held_out_set, self._held_out_indices, transforms, self._config.seed
+        )
+        keys = [Key(EVALUATION, index, img_size) for index in self._held_out_indices.tolist()]
+        batches = [keys[start : start + EVAL_BATCH] for start in range(0, len(keys), EVAL_BATCH)]
+        yield from self._load(pictures, batches[self._ranks.rank :: self._ranks.world])
+
+    def _train_keys(self, schedule: Schedule, first: int, end: int) -> Iterator[list[Key]]:
+        config, parts = self._config, self._ranks.parts
+        for step in range(first, end):
+            plan = schedule.plan(step)
+            order = epoch_order(self.num_train, config.seed, plan.epoch, config.augment.repeats)
+            start = plan.batch_in_epoch * config.batch_size
+            batch = self._train_indices[order[start : start + config.batch_size]].tolist()
+            keys = [
+                Key(step * config.batch_size + place, index, plan.img_size)
+                for place, index in enumerate(batch)
+            ]
+            for part in self._ranks.own_parts:
+                yield keys[part::parts]
+
+    def _load(self, pictures: KeyedPictures, batches: Iterable[list[Key]]) -> Iterator[Batch]:
+        device = self._ranks.device
+        loader: DataLoader[Any] = DataLoader(
+            pictures,
+            batch_sampler=batches,
+            num_workers=self._workers,
+            pin_memory=device.type == "cuda",
+            worker_init_fn=ignore_signals,
+        )
+        for x, labels, broken in loader:
+            yield Batch(
+                x.to(device, non_blocking=True),
+                labels.to(device, non_blocking=True),
+                int(broken.sum()),
+            )
+
+
+class KeyedPictures(Dataset[tuple[Tensor, int, int]]):
+    """Pictures by key, each augmented from a seed of its own.
+
+    Args:
+        dataset: what to read from.
+        indices: positions that may stand in for a broken picture.
+        transforms: by input size in pixels.
+        seed: of the run.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        indices: Tensor,
+        transforms: Mapping[int, Transform],
+        seed: int,
+    ) -> None:
+        self._dataset = dataset
+        self._indices = indices
+        self._transforms = transforms
+        self._seed = seed
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, int, int]:
+        """Return a picture (3, height, width), its label, and how many broken ones were met.
+
+        Raises:
+            RuntimeError: too many broken pictures in a row.
+        """
+        transform = self._transforms[key.img_size]
+        if key.number == EVALUATION:
+            try:
+                picture, label = read_picture(self._dataset, key.index)
+            except BROKEN:
+                return torch.zeros(3, key.img_size, key.img_size), -1, 1
+            return transform(picture), label, 0
+        picture, label, broken = self._read_or_replace(key)
+        seed_all(mixed_seed(self._seed, key.number, "sample"))
+        return transform(picture), label, broken
+
+    def _read_or_replace(self, key: Key) -> tuple[Image.Image, int, int]:
+        index, rng = key.index, random.Random(f"{self._seed}/{key.number}/instead")
+        for broken in range(MOST_REPLACED):
+            try:
+                return *read_picture(self._dataset, index), broken
+            except BROKEN as error:
+                reason = error
+            index = int(self._indices[rng.randrange(len(self._indices))])
+        raise RuntimeError(
+            f"{MOST_REPLACED} pictures in a row could not be read, the last with: {reason}; "
+            "the data set seems damaged"
+        )
+
+
+def ignore_signals(_: int) -> None:
+    """Leave Ctrl-C and termination to the training process, which stops its workers itself."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
