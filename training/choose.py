@@ -6,29 +6,32 @@ Candidates are compared on the held-out pictures with inherited weights, as they
 rounding to fp16. The test set is opened once, after the choice is made: for the chosen subnet and,
 to show how good the supernet is all over, for random ones.
 
-Source: arXiv 2107.00651, section 3.3 (search with inherited weights); evolution comes in its place.
+Source: arXiv 2107.00651, section 3.3 (search with inherited weights); `training.search`
+searches by evolution.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from autoformer_zoo.checkpoint import SupernetWeights, save_supernet
 from autoformer_zoo.complexity import count_params
-from autoformer_zoo.extract import extract_subnet
 from autoformer_zoo.space import SearchSpace, SubnetConfig
 from training.config import TrainConfig
 from training.data import Pictures, load_test, load_train
-from training.evaluate import accuracy
-from training.train import find_space, load_checkpoint
+from training.evaluate import MemoryBatches, inherited_accuracy, load_averaged
+from training.journal import write_json
+from training.train import find_space
+
+__all__ = ["Scored", "choose", "score", "write_json"]
+
+METADATA = {"origin": "trained by autoformer_zoo on CIFAR-10", "licence": "MIT"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ def choose(
     """
     config = TrainConfig.from_json((run / "config.json").read_text())
     space = find_space(config.space)
-    supernet = load_averaged(run, space)
+    supernet = replace(load_averaged(run), metadata=METADATA)
     _, held_out = load_train(data_dir, config.held_out_per_class, config.seed)
     rng = random.Random(config.seed)
     drawn = [space.sample(rng) for _ in range(candidates)]
@@ -80,29 +83,6 @@ def choose(
     }
 
 
-def load_averaged(run: Path, space: SearchSpace) -> SupernetWeights:
-    """Load the averaged weights of a run, rounded to fp16.
-
-    Raises:
-        FileNotFoundError: the run has no checkpoint.
-    """
-    averaged = load_checkpoint(run)["ema"]
-    tensors = {
-        name.removeprefix("weights."): tensor.half().contiguous()
-        for name, tensor in averaged.items()
-    }
-    return SupernetWeights(
-        tensors,
-        sizes=space.supernet,
-        bias_rule="prefix",
-        img_size=(space.img_size, space.img_size),
-        patch_size=(space.patch_size, space.patch_size),
-        in_chans=3,
-        num_classes=space.num_classes,
-        metadata={"origin": "trained by autoformer_zoo on CIFAR-10", "licence": "MIT"},
-    )
-
-
 def score(
     supernet: SupernetWeights,
     subnets: Iterable[SubnetConfig],
@@ -111,21 +91,11 @@ def score(
 ) -> list[Scored]:
     """Measure subnets with inherited weights, each extracted to its static network."""
     sizes = (space.img_size, space.patch_size, space.num_classes)
+    batches = MemoryBatches(pictures, space.img_size)
     return [
-        Scored(
-            subnet,
-            count_params(subnet, *sizes),
-            accuracy(extract_subnet(supernet, subnet), pictures, space.img_size),
-        )
+        Scored(subnet, count_params(subnet, *sizes), inherited_accuracy(supernet, subnet, batches))
         for subnet in tqdm(list(subnets), unit="subnet", desc="scoring", file=sys.stderr)
     ]
-
-
-def write_json(values: dict[str, object], path: Path) -> None:
-    """Write JSON under a temporary name first."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(values, indent=1) + "\n")
-    os.replace(temporary, path)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,0 +1,373 @@
+"""Search a trained supernet for the best subnet within limits (arXiv 2107.00651, section 3.3).
+
+    python -m training.search --run runs/cifar10 --data-dir DATA --out runs/search
+    python -m training.search --run runs/cifar10 --data-dir DATA --out runs/small \
+        --bounds.max-params 2e6 --bounds.max-latency-ms 4
+    torchrun --nproc-per-node 2 -m training.search ...
+
+Candidates are scored with inherited weights on the held-out part of the training set; the test set
+is never opened. The directory gets search.json (every candidate), front.svg, and the winner as
+subnet.json and subnet.safetensors, which `create_model("autoformer_subnet", checkpoint_path=...)`
+opens. The same command goes on where a stopped search was, to the same search.json.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+
+from autoformer_zoo.checkpoint import (
+    SubnetWeights,
+    SupernetWeights,
+    load_supernet,
+    save_subnet,
+)
+from autoformer_zoo.extract import slice_supernet
+from autoformer_zoo.space import SearchSpace, SubnetConfig, misfit
+from training.config import PRESETS, Resources, TrainConfig
+from training.costs import LatencyTable, macs_cost, measure_latencies, measure_ms, params_cost
+from training.distributed import Ranks
+from training.evaluate import LabelledBatch, inherited_accuracy, load_averaged
+from training.evolution import (
+    DEFAULT_EVOLUTION,
+    Evaluated,
+    EvolutionConfig,
+    evolve,
+    pareto_front,
+    random_search,
+)
+from training.journal import require_same, write_json
+from training.limits import Cost, Feasible, Limit
+from training.networks import space_of
+from training.run_directory import write_text
+from training.sources import Source, open_source
+from training.spread import SpreadScore, gathered, threads_for
+
+_log = logging.getLogger(__name__)
+
+INFINITE = float("inf")
+MOST_KEPT_BYTES = 8 << 30  # of held-out pictures; more are read again for every candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Ranges of costs that a subnet has to stay in, ends included; several hold together."""
+
+    min_params: float = 0
+    max_params: float = INFINITE
+    min_macs: float = 0  # of one picture
+    max_macs: float = INFINITE
+    min_latency_ms: float = 0  # of one call, see `SearchConfig.latency_table`
+    max_latency_ms: float = INFINITE
+
+    @property
+    def limits_latency(self) -> bool:
+        """Whether latency is limited at all."""
+        return self.min_latency_ms > 0 or self.max_latency_ms < INFINITE
+
+
+@dataclass(frozen=True, slots=True)
+class SearchConfig:
+    """Everything that decides what a search computes, beside the weights and the pictures."""
+
+    method: Literal["evolution", "random"] = "evolution"
+    bounds: Bounds = Bounds()
+    evolution: EvolutionConfig = DEFAULT_EVOLUTION
+    latency_table: str = ""  # file of training.costs; empty: measured here, where it is limited
+    latency_device: Literal["cpu", "cuda"] = "cpu"  # where it is measured then
+    latency_batch_size: int = 1  # pictures a call
+    half: bool = True  # score what is left after rounding to fp16, as the published file will be
+
+
+DEFAULT_SEARCH = SearchConfig()
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is searched, and on which pictures.
+
+    Args:
+        supernet: trained weights.
+        space: subnets to choose from.
+        batches: held-out pictures, ready for the network; gone through for every candidate.
+        identity: of weights and pictures, JSON-able: a search goes on only where it is the same.
+        device: where candidates run.
+    """
+
+    supernet: SupernetWeights
+    space: SearchSpace
+    batches: Iterable[LabelledBatch]
+    identity: Mapping[str, Any]
+    device: str = "cpu"
+
+
+def search(
+    subject: Subject, config: SearchConfig, out: Path, progress: bool = True
+) -> dict[str, Any]:
+    """Search, going on from `out` where it holds this very search, and write what was found.
+
+    Args:
+        subject: weights, space and pictures.
+        config: how to search, and within which limits.
+        out: directory for search.json, front.svg, subnet.json and subnet.safetensors.
+        progress: show a progress bar.
+
+    Returns:
+        The content of search.json.
+
+    Raises:
+        ValueError: no subnet keeps the limits, or `out` holds another search.
+        SearchError: a process of several failed or was lost.
+    """
+    if problem := misfit(subject.space.largest, subject.supernet.sizes):
+        raise ValueError(f"the supernet is not of this space: {problem}")
+    with gathered() as (rank, world):
+        threads_for(world)
+        header: dict[str, Any] = {"config": _as_json(config), **subject.identity}
+        table = _latency_table(subject.space, config, out, header, rank)
+        if table is not None:  # other latencies, another search
+            header["latency_sha256"] = hashlib.sha256(table.to_json().encode()).hexdigest()
+        costs = _costs(subject.space, table)
+        feasible = Feasible(subject.space, _limits(config.bounds, costs))
+        score = SpreadScore(
+            lambda subnet: inherited_accuracy(
+                subject.supernet, subnet, subject.batches, subject.device
+            ),
+            *(out, header, rank, world, progress),
+        )
+        started = time.perf_counter()
+        method = evolve if config.method == "evolution" else random_search
+        evaluated = method(feasible, score, config.evolution)
+        _log_speed(score.scored_here * world, time.perf_counter() - started)
+        result = _result(header, evaluated, costs)
+        if rank == 0:
+            _write(result, subject, table, out)
+    return result
+
+
+def winner_of(result: Mapping[str, Any]) -> SubnetConfig:
+    """Return the best subnet of a search's result."""
+    return SubnetConfig.from_dict(result["candidates"][result["best"]]["subnet"])
+
+
+def cut_subnet(supernet: SupernetWeights, subnet: SubnetConfig) -> SubnetWeights:
+    """Return the weights that a subnet inherits, in tensors of their own."""
+    tensors = slice_supernet(supernet.tensors, supernet.sizes, subnet, supernet.bias_rule)
+    return SubnetWeights(
+        {name: tensor.clone().contiguous() for name, tensor in tensors.items()},
+        subnet,
+        *(supernet.img_size, supernet.patch_size, supernet.in_chans, supernet.num_classes),
+        supernet.metadata,
+    )
+
+
+def open_subject(
+    data_dir: Path,
+    run: Path | None = None,
+    supernet: Path | None = None,
+    preset: str = "cifar10",
+    half: bool = True,
+    device: str = "auto",
+) -> Subject:
+    """Open a run of `training.train`, or a supernet file with a preset that says the rest.
+
+    Args:
+        data_dir: root of the data.
+        run: run directory; or
+        supernet: file of a supernet, official, PreNAS or canonical.
+        preset: with a file, whose space, data and held-out pictures to take.
+        half: round the run's weights to fp16.
+        device: where candidates run; auto: CUDA where there is some.
+
+    Raises:
+        ValueError: both or neither is given.
+        FileNotFoundError: the run, the file or the data is not there.
+        CheckpointError: the weights cannot be read.
+    """
+    if (run is None) == (supernet is None):
+        raise ValueError("give either --run, a run directory, or --supernet, a file")
+    if run is not None:
+        config = TrainConfig.from_json((run / "config.json").read_text())
+        weights = load_averaged(run, half)
+    else:
+        assert supernet is not None
+        config, weights = PRESETS[preset], load_supernet(supernet)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    alone = replace(config, batch_size=1, augment=replace(config.augment, mixup=0.0, cutmix=0.0))
+    ranks = Ranks(torch.device("cpu"))  # every process sees all pictures: candidates are shared
+    source = open_source(alone, data_dir, ranks, Resources())
+    batches, held_out = _held_out(source, config.largest_size)
+    identity = {
+        "supernet_sha256": _hash(weights),
+        "space": space_of(config).to_dict(),
+        "img_size": config.largest_size,
+        **held_out,
+    }
+    return Subject(weights, space_of(config), batches, identity, device)
+
+
+class _Streamed:
+    """Held-out pictures that are read anew for every candidate."""
+
+    def __init__(self, source: Source, img_size: int) -> None:
+        self._source, self._img_size = source, img_size
+
+    def __iter__(self) -> Iterator[LabelledBatch]:
+        return iter(self._source.held_out(self._img_size))
+
+
+def _held_out(source: Source, img_size: int) -> tuple[Iterable[LabelledBatch], dict[str, Any]]:
+    """Keep held-out pictures in memory, where they fit, and say which they are."""
+    positions = source.held_out_list
+    if len(positions) * 3 * img_size**2 * 4 > MOST_KEPT_BYTES:
+        listed = hashlib.sha256(json.dumps(positions).encode()).hexdigest()
+        return _Streamed(source, img_size), {"held_out": len(positions), "held_out_sha256": listed}
+    batches: list[LabelledBatch] = list(source.held_out(img_size))
+    labels = torch.cat([batch.labels for batch in batches]) if batches else torch.empty(0)
+    digest = hashlib.sha256(labels.numpy().tobytes()).hexdigest()
+    return batches, {"held_out": int((labels >= 0).sum()), "held_out_sha256": digest}
+
+
+def _latency_table(
+    space: SearchSpace, config: SearchConfig, out: Path, header: Mapping[str, Any], rank: int
+) -> LatencyTable | None:
+    """Read the table, or measure one and keep it, so that going on sees the same latencies."""
+    if config.latency_table:
+        return LatencyTable.from_json(Path(config.latency_table).read_text())
+    if not config.bounds.limits_latency:
+        return None
+    path, begun = out / "latency.json", out / "search-config.json"
+    if rank == 0:
+        out.mkdir(parents=True, exist_ok=True)
+        if path.exists() and begun.exists():
+            require_same(json.loads(begun.read_text()), header, out)
+        else:
+            table = measure_latencies(space, config.latency_device, config.latency_batch_size)
+            write_text(path, table.to_json() + "\n")
+            write_json(json.loads(json.dumps(header)), begun)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+    return LatencyTable.from_json(path.read_text())
+
+
+def _costs(space: SearchSpace, table: LatencyTable | None) -> list[Cost]:
+    costs = [params_cost(space), macs_cost(space)]
+    return costs if table is None else [*costs, table.cost(space)]
+
+
+def _limits(bounds: Bounds, costs: Iterable[Cost]) -> list[Limit]:
+    limits = []
+    for cost in costs:
+        low, high = (getattr(bounds, f"{end}_{cost.name}") for end in ("min", "max"))
+        if low > 0 or high < INFINITE:
+            limits.append(Limit(cost, low, high))
+    return limits
+
+
+def _result(
+    header: Mapping[str, Any], evaluated: list[Evaluated], costs: list[Cost]
+) -> dict[str, Any]:
+    candidates: list[dict[str, Any]] = [
+        {
+            "subnet": each.subnet.to_dict(),
+            "score": each.score,
+            "generation": each.generation,
+            **{cost.name: cost.of(each.subnet) for cost in costs},
+        }
+        for each in evaluated
+    ]
+    # Of equally good ones the smallest.
+    best = max(
+        range(len(candidates)),
+        key=lambda i: (candidates[i]["score"], -candidates[i]["params"], -i),
+    )
+    front = pareto_front([(each["params"], each["score"]) for each in candidates])
+    return {
+        **header,
+        "best": best,
+        "front_cost": "params",
+        "front": front,
+        "candidates": candidates,
+    }
+
+
+def _write(result: dict[str, Any], subject: Subject, table: LatencyTable | None, out: Path) -> None:
+    from training.search_plot import plot_search
+
+    winner = winner_of(result)
+    write_json(result, out / "search.json")
+    write_text(out / "subnet.json", winner.to_json() + "\n")
+    save_subnet(cut_subnet(subject.supernet, winner), out / "subnet.safetensors")
+    plot_search(result, out / "front.svg")
+    if table is not None and table.device == "cpu":
+        summed = table.cost(subject.space).of(winner)
+        measured = measure_ms(subject.space, winner, table)
+        _log.info("latency of the winner: %.3f ms by the table, %.3f measured", summed, measured)
+
+
+def _log_speed(scored: int, seconds: float) -> None:
+    if scored:
+        _log.info("%d candidates in %.1f s, %.2f a second", scored, seconds, scored / seconds)
+
+
+def _as_json(config: SearchConfig) -> Any:
+    values = asdict(config)
+    bounds = values["bounds"]
+    values["bounds"] = {k: v if v != INFINITE else None for k, v in bounds.items()}
+    return values
+
+
+def _hash(weights: SupernetWeights) -> str:
+    digest = hashlib.sha256(weights.bias_rule.encode())
+    for name in sorted(weights.tensors):
+        tensor = weights.tensors[name].contiguous()
+        digest.update(name.encode())
+        digest.update(tensor.view(torch.uint8).numpy().data if tensor.dim() else b"")
+    return digest.hexdigest()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    from training.commands import run_command
+
+    def command(
+        data_dir: Path,
+        out: Path,
+        run: Path | None = None,
+        supernet: Path | None = None,
+        preset: str = "cifar10",
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        config: Annotated[SearchConfig, tyro.conf.arg(name="")] = DEFAULT_SEARCH,
+    ) -> None:
+        """Search a trained supernet for the best subnet within limits.
+
+        Args:
+            data_dir: root of the data.
+            out: directory to write; an unfinished search in it goes on.
+            run: run directory of training.train.
+            supernet: file of a supernet, instead of a run.
+            preset: with a file, whose space, data and held-out pictures to take.
+            device: where candidates run.
+        """
+        if preset not in PRESETS:
+            raise ValueError(f"preset is {preset!r}; expected one of {', '.join(PRESETS)}")
+        subject = open_subject(data_dir, run, supernet, preset, config.half, device)
+        result = search(subject, config, out)
+        print(json.dumps({**result["candidates"][result["best"]], "out": str(out)}))
+
+    return run_command(command, argv, prog="python -m training.search")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

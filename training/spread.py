@@ -1,0 +1,144 @@
+"""Score candidates over all processes, each score journaled the moment it is known.
+
+Every process runs the same search, scores its share of a generation, and learns the others' scores;
+so all go on alike. Each writes a journal of its own; a search that starts again, with any number of
+processes, reads them all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+from autoformer_zoo.space import SubnetConfig
+from training.journal import Journal
+
+PATTERN = "journal-*.jsonl"
+
+
+class SearchError(RuntimeError):
+    """A process failed or was lost; what was scored so far is in the journals."""
+
+
+@contextmanager
+def gathered() -> Iterator[tuple[int, int]]:
+    """Join the processes that torchrun started, if it did; yields rank and number of processes."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield 0, 1
+        return
+    joined_here = not dist.is_initialized()
+    if joined_here:
+        dist.init_process_group("gloo")  # scores are few and small: no need for NCCL
+    try:
+        yield dist.get_rank(), world
+    finally:
+        if joined_here and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+class SpreadScore:
+    """A `evolution.Score` from the score of one subnet.
+
+    Args:
+        score_one: the score of one subnet.
+        folder: where the journals are.
+        header: what the scores belong to; journals under another one are refused.
+        rank: of this process.
+        world: number of processes.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: a journal belongs to another search; the text shows the first difference.
+    """
+
+    def __init__(
+        self,
+        score_one: Callable[[SubnetConfig], float],
+        folder: Path,
+        header: Mapping[str, Any],
+        rank: int = 0,
+        world: int = 1,
+        progress: bool = True,
+    ) -> None:
+        self._score_one = score_one
+        self._rank, self._world = rank, world
+        self._progress = progress and rank == 0
+        self.scored_here = 0
+        # One process reads for all, so that they agree even where a journal is still growing.
+        found = [_read(folder, header)] if rank == 0 else [{}]
+        if world > 1:
+            dist.broadcast_object_list(found, src=0)
+        if isinstance(found[0], str):
+            raise ValueError(found[0])
+        self._known: dict[SubnetConfig, float] = found[0]
+        self._journal = Journal(folder / PATTERN.replace("*", str(rank)), header)
+
+    def __call__(self, subnets: Sequence[SubnetConfig]) -> list[float]:
+        """Return the scores of subnets, working out those that are not known yet.
+
+        Raises:
+            SearchError: a process failed or was lost.
+        """
+        missing = [subnet for subnet in dict.fromkeys(subnets) if subnet not in self._known]
+        own = missing[self._rank :: self._world]
+        fresh: list[tuple[SubnetConfig, float]] = []
+        failure: Exception | None = None
+        try:
+            for subnet in tqdm(own, unit="subnet", disable=not self._progress, leave=False):
+                fresh.append((subnet, self._score_one(subnet)))
+                self._journal.append({"subnet": subnet.to_dict(), "score": fresh[-1][1]})
+                self.scored_here += 1
+        except Exception as error:
+            if self._world == 1:
+                raise
+            failure = error  # the others wait for this process: tell them first
+        self._learn(fresh, failure)
+        return [self._known[subnet] for subnet in subnets]
+
+    def _learn(self, fresh: list[tuple[SubnetConfig, float]], failure: Exception | None) -> None:
+        """Exchange new scores and failures."""
+        if self._world == 1:
+            self._known.update(fresh)
+            return
+        told: list[Any] = [None] * self._world
+        try:
+            dist.all_gather_object(told, (fresh, repr(failure) if failure else ""))
+        except RuntimeError as error:
+            raise SearchError(
+                f"a process was lost ({str(error).splitlines()[0]}); give the same command again "
+                "to go on from the journals"
+            ) from error
+        for scores, _ in told:
+            self._known.update(scores)
+        failed = [f"process {rank}: {text}" for rank, (_, text) in enumerate(told) if text]
+        if failed:
+            raise SearchError(
+                f"scoring failed in {'; '.join(failed)}; give the same command again to go on "
+                "from the journals"
+            ) from failure
+
+
+def _read(folder: Path, header: Mapping[str, Any]) -> dict[SubnetConfig, float] | str:
+    """Read the scores of all journals; a refusal as text, for every process to raise."""
+    known: dict[SubnetConfig, float] = {}
+    try:
+        for path in sorted(folder.glob(PATTERN)):
+            for line in Journal(path, header).lines:
+                known[SubnetConfig.from_dict(line["subnet"])] = line["score"]
+    except ValueError as error:
+        return str(error)
+    return known
+
+
+def threads_for(world: int) -> None:
+    """Share the processor's cores between processes, where the environment does not say how."""
+    if world > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or world) // world))
