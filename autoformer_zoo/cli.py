@@ -1,4 +1,4 @@
-"""The command `autoformer-zoo`: list, info, predict, extract.
+"""The command `autoformer-zoo`: list, info, predict, extract, export.
 
 A thin layer: each verb is a dataclass whose fields are its arguments and whose `run` yields lines
 of output. What a verb does lives in the package and can be called from Python. Results go to
@@ -17,37 +17,29 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
-from torch import nn
 
 from autoformer_zoo import __version__
 from autoformer_zoo.checkpoint import (
     CheckpointError,
     SubnetWeights,
-    load_subnet,
     load_supernet,
     save_subnet,
 )
+from autoformer_zoo.cli_models import LayoutOption, check_output, load_checkpoint, read_config
 from autoformer_zoo.describe import describe, known_models
 from autoformer_zoo.extract import extract_subnet
 from autoformer_zoo.factory import create_model
-from autoformer_zoo.predict import Prediction, iter_predictions
+from autoformer_zoo.onnx_command import Export, iter_onnx_predictions
+from autoformer_zoo.predict import iter_predictions
+from autoformer_zoo.prediction import Prediction
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.terminal_text import answer_lines, info_lines, list_lines
-from autoformer_zoo.upstream_formats import Layout
 
 PROGRAM = "autoformer-zoo"
 DEFAULT_MODEL = "autoformer_nano"
-
-_LayoutOption = Annotated[
-    Layout | None,
-    tyro.conf.arg(
-        metavar="{packed_prefix,packed_interleaved}",
-        help_behavior_hint="(default: the file's header, else packed_prefix)",
-    ),
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +100,17 @@ class Predict:
     checkpoint: Annotated[
         Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: the model's own)")
     ] = None
-    """Weights to use: one subnet, or a supernet, out of which --model is cut."""
-    layout: _LayoutOption = None
+    """Weights to use: one subnet, or a supernet, out of which --model is cut; or a .onnx file."""
+    layout: LayoutOption = None
     """How q, k and v lie in a supernet's .pth that has no header."""
     top_k: int = 5
     """Answers a picture."""
     batch_size: int = 32
     """Pictures in memory at a time."""
+    backend: Literal["torch", "onnxruntime"] = "torch"
+    """What runs the network; onnxruntime takes the .onnx file that `export` wrote."""
     device: str = "cpu"
-    """Where to run, as PyTorch names it: cpu, cuda, cuda:1, mps."""
+    """Where to run, as PyTorch names it: cpu, cuda, cuda:1, mps; with onnxruntime cpu or cuda."""
     skip_unreadable: bool = False
     """Warn of a picture that cannot be read, and go on."""
     json: bool = False
@@ -126,13 +120,33 @@ class Predict:
         """Yield each picture's answers as they come."""
         if not self.pictures:
             raise ValueError("no picture was given; expected files or folders")
+        if self.backend == "onnxruntime":
+            if self.model is not None or self.layout is not None:
+                raise ValueError(
+                    "--model and --layout are for torch: the .onnx file says all of itself"
+                )
+            answers = iter_onnx_predictions(
+                self.checkpoint,
+                self.pictures,
+                self.top_k,
+                self.batch_size,
+                self.device,
+                self.skip_unreadable,
+            )
+        else:
+            answers = self._run_torch()
+        yield from _json_array(answers) if self.json else answer_lines(answers)
+
+    def _run_torch(self) -> Iterator[list[Prediction]]:
+        if self.checkpoint is not None and self.checkpoint.suffix == ".onnx":
+            raise ValueError(f"{self.checkpoint} is an ONNX file: give --backend onnxruntime")
         if self.checkpoint is not None:
-            model = _load_checkpoint(self.checkpoint, self.model, self.layout)
+            model = load_checkpoint(self.checkpoint, self.model, self.layout)
         elif self.layout is not None:
             raise ValueError("--layout describes a file: give --checkpoint with it")
         else:
             model = create_model(self.model or DEFAULT_MODEL, pretrained=True)
-        answers = iter_predictions(
+        return iter_predictions(
             model.eval(),
             self.pictures,
             self.top_k,
@@ -140,7 +154,6 @@ class Predict:
             self.device,
             self.skip_unreadable,
         )
-        yield from _json_array(answers) if self.json else answer_lines(answers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +166,7 @@ class Extract:
     """The subnet: {"depth": ..., "embed_dim": ..., "num_heads": [...], "mlp_ratio": [...]}."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT.safetensors")]
     """The file to write; one that is there is replaced."""
-    layout: _LayoutOption = None
+    layout: LayoutOption = None
     """How q, k and v lie in a .pth: packed_prefix (official) or packed_interleaved (PreNAS)."""
     img_size: Annotated[
         int | None,
@@ -165,8 +178,8 @@ class Extract:
 
     def run(self) -> Iterator[str]:
         """Write the file and yield what was written."""
-        _check_output(self.out, (self.supernet, self.config))
-        subnet = _read_config(self.config)
+        check_output(self.out, (self.supernet, self.config))
+        subnet = read_config(self.config)
         weights = _extract(self.supernet, subnet, self.layout, self.img_size)
         save_subnet(weights, self.out)
         params = sum(tensor.numel() for tensor in weights.tensors.values())
@@ -189,6 +202,7 @@ Command = (
     | Annotated[Info, tyro.conf.subcommand("info")]
     | Annotated[Predict, tyro.conf.subcommand("predict")]
     | Annotated[Extract, tyro.conf.subcommand("extract")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
 )
 
 
@@ -234,7 +248,7 @@ def _parse(argv: Sequence[str]) -> Command:
             command: Command = tyro.cli(
                 Command,
                 prog=PROGRAM,
-                description="AutoFormer models: see, try and cut them. --version says which.",
+                description="AutoFormer models: see, try, cut, export. --version says which.",
                 args=list(argv),
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
             )
@@ -274,47 +288,6 @@ def _encodable(text: str) -> str:
     """Escape what the terminal's encoding has no character for: file names may hold anything."""
     encoding = sys.stdout.encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
-
-
-def _load_checkpoint(path: Path, name: str | None, layout: str | None) -> nn.Module:
-    """Make the network that a file holds, or the named one out of a supernet's file."""
-    if name is None:
-        weights = load_subnet(path)
-        if weights.num_classes != 1000:
-            raise ValueError(
-                f"{path} is for {weights.num_classes} classes, and does not say which: name with "
-                "--model the model whose normalisation and class names hold"
-            )
-        return create_model("autoformer_subnet", checkpoint_path=path)
-    try:
-        weights = load_subnet(path)
-    except CheckpointError:  # a supernet; what else may be wrong is said by the next attempt
-        return create_model(name, checkpoint_path=path, layout=layout)
-    return create_model(
-        name,
-        checkpoint_path=path,
-        subnet=weights.subnet,
-        layout=layout,
-        img_size=weights.img_size,
-    )
-
-
-def _check_output(out: Path, inputs: Sequence[Path]) -> None:
-    if out.suffix != ".safetensors":
-        raise ValueError(f"{out} is no name for the result; expected one that ends in .safetensors")
-    if not out.parent.is_dir():
-        raise ValueError(f"the folder {out.parent} does not exist; make it first")
-    if out.is_dir():
-        raise ValueError(f"{out} is a folder; expected the name of a file")
-    if out.exists() and any(path.exists() and out.samefile(path) for path in inputs):
-        raise ValueError(f"{out} is an input as well; give the result another name")
-
-
-def _read_config(path: Path) -> SubnetConfig:
-    try:
-        return SubnetConfig.from_json(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
 
 
 def _extract(

@@ -74,7 +74,8 @@ def _phases(side: int) -> tuple[Tensor, Tensor]:
     coefficients of cosines and of sines meet the same cos fi, and the same sin fi.
     """
     angles = _angles(side)
-    return tuple(torch.cat([part, part[:, 1:]], 1) for part in (angles.cos(), angles.sin()))
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([cos, cos[:, 1:]], 1), torch.cat([sin, sin[:, 1:]], 1)
 
 
 def _waves(side: int) -> tuple[Tensor, Tensor]:

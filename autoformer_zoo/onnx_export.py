@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "fp16", "int8-dynamic", "int8-static"]
 OLDEST, NEWEST = 18, 22  # the oldest that torch's exporter writes and antialiased Resize needs
+LARGEST_BYTES = 2_000_000_000  # protobuf ends at 2 GiB; no AutoFormer comes near
 MOST_CALIBRATION = 256  # pictures; ranges hardly move after the first hundred
 INPUT, OUTPUT = "images", "logits"
 
@@ -92,7 +94,7 @@ def export_onnx(
     out = _checked_path(path)
     _check_choices(precision, opset, batch_size)
     images = _calibration_images(precision, calibration)
-    networks = _prepare(model, img_size, softmax)
+    networks = _prepare(model, img_size, softmax, preprocess or images is not None)
     metadata = _describe(model, networks, precision, preprocess, softmax)
     proto = _to_proto(networks, batch_size, opset, half=precision == "fp16")
     if precision in ("int8-dynamic", "int8-static"):
@@ -136,20 +138,36 @@ class _WithSoftmax(nn.Module):
         return logits.softmax(-1)
 
 
-def _prepare(model: nn.Module, img_size: int | tuple[int, int] | None, softmax: bool) -> _Networks:
+def _prepare(
+    model: nn.Module,
+    img_size: int | tuple[int, int] | None,
+    softmax: bool,
+    of_pictures: bool,
+) -> _Networks:
+    """Copy the classifier, in eval mode and at its size, and write the copy for the graph."""
     if not getattr(model, "num_classes", 0):
         raise ValueError("the model has no classifier (num_classes=0); make it with one")
+    params = sum(parameter.numel() for parameter in model.parameters())
+    if 4 * params > LARGEST_BYTES:
+        raise ValueError(
+            f"the model has {params:,} parameters; one ONNX file holds at most 2 GB, "
+            f"{LARGEST_BYTES // 4:,} of them"
+        )
     model = copy.deepcopy(model).float().cpu().eval()
     if img_size is not None:
         _resize(model, img_size)
     size = (_in_chans(model), *input_size(model))
+    if of_pictures and size[0] != 3:
+        raise ValueError(
+            f"the model takes {size[0]} channels; preprocess= and calibration= need 3, RGB"
+        )
     exported = rewrite_for_graph(model)
     if softmax:
         return _Networks(_WithSoftmax(model), _WithSoftmax(exported), size)
     return _Networks(model, exported, size)
 
 
-def _resize(model: nn.Module, img_size: int | tuple[int, int]) -> None:
+def _resize(model: Any, img_size: int | tuple[int, int]) -> None:
     if not hasattr(model, "set_input_size"):
         raise ValueError(
             f"img_size={img_size} cannot be set on a {type(model).__name__}; make it of that size"
@@ -189,7 +207,7 @@ def _check_choices(precision: str, opset: int, batch_size: int | None) -> None:
         )
 
 
-def _in_chans(model: nn.Module) -> int:
+def _in_chans(model: Any) -> int:
     channels = getattr(model, "in_chans", None)
     return int(channels or resolve_model_data_config(model)["input_size"][0])
 
@@ -277,8 +295,9 @@ def _quiet() -> Iterator[None]:
 
 
 def _describe(
-    model: nn.Module, networks: _Networks, precision: str, preprocess: bool, softmax: bool
+    model: Any, networks: _Networks, precision: str, preprocess: bool, softmax: bool
 ) -> OnnxMetadata:
+    """Gather what the file says of itself; a model without a `pretrained_cfg` knows less."""
     cfg: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     config = resolve_model_data_config(model)
     return OnnxMetadata(
@@ -325,6 +344,7 @@ def _compare(
 ) -> Agreement:
     """Run the file and the network in torch on the same inputs."""
     channels, *size = networks.input_size
+    given: Sequence[NDArray[Any]]
     if metadata.preprocess:
         given = [made_pictures(batch, seed=batch) for batch in batches]
         prepared = [

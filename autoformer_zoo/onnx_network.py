@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import global_pool_nlc
 from torch import Tensor, nn
 
 from autoformer_zoo.onnx_attention import GridConstants, OnnxAttention
-from autoformer_zoo.vit import AutoFormer, Block
+from autoformer_zoo.vit import AutoFormer
 
 
 def rewrite_for_graph(model: nn.Module) -> nn.Module:
@@ -73,8 +74,9 @@ class OnnxAutoFormer(nn.Module):
 
 
 class _OnnxBlock(nn.Module):
-    def __init__(self, block: Block, grid: tuple[int, int], shared: GridConstants) -> None:
+    def __init__(self, block: Any, grid: tuple[int, int], shared: GridConstants) -> None:
         super().__init__()
+        # A vit.Block, which indexing a ModuleList does not say.
         self.norm1, self.norm2 = block.norm1, block.norm2
         self.attn = OnnxAttention(block.attn, grid, shared)
         self.fc1, self.act, self.fc2 = block.mlp.fc1, block.mlp.act, block.mlp.fc2

@@ -20,6 +20,8 @@ from autoformer_zoo.labels import class_names
 from autoformer_zoo.pictures import Picture, iter_images
 from autoformer_zoo.prediction import Prediction, require_positive
 
+__all__ = ["Prediction", "input_size", "iter_predictions", "make_transform", "predict"]
+
 
 def predict(
     model: nn.Module,
