@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
+from torch import Tensor
 
 from autoformer_zoo.checkpoint import (
     SubnetWeights,
@@ -133,12 +134,12 @@ def search(
         raise ValueError(f"the supernet is not of this space: {problem}")
     with gathered() as (rank, world):
         threads_for(world)
-        header: dict[str, Any] = {"config": _as_json(config), **subject.identity}
+        header: dict[str, Any] = {"config": config_to_dict(config), **subject.identity}
         table = _latency_table(subject.space, config, out, header, rank)
         if table is not None:  # other latencies, another search
             header["latency_sha256"] = hashlib.sha256(table.to_json().encode()).hexdigest()
-        costs = _costs(subject.space, table)
-        feasible = Feasible(subject.space, _limits(config.bounds, costs))
+        costs = costs_of(subject.space, table)
+        feasible = Feasible(subject.space, limits_of(config.bounds, costs))
         score = SpreadScore(
             lambda subnet: inherited_accuracy(
                 subject.supernet, subnet, subject.batches, subject.device
@@ -149,9 +150,9 @@ def search(
         method = evolve if config.method == "evolution" else random_search
         evaluated = method(feasible, score, config.evolution)
         _log_speed(score.scored_here * world, time.perf_counter() - started)
-        result = _result(header, evaluated, costs)
+        result = result_of(header, evaluated, costs)
         if rank == 0:
-            _write(result, subject, table, out)
+            write_result(result, subject, table, out)
     return result
 
 
@@ -207,9 +208,9 @@ def open_subject(
     alone = replace(config, batch_size=1, augment=replace(config.augment, mixup=0.0, cutmix=0.0))
     ranks = Ranks(torch.device("cpu"))  # every process sees all pictures: candidates are shared
     source = open_source(alone, data_dir, ranks, Resources())
-    batches, held_out = _held_out(source, config.largest_size)
+    batches, held_out = keep_held_out(source, config.largest_size)
     identity = {
-        "supernet_sha256": _hash(weights),
+        "supernet_sha256": hash_tensors(weights.tensors),
         "space": space_of(config).to_dict(),
         "img_size": config.largest_size,
         **held_out,
@@ -227,7 +228,7 @@ class _Streamed:
         return iter(self._source.held_out(self._img_size))
 
 
-def _held_out(source: Source, img_size: int) -> tuple[Iterable[LabelledBatch], dict[str, Any]]:
+def keep_held_out(source: Source, img_size: int) -> tuple[Iterable[LabelledBatch], dict[str, Any]]:
     """Keep held-out pictures in memory, where they fit, and say which they are."""
     positions = source.held_out_list
     if len(positions) * 3 * img_size**2 * 4 > MOST_KEPT_BYTES:
@@ -261,12 +262,14 @@ def _latency_table(
     return LatencyTable.from_json(path.read_text())
 
 
-def _costs(space: SearchSpace, table: LatencyTable | None) -> list[Cost]:
+def costs_of(space: SearchSpace, table: LatencyTable | None) -> list[Cost]:
+    """Return what can be limited: parameters, multiply-adds, and latency where there is a table."""
     costs = [params_cost(space), macs_cost(space)]
     return costs if table is None else [*costs, table.cost(space)]
 
 
-def _limits(bounds: Bounds, costs: Iterable[Cost]) -> list[Limit]:
+def limits_of(bounds: Bounds, costs: Iterable[Cost]) -> list[Limit]:
+    """Return the bounds that limit anything."""
     limits = []
     for cost in costs:
         low, high = (getattr(bounds, f"{end}_{cost.name}") for end in ("min", "max"))
@@ -275,9 +278,10 @@ def _limits(bounds: Bounds, costs: Iterable[Cost]) -> list[Limit]:
     return limits
 
 
-def _result(
+def result_of(
     header: Mapping[str, Any], evaluated: list[Evaluated], costs: list[Cost]
 ) -> dict[str, Any]:
+    """Return the content of search.json: every candidate, the best one, and the front."""
     candidates: list[dict[str, Any]] = [
         {
             "subnet": each.subnet.to_dict(),
@@ -302,7 +306,10 @@ def _result(
     }
 
 
-def _write(result: dict[str, Any], subject: Subject, table: LatencyTable | None, out: Path) -> None:
+def write_result(
+    result: dict[str, Any], subject: Subject, table: LatencyTable | None, out: Path
+) -> None:
+    """Write search.json, its plot, and the winner."""
     from training.search_plot import plot_search
 
     winner = winner_of(result)
@@ -321,19 +328,22 @@ def _log_speed(scored: int, seconds: float) -> None:
         _log.info("%d candidates in %.1f s, %.2f a second", scored, seconds, scored / seconds)
 
 
-def _as_json(config: SearchConfig) -> Any:
+def config_to_dict(config: SearchConfig) -> Any:
+    """Return JSON-able values; a bound that limits nothing is None."""
     values = asdict(config)
     bounds = values["bounds"]
     values["bounds"] = {k: v if v != INFINITE else None for k, v in bounds.items()}
     return values
 
 
-def _hash(weights: SupernetWeights) -> str:
-    digest = hashlib.sha256(weights.bias_rule.encode())
-    for name in sorted(weights.tensors):
-        tensor = weights.tensors[name].contiguous()
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Return a hash of names and values."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensor.view(torch.uint8).numpy().data if tensor.dim() else b"")
+        digest.update(
+            tensors[name].detach().reshape(-1).contiguous().view(torch.uint8).numpy().data
+        )
     return digest.hexdigest()
 
 

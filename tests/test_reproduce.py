@@ -1,0 +1,280 @@
+"""The reproduction: its stages on made-up pictures, statistics, separate weights, its report."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.made_training import MINI, MINI_CONFIG, QUICK, make_pictures, split_in_memory
+from training import reproduce as reproduce_module
+from training import search_plot, sources
+from training.answers import answer
+from training.comparisons import difference, exceeds, kendall_tau, mean_of, spread_of
+from training.config import Stage
+from training.evolution import EvolutionConfig
+from training.reproduce import Reproduction, main
+from training.reproduce_config import PRESETS, STAGES, ReproduceConfig
+from training.search import SearchConfig
+from training.separate import SeparateSupernet, load_separate, train_separate
+from training.supernet import Supernet
+
+CONFIG = ReproduceConfig(
+    train=replace(MINI_CONFIG, stages=(Stage(1, 16),), batch_size=20, checkpoint_every=50),
+    search=SearchConfig(evolution=EvolutionConfig(4, 2, 2, 1, 1)),
+    seeds=2,
+    sandwich_seeds=1,
+    separate_seeds=1,
+    search_seeds=2,
+    random_subnets=6,
+    compared_subnets=2,
+    pictures=6,
+)
+
+
+@pytest.fixture
+def made_data(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Train on made-up pictures; returns a list that grows when the test set is opened."""
+    opened: list[int] = []
+    monkeypatch.setattr(sources, "load_train", split_in_memory)
+    monkeypatch.setattr(
+        reproduce_module, "load_test", lambda root: opened.append(1) or make_pictures(12)
+    )
+    monkeypatch.setattr(search_plot, "plot_search", lambda result, out: out.write_text("<svg/>"))
+    return opened
+
+
+def test_reproduction_answers_every_question(tmp_path: Path, made_data: list[int]) -> None:
+    whole = Reproduction(CONFIG, tmp_path, tmp_path / "out", QUICK, progress=False)
+    whole.run("train", "retrain")
+    assert not made_data  # nothing so far has seen the test set
+    whole.run("evaluate", "report")
+    assert made_data == [1]
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert list(results["answers"]) == ["a", "b", "c", "d", "e"]
+    for each in results["answers"].values():
+        assert each["verdict"] in ("yes", "no", "undecided")
+    assert results["answers"]["b"]["held_out_percent"]["count"] == 6
+    assert results["answers"]["d"]["separate_params"] > 2 * results["answers"]["d"]["params"]
+    text = (tmp_path / "out" / "report.md").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    for letter in "abcde":
+        assert f"## ({letter}) " in text
+        assert f"<h2>({letter}) " in page
+    assert "(one value, no error bar)" in text
+    for name in ("subnets.svg", "search.svg"):
+        assert f"({name})" in text
+        assert "<svg" in (tmp_path / "out" / name).read_text()
+    assert page.count("data:image/svg+xml;base64,") == 3
+
+
+def test_stages_that_are_done_are_left_out_and_missing_ones_named(
+    tmp_path: Path, made_data: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = replace(CONFIG, seeds=1, sandwich_seeds=0, separate_seeds=0, search_seeds=1)
+    whole = Reproduction(few, tmp_path, tmp_path / "out", QUICK, progress=False)
+    with pytest.raises(ValueError, match=r"has not done train, search; start from there"):
+        whole.run("extract", "report")
+    with pytest.raises(ValueError, match="stage search comes after train"):
+        whole.run("search", "train")
+    whole.run("train", "search")
+    first = (tmp_path / "out" / "stage-search.json").read_bytes()
+
+    def refuse(*rest: object, **more: object) -> None:
+        raise AssertionError("trained or scored again")
+
+    monkeypatch.setattr(reproduce_module, "train", refuse)
+    again = Reproduction(few, tmp_path, tmp_path / "out", QUICK, progress=False)
+    again.run("train", "search")
+    (tmp_path / "out" / "stage-search.json").unlink()
+    monkeypatch.setattr(reproduce_module, "inherited_accuracy", refuse)
+    again.run("train", "search")  # from the journal
+    old, new = json.loads(first), json.loads((tmp_path / "out" / "stage-search.json").read_text())
+    assert {**old, "seconds": 0, "scored": 0} == {**new, "seconds": 0, "scored": 0}
+    with pytest.raises(ValueError, match="was begun with seeds=1, asked for 2"):
+        Reproduction(replace(few, seeds=2), tmp_path, tmp_path / "out")
+
+
+def test_command_tells_the_plan_first(
+    tmp_path: Path, made_data: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = [
+        *["--preset", "smoke", "--plan-only", "--device", "cpu", "--train.space"],
+        MINI.to_json(),
+    ]
+    arguments = ["--data-dir", str(tmp_path), "--out", str(tmp_path / "out"), *config]
+    assert main([*arguments, "--train.batch-size", "20"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[: len(STAGES)]] == list(STAGES)
+    assert "Expected in all: " in lines[len(STAGES)]
+    assert json.loads(lines[-1])["done"] == []
+
+
+def test_command_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--data-dir", str(tmp_path), "--out", str(tmp_path / "out"), "--preset"]
+    assert main([*arguments, "huge"]) == 2
+    assert "preset is 'huge'; expected one of cifar10" in capsys.readouterr().err
+    assert main([*arguments, "smoke"]) == 2
+    assert "no whole CIFAR-10" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"seeds": 0}, "seeds is 0; expected 1 or more"),
+        ({"sandwich_seeds": 5}, "sandwich_seeds is 5; expected 0 to seeds = 2"),
+        ({"random_subnets": 1}, "random_subnets is 1; expected 2 or more, and at least"),
+        ({"train": replace(MINI_CONFIG, sampling="sandwich")}, "train.sampling is 'sandwich'"),
+    ],
+    ids=["seeds", "sandwich", "random", "sampling"],
+)
+def test_config_refuses_what_cannot_be_meant(values: dict[str, object], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        replace(CONFIG, **values)
+
+
+def test_presets_can_be_made_from_flags() -> None:
+    assert set(PRESETS) >= {"cifar10", "smoke", "imagenet-tiny", "imagenet-small", "imagenet-base"}
+
+
+# Separate weights
+
+
+def test_separate_weights_share_only_what_was_chosen_alike() -> None:
+    network = SeparateSupernet(MINI)
+    one = replace(MINI.largest, num_heads=(1, 2, 2))
+    other = replace(MINI.largest, mlp_ratio=(2.0, 1.0, 2.0))
+    network(torch.randn(2, 3, 16, 16), one).sum().backward()
+    used = {key for key, p in network.weights.tensors.items() if p.grad is not None}
+    network.zero_grad()
+    network(torch.randn(2, 3, 16, 16), other).sum().backward()
+    also = {key for key, p in network.weights.tensors.items() if p.grad is not None}
+    shared = {key.partition("/")[2] for key in used & also}
+    assert {key for key in shared if "attn:qkv:weight" in key} == {
+        "blocks:1:attn:qkv:weight",
+        "blocks:2:attn:qkv:weight",
+    }
+    assert {key for key in shared if "fc1:weight" in key} == {
+        "blocks:0:mlp:fc1:weight",
+        "blocks:2:mlp:fc1:weight",
+    }
+
+
+def test_separate_weights_decay_as_the_supernet_does() -> None:
+    separate, shared = SeparateSupernet(MINI).weights, Supernet(MINI).weights
+    names = {name.rpartition(":")[2].rpartition("/")[2] for name in separate.no_weight_decay()}
+    assert names == {name.rpartition(".")[2] for name in shared.no_weight_decay()}
+    known = {name for name, _ in separate.named_parameters()}
+    assert separate.no_weight_decay() <= known
+
+
+def test_separate_run_goes_on_and_is_read_back(tmp_path: Path, made_data: list[int]) -> None:
+    config = replace(CONFIG.train, stages=(Stage(2, 16),))
+    state = train_separate(config, tmp_path, tmp_path / "run", False, QUICK)
+    network, x = load_separate(tmp_path / "run"), torch.randn(2, 3, 16, 16)
+    subnet = MINI.sample(random.Random(0))
+    with torch.no_grad():
+        torch.testing.assert_close(network(x, subnet), state.ema.module.eval()(x, subnet))
+    again = train_separate(config, tmp_path, tmp_path / "run", False, QUICK)
+    assert again.step == state.step == 4
+
+
+# Statistics
+
+
+def test_means_have_students_intervals() -> None:
+    mean = mean_of([1.0, 2.0, 3.0])
+    assert mean.mean == 2
+    assert mean.half_width == pytest.approx(4.30 / math.sqrt(3))
+    assert str(mean) == "2.00 ± 2.48"
+    assert mean_of([5.0]).half_width is None
+    with pytest.raises(ValueError, match="no value to take the mean of"):
+        mean_of([])
+
+
+def test_difference_is_seed_by_seed() -> None:
+    gap = difference([10.0, 20.0, 30.0], [9.0, 19.0, 29.0])
+    assert (gap.mean, gap.half_width) == (1.0, 0.0)
+    with pytest.raises(ValueError, match="2 and 1 values; expected one of each a seed"):
+        difference([1.0, 2.0], [1.0])
+
+
+@pytest.mark.parametrize(
+    ("values", "margin", "verdict"),
+    [
+        ([1.0, 1.1, 0.9], 0.0, "yes"),
+        ([-1.0, -1.1, -0.9], 0.0, "no"),
+        ([1.0, -1.0, 0.5], 0.0, "undecided"),
+        ([-0.1, -0.1, -0.1], -0.2, "yes"),
+        ([3.0], 0.0, "undecided"),
+    ],
+    ids=["above", "below", "across", "margin", "one seed"],
+)
+def test_verdict_needs_an_interval_on_one_side(
+    values: list[float], margin: float, verdict: str
+) -> None:
+    assert exceeds(mean_of(values), margin) == verdict
+
+
+def test_kendall_tau_of_known_orders() -> None:
+    assert kendall_tau([1, 2, 3, 4], [10, 20, 30, 40]) == 1
+    assert kendall_tau([1, 2, 3, 4], [4, 3, 2, 1]) == -1
+    assert kendall_tau([1, 2, 3], [1, 3, 2]) == pytest.approx(1 / 3)
+    assert kendall_tau([1, 1, 2], [1, 2, 3]) == pytest.approx(2 / math.sqrt(6))
+    assert math.isnan(kendall_tau([1, 1], [1, 2]))
+    with pytest.raises(ValueError, match="2 and 3 values; expected pairs"):
+        kendall_tau([1, 2], [1, 2, 3])
+
+
+def test_spread_orders_its_figures() -> None:
+    spread = spread_of([float(i) for i in range(11)])
+    assert (spread.least, spread.p10, spread.median, spread.p90, spread.most) == (0, 1, 5, 9, 10)
+
+
+def _stages(gap: float, noise: Callable[[int], float]) -> dict[str, dict[str, object]]:
+    runs = {
+        f"{name}-{i}": {"steps": 10, "seconds": 1.0, "params": 5, "skipped": 0}
+        for name in ("uniform", "sandwich", "separate")
+        for i in range(3)
+    }
+    base = {"uniform": 50.0, "sandwich": 50 + gap, "separate": 50 - gap}
+    scores = {
+        name: [base[name[:-2]] + noise(int(name[-1])), base[name[:-2]] + noise(int(name[-1]))]
+        for name in runs
+    }
+    traces = {
+        "evolution": [[50.0, 52 + gap + noise(i)] for i in range(3)],
+        "random": [[50.0, 52.0] for _ in range(3)],
+    }
+    test = {"inherited": [60 + noise(i) for i in range(3)], "alone": [60 - gap] * 3}
+    evaluate = {
+        "random_held_out_percent": [50.0, 50.5, 51.0],
+        "compared_held_out_percent": scores,
+        "test_percent": test,
+    }
+    return {"train": {"runs": runs}, "search": {"best_so_far": traces}, "evaluate": evaluate}
+
+
+def test_answers_follow_the_figures() -> None:
+    good = answer(_stages(1.0, lambda seed: 0.1 * seed), 100)["answers"]
+    assert {letter: each["verdict"] for letter, each in good.items()} == dict.fromkeys(
+        "abcde", "yes"
+    )
+    bad = answer(_stages(-1.0, lambda seed: 0.1 * seed), 100)["answers"]
+    assert [bad[letter]["verdict"] for letter in "acde"] == ["no"] * 4
+    unclear = answer(_stages(0.1, lambda seed: 3.0 * (seed - 1)), 100)["answers"]
+    assert [unclear[letter]["verdict"] for letter in "ac"] == ["undecided"] * 2
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_smoke_preset_reports_on_real_pictures(tmp_path: Path, cifar10: Path) -> None:
+    whole = Reproduction(PRESETS["smoke"], cifar10, tmp_path / "out", progress=False)
+    whole.run("train", "report")
+    assert "## (e)" in (tmp_path / "out" / "report.md").read_text()

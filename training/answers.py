@@ -1,0 +1,120 @@
+"""The questions of a reproduction, answered from what its stages measured.
+
+Pure: JSON-able values in and out. Every answer has its numbers, a verdict (yes, no, undecided) and
+the rule behind it; the text around them is `report.py`'s.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from training.comparisons import Mean, Verdict, difference, exceeds, mean_of, spread_of
+
+INHERITED_MARGIN = 0.2  # points: how far the paper's inherited accuracies are from retrained ones
+WELL_TRAINED_MARGIN = 2.0  # points between the 10th percentile and the best random subnet
+
+
+def answer(stages: Mapping[str, Mapping[str, Any]], evaluations: int) -> dict[str, Any]:
+    """Answer all questions.
+
+    Args:
+        stages: what the stages train, search, retrain and evaluate left.
+        evaluations: subnets that a search was allowed to score.
+
+    Returns:
+        Answers by letter: question, verdict, numbers. (d) and (e) are missing where their supernets
+        were not trained, (a) where the test set was not opened.
+    """
+    train, search, evaluate = stages["train"], stages["search"], stages["evaluate"]
+    answers: dict[str, Any] = {}
+    if "test_percent" in evaluate:
+        answers["a"] = _inherited(evaluate["test_percent"])
+    answers["b"] = _well_trained(evaluate["random_held_out_percent"])
+    answers["c"] = _evolution(search["best_so_far"], evaluations)
+    if any(name.startswith("separate") for name in train["runs"]):
+        answers["d"] = _against("separate", train["runs"], evaluate)
+    if any(name.startswith("sandwich") for name in train["runs"]):
+        answers["e"] = _against("sandwich", train["runs"], evaluate)
+    return {"answers": answers}
+
+
+def _inherited(test: Mapping[str, list[float]]) -> dict[str, Any]:
+    gap = difference(test["inherited"], test["alone"])
+    return {
+        "question": "Do inherited weights match the same subnet trained alone, equally long?",
+        "rule": f"not more than {INHERITED_MARGIN} points worse on the test set, beyond doubt",
+        "verdict": exceeds(gap, -INHERITED_MARGIN),
+        "inherited_percent": _told(mean_of(test["inherited"])),
+        "alone_percent": _told(mean_of(test["alone"])),
+        "difference_points": _told(gap),
+    }
+
+
+def _well_trained(scores: list[float]) -> dict[str, Any]:
+    spread = spread_of(scores)
+    verdict: Verdict = "yes" if spread.most - spread.p10 <= WELL_TRAINED_MARGIN else "no"
+    return {
+        "question": "Are many subnets of one supernet well trained?",
+        "rule": f"nine of ten random subnets within {WELL_TRAINED_MARGIN} points of the best one",
+        "verdict": verdict,
+        "held_out_percent": asdict(spread),
+    }
+
+
+def _evolution(traces: Mapping[str, list[list[float]]], evaluations: int) -> dict[str, Any]:
+    ends = {name: [trace[-1] for trace in each] for name, each in traces.items()}
+    # The same budget for both: where one ran out of new subnets, its last value stands.
+    means = {name: [statistics.fmean(trace) for trace in each] for name, each in traces.items()}
+    gap = difference(ends["evolution"], ends["random"])
+    return {
+        "question": "Does evolution beat random search at equal evaluations?",
+        "rule": "its best subnet is better on the held-out pictures, beyond doubt",
+        "verdict": exceeds(gap),
+        "evaluations": evaluations,
+        "evolution_percent": _told(mean_of(ends["evolution"])),
+        "random_percent": _told(mean_of(ends["random"])),
+        "difference_points": _told(gap),
+        "difference_along_the_way_points": _told(difference(means["evolution"], means["random"])),
+    }
+
+
+def _against(
+    other: str, runs: Mapping[str, Mapping[str, Any]], evaluate: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Compare uniform sampling with entangled weights to another way, seed by seed."""
+    scores = evaluate["compared_held_out_percent"]
+    numbers = [name.partition("-")[2] for name in runs if name.startswith(other)]
+    ours = [statistics.fmean(scores[f"uniform-{n}"]) for n in numbers]
+    theirs = [statistics.fmean(scores[f"{other}-{n}"]) for n in numbers]
+    is_separate = other == "separate"
+    gap = difference(ours, theirs) if is_separate else difference(theirs, ours)
+    seconds, other_seconds, params, other_params = (
+        [runs[f"{name}-{n}"][key] for n in numbers]
+        for key in ("seconds", "params")
+        for name in ("uniform", other)
+    )
+    question = (
+        "Does weight entanglement beat classic weight sharing, equally long trained?"
+        if is_separate
+        else "Do the sandwich rule and in-place distillation add something, in as many steps?"
+    )
+    return {
+        "question": question,
+        "rule": "the mean of the same random subnets on the held-out pictures, beyond doubt",
+        "verdict": exceeds(gap),
+        "uniform_percent": _told(mean_of(ours)),
+        f"{other}_percent": _told(mean_of(theirs)),
+        "difference_points": _told(gap),
+        "steps": runs[f"uniform-{numbers[0]}"]["steps"],
+        "params": params[0],
+        f"{other}_params": other_params[0],
+        "seconds": _told(mean_of(seconds)),
+        f"{other}_seconds": _told(mean_of(other_seconds)),
+    }
+
+
+def _told(mean: Mean) -> dict[str, Any]:
+    return asdict(mean)

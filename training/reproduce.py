@@ -1,0 +1,393 @@
+"""Reproduce the method of the paper: train, search, extract, retrain, evaluate, compare, report.
+
+    python -m training.reproduce --data-dir DATA --out runs/reproduce             # preset cifar10
+    python -m training.reproduce --data-dir DATA --out runs/smoke --preset smoke
+    python -m training.reproduce --data-dir DATA --out runs/smoke --preset smoke --from compare
+
+It tells its plan and the expected time first. Each stage leaves stage-NAME.json when it is done and
+is left out then; within a stage, training goes on from checkpoints and scoring from journals. The
+test set is opened by the stage `evaluate` alone, for subnets that were chosen without it.
+
+Questions answered in report.md: (a) do inherited weights match a subnet trained alone; (b) are many
+subnets well trained; (c) does evolution beat random search; (d) does entanglement beat separate
+weights; (e) what does the sandwich rule with in-place distillation add.
+
+Source: arXiv 2107.00651, sections 3 and 4.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+
+from autoformer_zoo.checkpoint import load_subnet
+from autoformer_zoo.extract import build_subnet
+from autoformer_zoo.factory import create_model
+from autoformer_zoo.space import SearchSpace, SubnetConfig
+from training.answers import answer
+from training.config import DEFAULT_RESOURCES, MEMORY, Resources, TrainConfig
+from training.data import load_test
+from training.distributed import Ranks
+from training.estimate import device_of, plan
+from training.evaluate import LabelledBatch, MemoryBatches, accuracy_on, inherited_accuracy
+from training.evolution import best_so_far, evolve, random_search
+from training.journal import require_same, write_json
+from training.limits import Feasible
+from training.networks import space_of
+from training.report import write_report
+from training.reproduce_config import PRESETS, STAGES, ReproduceConfig
+from training.run_directory import TIMING, describe_environment, read_log
+from training.search import (
+    Subject,
+    costs_of,
+    hash_tensors,
+    keep_held_out,
+    limits_of,
+    open_subject,
+    result_of,
+    winner_of,
+    write_result,
+)
+from training.separate import load_separate, train_separate
+from training.sources import open_source
+from training.spread import SpreadScore
+from training.train import train
+from training.weights import WEIGHTS
+
+StageName = Literal["train", "search", "extract", "retrain", "evaluate", "compare", "report"]
+
+
+class Reproduction:
+    """The stages of one reproduction, in a directory of its own.
+
+    Args:
+        config: what to do.
+        data_dir: root of the data.
+        out: the directory.
+        resources: device, workers and the like, for training.
+        progress: show progress bars.
+
+    Raises:
+        ValueError: `out` holds another reproduction.
+    """
+
+    def __init__(
+        self,
+        config: ReproduceConfig,
+        data_dir: Path,
+        out: Path,
+        resources: Resources = DEFAULT_RESOURCES,
+        progress: bool = True,
+    ) -> None:
+        self.config, self.data_dir, self.out = config, data_dir, out
+        self.resources = resources
+        self.progress = progress
+        values = json.loads(json.dumps(asdict(config)))
+        path = out / "config.json"
+        if path.exists():
+            require_same(json.loads(path.read_text()), values, out)
+            return
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(describe_environment(torch.device("cpu"), 1), out / "environment.json")
+        write_json(values, path)
+
+    def run(self, first: str, last: str) -> None:
+        """Do the stages from `first` to `last` that are not done yet.
+
+        Raises:
+            ValueError: the order is wrong, or a stage before `first` is not done.
+        """
+        start, end = STAGES.index(first), STAGES.index(last)
+        if start > end:
+            raise ValueError(f"stage {first} comes after {last}; expected the earlier one first")
+        if missing := [name for name in STAGES[:start] if not self.is_done(name)]:
+            raise ValueError(f"{self.out} has not done {', '.join(missing)}; start from there")
+        for name in STAGES[start : end + 1]:
+            if self.is_done(name):
+                self._say(f"{name}: done before")
+                continue
+            self._say(f"{name}: begins")
+            started = time.perf_counter()
+            result = getattr(self, f"_{name}")()
+            seconds = time.perf_counter() - started
+            write_json({"seconds": round(seconds, 1), **result}, self._path(name))
+            self._say(f"{name}: {seconds:.0f} s")
+
+    def result(self, stage: str) -> dict[str, Any]:
+        """Return what a stage left."""
+        values: dict[str, Any] = json.loads(self._path(stage).read_text())
+        return values
+
+    def is_done(self, stage: str) -> bool:
+        """Tell whether a stage has left its result."""
+        return self._path(stage).exists()
+
+    def _path(self, stage: str) -> Path:
+        return self.out / f"stage-{stage}.json"
+
+    def _say(self, text: str) -> None:
+        print(f"reproduce: {text}", file=sys.stderr)
+
+    # Training
+
+    def _train(self) -> dict[str, Any]:
+        return {"runs": {name: self._train_one(name, c) for name, c in self.config.runs().items()}}
+
+    def _train_one(self, name: str, config: TrainConfig) -> dict[str, Any]:
+        self._say(f"training {name}")
+        run = self.out / "train" / name
+        begin = train_separate if name.startswith("separate") else train
+        state = begin(config, self.data_dir, run, self.progress, resources=self.resources)
+        timing = read_log(run / TIMING)
+        return {
+            "steps": state.step,
+            "seconds": timing[-1]["seconds"] if timing else round(state.seconds, 1),
+            "params": sum(p.numel() for p in state.network.parameters()),
+            "skipped": state.skipped,
+        }
+
+    # Held-out pictures and scores
+
+    @property
+    def space(self) -> SearchSpace:
+        """The space that is searched."""
+        return space_of(self.config.train)
+
+    @cached_property
+    def _first(self) -> Subject:
+        return self._subject("uniform-0")
+
+    def _subject(self, name: str) -> Subject:
+        """Open a supernet with as many of its held-out pictures as are asked for."""
+        run = self.out / "train" / name
+        half = self.config.search.half
+        subject = open_subject(self.data_dir, run, half=half, device=self.resources.device)
+        if not self.config.pictures:
+            return subject
+        batches = list(_first_pictures(subject.batches, self.config.pictures))
+        return replace(subject, batches=batches)
+
+    def _scorer(self, name: str) -> SpreadScore:
+        """Return the score of any subnet of a run, on the run's own held-out pictures; journaled.
+
+        The split follows from the seed: what one seed holds out, another one trains on.
+        """
+        number = name.partition("-")[2]
+        if name.startswith("separate"):
+            batches = self._subject(f"uniform-{number}").batches
+            network = load_separate(self.out / "train" / name)
+            identity = hash_tensors(network.state_dict())
+
+            def score(subnet: SubnetConfig) -> float:
+                return accuracy_on(lambda x: network(x, subnet), batches)
+        else:
+            subject = self._first if name == "uniform-0" else self._subject(name)
+            identity = subject.identity["supernet_sha256"]
+
+            def score(subnet: SubnetConfig) -> float:
+                device = subject.device
+                return inherited_accuracy(subject.supernet, subnet, subject.batches, device)
+
+        header = {"supernet_sha256": identity, "pictures": self.config.pictures}
+        return SpreadScore(score, self.out / "scores" / name, header, progress=self.progress)
+
+    # Search, extraction, retraining
+
+    def _search(self) -> dict[str, Any]:
+        subject, config = self._first, self.config.search
+        costs = costs_of(self.space, None)
+        feasible = Feasible(self.space, limits_of(config.bounds, costs))
+        score = self._scorer("uniform-0")
+        traces: dict[str, list[list[float]]] = {"evolution": [], "random": []}
+        found = []
+        for i in range(self.config.search_seeds):
+            seeded = replace(config.evolution, seed=config.evolution.seed + i)
+            for name, method in (("evolution", evolve), ("random", random_search)):
+                self._say(f"search by {name}, seed {seeded.seed}")
+                done = method(feasible, score, seeded)
+                traces[name].append(best_so_far(done))
+                if name == "evolution":
+                    found.append(done)
+        header = {"supernet": "uniform-0", **subject.identity}
+        first = result_of(header, found[0], costs)
+        folder = self.out / "search"
+        folder.mkdir(exist_ok=True)
+        write_result(first, subject, None, folder)
+        return {
+            "winner": winner_of(first).to_dict(),
+            "held_out_percent": first["candidates"][first["best"]]["score"],
+            "best_so_far": traces,
+            "scored": score.scored_here,
+        }
+
+    @property
+    def _winner(self) -> SubnetConfig:
+        return SubnetConfig.from_dict(self.result("search")["winner"])
+
+    def _extract(self) -> dict[str, Any]:
+        """Check that the winner's file is a model like any other, with the accuracy it had."""
+        path = self.out / "search" / "subnet.safetensors"
+        model = create_model("autoformer_subnet", checkpoint_path=path).eval()
+        found = accuracy_on(model.to(self._device), self._first.batches, self._device)
+        expected = self.result("search")["held_out_percent"]
+        if found != expected:
+            raise RuntimeError(f"{path} scores {found}, the search found {expected}")
+        size = sum(p.numel() for p in model.parameters())
+        return {"file": str(path.relative_to(self.out)), "params": size, "held_out_percent": found}
+
+    def _retrain(self) -> dict[str, Any]:
+        runs = {}
+        for i in range(self.config.seeds):
+            config = replace(
+                self.config.train,
+                seed=self.config.train.seed + i,
+                sampling="fixed",
+                subnet=self._winner.to_json(),
+            )
+            runs[f"alone-{i}"] = self._train_one(f"alone-{i}", config)
+        return {"runs": runs}
+
+    # Evaluation, comparison, report
+
+    def _evaluate(self) -> dict[str, Any]:
+        drawn = self._random_subnets()
+        result: dict[str, Any] = {"random_held_out_percent": self._scorer("uniform-0")(drawn)}
+        few = drawn[: self.config.compared_subnets]
+        result["compared_held_out_percent"] = {
+            name: self._scorer(name)(few) for name in self.config.runs()
+        }
+        if self.config.tests:
+            result["test_percent"] = self._test()
+        return result
+
+    def _test(self) -> dict[str, list[float]]:
+        """Open the test set, for the winner: with inherited weights, and trained alone."""
+        batches, device = open_test(self.config.train, self.data_dir), self._device
+        inherited, alone = [], []
+        for i in range(self.config.seeds):
+            supernet = self._subject(f"uniform-{i}").supernet
+            inherited.append(inherited_accuracy(supernet, self._winner, batches, device))
+            weights = load_subnet(self.out / "train" / f"alone-{i}" / WEIGHTS)
+            alone.append(accuracy_on(build_subnet(weights).to(device), batches, device))
+        return {"inherited": inherited, "alone": alone}
+
+    def _compare(self) -> dict[str, Any]:
+        stages = {name: self.result(name) for name in ("train", "search", "retrain", "evaluate")}
+        return answer(stages, self.config.search.evolution.evaluations)
+
+    def _report(self) -> dict[str, Any]:
+        stages = {name: self.result(name) for name in STAGES[:-1]}
+        return {"files": write_report(stages, json.loads(self._config_text()), self.out)}
+
+    def _config_text(self) -> str:
+        return (self.out / "config.json").read_text()
+
+    def _random_subnets(self) -> list[SubnetConfig]:
+        rng = random.Random(f"random subnets/{self.config.train.seed}")
+        drawn: dict[SubnetConfig, None] = {}
+        while len(drawn) < min(self.config.random_subnets, self.space.size):
+            drawn[self.space.sample(rng)] = None
+        return list(drawn)
+
+    @property
+    def _device(self) -> str:
+        return str(device_of(self.resources.device))
+
+
+def open_test(config: TrainConfig, data_dir: Path) -> Iterable[LabelledBatch]:
+    """Open the test set of a config's data.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    if config.data.source == MEMORY:
+        return MemoryBatches(load_test(data_dir), config.largest_size)
+    # In the held-out pictures' place: they are read as these are, unchanged and all of them.
+    data = replace(config.data, held_out_split=config.data.test_split, test_split="(opened)")
+    alone = replace(
+        config, data=data, batch_size=2, augment=replace(config.augment, mixup=0.0, cutmix=0.0)
+    )
+    source = open_source(alone, data_dir, Ranks(torch.device("cpu")), DEFAULT_RESOURCES)
+    return keep_held_out(source, config.largest_size)[0]
+
+
+def _first_pictures(batches: Iterable[LabelledBatch], count: int) -> Iterable[LabelledBatch]:
+    """Yield batches until there are `count` pictures; the last one is cut."""
+    left = count
+    for batch in batches:
+        if left <= 0:
+            return
+        yield _Cut(batch.x[:left], batch.labels[:left])
+        left -= len(batch.labels)
+
+
+class _Cut:
+    def __init__(self, x: torch.Tensor, labels: torch.Tensor) -> None:
+        self.x, self.labels = x, labels
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    from training.commands import run_command
+
+    words = sys.argv[1:] if argv is None else argv
+    base = PRESETS[_preset(words)]
+
+    def command(
+        data_dir: Path,
+        out: Path,
+        preset: str = "cifar10",
+        first: Annotated[StageName, tyro.conf.arg(name="from")] = "train",
+        last: Annotated[StageName, tyro.conf.arg(name="to")] = "report",
+        plan_only: bool = False,
+        config: Annotated[ReproduceConfig, tyro.conf.arg(name="")] = base,
+        resources: Annotated[Resources, tyro.conf.arg(name="")] = DEFAULT_RESOURCES,
+    ) -> None:
+        """Reproduce the method of the paper.
+
+        Args:
+            data_dir: root of the data.
+            out: directory to write; an unfinished reproduction in it goes on.
+            preset: which config to start from; every other flag changes it.
+            first: stage to start from; those before it have to be done.
+            last: stage to stop after.
+            plan_only: tell the plan and stop.
+        """
+        if preset not in PRESETS:
+            raise ValueError(f"preset is {preset!r}; expected one of {', '.join(PRESETS)}")
+        whole = Reproduction(config, data_dir, out, resources)
+        done = [name for name in STAGES if whole.is_done(name)]
+        print("\n".join(plan(config, done, data_dir, resources)), flush=True)
+        if not plan_only:
+            whole.run(first, last)
+        done = [name for name in STAGES if whole.is_done(name)]
+        if "report" in done:
+            print((out / "report.md").read_text())
+        print(json.dumps({"out": str(out), "done": done}))
+
+    return run_command(command, words, prog="python -m training.reproduce")
+
+
+def _preset(words: Sequence[str]) -> str:
+    """Find --preset before the other flags are made from it; a wrong one is refused later."""
+    pairs = [word.partition("=")[::2] for word in words]
+    for i, (flag, value) in enumerate(pairs):
+        if flag == "--preset":
+            name = value or next(islice(words, i + 1, None), "")
+            return name if name in PRESETS else "cifar10"
+    return "cifar10"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
