@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -86,8 +86,8 @@ class Operands:
 
     def to(self, device: str, dtype: torch.dtype) -> Operands:
         """Return the same numbers elsewhere, or in another precision."""
-        tensors = (tensor.to(device, dtype) for tensor in (self.q, self.k, self.v, self.tables))
-        return Operands(*tensors, self.grid)
+        q, k, v = (tensor.to(device, dtype) for tensor in (self.q, self.k, self.v))
+        return Operands(q, k, v, self.tables.to(device, dtype), self.grid)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -148,7 +148,7 @@ def _measure_grid(
     }
     exact = make_operands(grid, heads, options.batch_size)
     operands = exact.to(options.device, DTYPES[options.precision])
-    runs: dict[str, Callable[[], Tensor]] = {}
+    runs: dict[Form, Callable[[], Tensor]] = {}
     rows = []
     for form in options.form:
         needed = estimated_bytes(form, operands) / MIB
@@ -157,7 +157,8 @@ def _measure_grid(
             continue
         note = f"estimated; not run, the limit was {options.limit_mib} MiB"
         rows.append(single("peak_memory", form, needed, "MiB", **place, repeats=0, note=note))
-    references = {name: make_run(name, exact)().cpu() for name in _references(runs)}
+    wanted = {_reference(form) for form in runs}
+    references = {form: make_run(form, exact)().cpu() for form in wanted}
     kernels = {}
     for form, run in runs.items():
         out = run().double().cpu()  # what is prepared in the first call is not counted below
@@ -200,7 +201,7 @@ def make_operands(grid: tuple[int, int], heads: int, batch: int) -> Operands:
     return Operands(q, k, v, tables, grid)
 
 
-def make_run(form: str, operands: Operands) -> Callable[[], Tensor]:
+def make_run(form: Form, operands: Operands) -> Callable[[], Tensor]:
     """Return a call of one form on operands, prepared as a network prepares it."""
     q, k, v, tables, grid = (getattr(operands, name) for name in Operands.__slots__)
     if form.startswith("plain"):
@@ -218,7 +219,7 @@ def head_width(form: str) -> int:
     return int(width or HEAD_DIM)
 
 
-def estimated_bytes(form: str, operands: Operands) -> float:
+def estimated_bytes(form: Form, operands: Operands) -> float:
     """Estimate from the sizes of its tensors how much memory a form takes at its worst."""
     B, H, N, D = operands.q.shape
     height, width = operands.grid
@@ -239,7 +240,7 @@ class _Kernels(TorchDispatchMode):
     """Notes which kernels of scaled_dot_product_attention run."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -278,12 +279,8 @@ def format_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _reference(form: str) -> str:
+def _reference(form: Form) -> Form:
     return form if form.startswith("plain") else "augmented"
-
-
-def _references(forms: Iterable[str]) -> set[str]:
-    return {_reference(form) for form in forms}
 
 
 if __name__ == "__main__":

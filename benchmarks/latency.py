@@ -49,7 +49,15 @@ from benchmarks.matmul import SIDE, peak_gflops
 from benchmarks.memory import peak_of_model
 from benchmarks.onnx_files import OnnxFiles
 from benchmarks.results import RESULTS, save_rows
-from benchmarks.rows import Environment, RatioRow, Row, Setting, current_environment, single
+from benchmarks.rows import (
+    Environment,
+    RatioRow,
+    Row,
+    Setting,
+    current_environment,
+    restated,
+    single,
+)
 from benchmarks.timing import (
     Plan,
     Stopwatch,
@@ -285,19 +293,18 @@ def derived_rows(row: Row, macs: float, peak: float | None) -> list[Row]:
         peak: of the machine, in GFLOP/s, where it was measured.
     """
 
-    def with_rate(what: str, amount: float, unit: str) -> Row:
-        values = {"median": amount / row.median, "p10": amount / row.p90, "p90": amount / row.p10}
-        return replace(row, what=what, unit=unit, note="", **values)
+    def rate(what: str, amount: float, unit: str) -> Row:
+        values = (amount / row.median, amount / row.p90, amount / row.p10)
+        return restated(row, what, values, unit, row.repeats)
 
-    count = {"median": macs / 1e9, "p10": macs / 1e9, "p90": macs / 1e9, "repeats": 1}
     rows = [
-        with_rate("throughput", 1e3 * row.batch, "pictures/s"),
-        replace(row, what="macs", unit="G a picture", note="", **count),
+        rate("throughput", 1e3 * row.batch, "pictures/s"),
+        restated(row, "macs", (macs / 1e9,) * 3, "G a picture", repeats=1),
     ]
     if peak is not None:  # in int8 there is no product of torch to compare with
         gflop = 2 * macs * row.batch / 1e9
-        rows.append(with_rate("flops", 1e3 * gflop, "GFLOP/s"))
-        rows.append(with_rate("share_of_peak", 1e5 * gflop / peak, "%"))
+        rows.append(rate("flops", 1e3 * gflop, "GFLOP/s"))
+        rows.append(rate("share_of_peak", 1e5 * gflop / peak, "%"))
     return rows
 
 
@@ -321,8 +328,7 @@ def _memory_rows(
     )
     if peak is None:  # neither CUDA nor Linux
         return []
-    values = {"median": peak, "p10": peak, "p90": peak, "repeats": 1}
-    return [replace(row, what="peak_memory", unit="MiB", note="", **values)]
+    return [restated(row, "peak_memory", (peak,) * 3, "MiB", repeats=1)]
 
 
 def device_note(device: str) -> str:

@@ -7,11 +7,17 @@ onnx and onnxruntime when it is used, not when it is imported.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
 
 from torch import nn
 
-INT8 = "int8-dynamic"  # needs no pictures to calibrate with
+# Dynamic quantization needs no pictures to calibrate with.
+PRECISIONS: Mapping[str, Literal["fp32", "int8-dynamic"]] = MappingProxyType(
+    {"fp32": "fp32", "int8": "int8-dynamic"}
+)
 
 _log = logging.getLogger(__name__)
 
@@ -36,5 +42,5 @@ class OnnxFiles:
         path = self._folder / f"{name.replace('/', '_')}-{size}-{precision}.onnx"
         if not path.exists():
             _log.info("exporting %s, %s, %s", name, size, precision)
-            export_onnx(module, path, precision=INT8 if precision == "int8" else "fp32")
+            export_onnx(module, path, precision=PRECISIONS[precision])
         return path

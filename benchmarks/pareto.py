@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from autoformer_zoo.accuracies import PUBLISHED
 from benchmarks.command import run_command, shortened
 from benchmarks.latency import LatencyOptions, measure_groups
 from benchmarks.results import RESULTS, save_rows
-from benchmarks.rows import Row
+from benchmarks.rows import Row, restated
 
 PROGRAM = "python -m benchmarks.pareto"
 ROWS = "pareto.csv"
@@ -116,14 +116,7 @@ def measure_pareto(options: ParetoOptions) -> list[Row]:
         for row in times
         for each in (
             row,
-            replace(
-                row,
-                what="top1_published",
-                unit="%",
-                note=note,
-                repeats=0,
-                **dict.fromkeys(("median", "p10", "p90"), top1[row.model]),
-            ),
+            restated(row, "top1_published", (top1[row.model],) * 3, "%", repeats=0, note=note),
         )
     ]
 

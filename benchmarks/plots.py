@@ -22,7 +22,7 @@ from benchmarks.rows import Row
 from benchmarks.tables import FORMS, caption
 
 DIGEST = re.compile(r"rows sha256 ([0-9a-f]{64})")
-STYLE = {
+STYLE: Mapping[Any, Any] = {  # matplotlib names every key in its annotation
     "svg.hashsalt": "autoformer_zoo",  # else ids are random
     "svg.fonttype": "none",  # text stays text
     "axes.grid": True,
@@ -55,7 +55,7 @@ def draw_plot(name: str, rows: Sequence[Row], out: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(dict(STYLE)):
         figure = PLOTS[name][2](plt, rows)
         figure.text(0.01, -0.02, caption(rows), fontsize=6, va="top", wrap=True)
         temporary = out.with_name(f".{out.name}-{uuid.uuid4().hex}")

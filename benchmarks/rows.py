@@ -10,7 +10,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -138,6 +138,32 @@ def single(
         p90=value,
         repeats=repeats,
         unit=unit,
+        note=note,
+    )
+
+
+def restated(
+    row: Row, what: str, values: tuple[float, float, float], unit: str, repeats: int, note: str = ""
+) -> Row:
+    """Return another figure of the same model, setting and moment.
+
+    Args:
+        row: a figure of them.
+        what: the quantity.
+        values: median, 10th and 90th percentile.
+        unit: of these.
+        repeats: measurements behind them.
+        note: what a reader has to know besides.
+    """
+    median, p10, p90 = values
+    return replace(
+        row,
+        what=what,
+        median=median,
+        p10=p10,
+        p90=p90,
+        unit=unit,
+        repeats=repeats,
         note=note,
     )
 
