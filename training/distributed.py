@@ -7,9 +7,9 @@ its `accumulate` parts one after the other.
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,9 +80,11 @@ class Ranks:
         return summed.tolist()
 
 
-@contextmanager
-def joined(config: TrainConfig, resources: Resources) -> Iterator[Ranks]:
-    """Join the processes that torchrun started, if it did; leave them in the end.
+def join(config: TrainConfig, resources: Resources) -> Ranks:
+    """Join the processes that torchrun started, if it did.
+
+    The group is left when the process ends, not before: a second run in the same processes, as in a
+    search after training, could not find the others again.
 
     Raises:
         ValueError: the batch cannot be divided into equal parts, or the device is unknown.
@@ -101,19 +103,12 @@ def joined(config: TrainConfig, resources: Resources) -> Iterator[Ranks]:
             f"mixup and cutmix mix pairs, but a part has {size // parts} pictures; expected a "
             f"batch_size that is a multiple of {2 * parts}"
         )
-    if world == 1:
-        yield ranks
-        return
-    if ranks.device.type == "cuda":
-        torch.cuda.set_device(ranks.device)
-    joined_here = not dist.is_initialized()
-    if joined_here:
+    if world > 1 and not dist.is_initialized():
+        if ranks.device.type == "cuda":
+            torch.cuda.set_device(ranks.device)
         dist.init_process_group("nccl" if ranks.device.type == "cuda" else "gloo")
-    try:
-        yield ranks
-    finally:
-        if joined_here:
-            dist.destroy_process_group()
+        atexit.register(dist.destroy_process_group)
+    return ranks
 
 
 def _device(name: str, local_rank: int, world: int) -> torch.device:

@@ -22,7 +22,7 @@ import torch
 
 from training.checkpoints import load_checkpoint
 from training.config import DEFAULT_RESOURCES, Precision, Resources, TrainConfig
-from training.distributed import joined
+from training.distributed import join
 from training.loop import make_setting, make_state, resume, run_steps, write_held_out
 from training.networks import find_space
 from training.run_directory import open_run
@@ -63,23 +63,24 @@ def train(
         OSError: a file cannot be written.
         SystemExit: SIGTERM or SIGINT came; a checkpoint was written. Codes 143 and 130.
     """
-    with joined(config, resources) as ranks:
-        config = replace(config, precision=resolve_precision(config.precision, ranks.device))
-        source = open_source(config, data_dir, ranks, resources)
-        state = make_state(config, ranks.device)
-        setting = make_setting(config, state, source, ranks, resources)
-        if ranks.is_first:
-            open_run(out, config, ranks.device, ranks.world)
-            write_held_out(source, out)
-        ranks.wait()
-        resume(state, out, ranks)
-        run_steps(state, setting, source, out, stop_at, progress)
-        if ranks.is_first and state.step == setting.schedule.total:
-            write_weights(out)
-        if ranks.is_first and resources.plot:
-            from training.plot import plot_curve
+    ranks = join(config, resources)
+    config = replace(config, precision=resolve_precision(config.precision, ranks.device))
+    source = open_source(config, data_dir, ranks, resources)
+    state = make_state(config, ranks.device)
+    setting = make_setting(config, state, source, ranks, resources)
+    if ranks.is_first:
+        open_run(out, config, ranks.device, ranks.world)
+        write_held_out(source, out)
+    ranks.wait()
+    resume(state, out, ranks)
+    run_steps(state, setting, source, out, stop_at, progress)
+    if ranks.is_first and state.step == setting.schedule.total:
+        write_weights(out)
+    if ranks.is_first and resources.plot:
+        from training.plot import plot_curve
 
-            plot_curve(out)
+        plot_curve(out)
+    ranks.wait()  # what comes next, in any process, may read what was written
     return state
 
 

@@ -1,0 +1,143 @@
+"""Several processes, and a batch done in parts: the weights are those of one process."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.made_training import ALONE, MINI_CONFIG, QUICK, log_lines, read_run, split_in_memory
+from training import sources
+from training.config import AugmentConfig, Stage, TrainConfig
+from training.distributed import join
+from training.train import train
+
+# Plain SGD: a key's bias has no gradient but rounding noise, which Adam would blow up to its full
+# step in either run, each in its own direction.
+PLAIN = replace(
+    MINI_CONFIG,
+    opt="sgd",
+    lr=0.05,
+    drop_path_rate=0.0,
+    augment=AugmentConfig(crop="none"),
+    stages=(Stage(1, 16),),
+)
+CASES = {
+    "uniform": PLAIN,
+    "sandwich": replace(PLAIN, sampling="sandwich"),
+    "fixed": replace(
+        PLAIN,
+        sampling="fixed",
+        subnet=ALONE.subnet,
+        augment=AugmentConfig(mixup=0.8, cutmix=1.0, erasing=0.25),
+    ),
+}
+
+CHILD = """
+import os
+import socket
+import sys
+import warnings
+from pathlib import Path
+
+warnings.simplefilter("ignore")
+import torch
+from tests.made_training import QUICK, split_in_memory
+from tests.test_training_distributed import CASES
+from training import sources
+from training.train import train
+
+torch.set_num_threads(1)
+sources.load_train = split_in_memory
+for name, config in CASES.items():
+    train(config, Path("."), Path(sys.argv[1]) / name, progress=False, resources=QUICK)
+"""
+
+
+def run(out: Path, config: TrainConfig, accumulate: int = 1) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "load_train", split_in_memory)
+        resources = replace(QUICK, accumulate=accumulate)
+        train(config, out, out, progress=False, resources=resources)
+    return out
+
+
+def assert_close(one: Path, other: Path) -> None:
+    (_, tensors), (_, others) = read_run(one), read_run(other)
+    for name, tensor in tensors.items():
+        torch.testing.assert_close(others[name], tensor, rtol=0, atol=1e-6, msg=name)
+    for line, expected in zip(log_lines(other), log_lines(one), strict=True):
+        assert line.get("loss", 0) == pytest.approx(expected.get("loss", 0), abs=2e-5)
+        assert line.get("held_out_acc1_percent") == expected.get("held_out_acc1_percent")
+
+
+@pytest.mark.parametrize("name", ["uniform", "sandwich"])
+def test_accumulated_parts_give_the_weights_of_the_whole_batch(tmp_path: Path, name: str) -> None:
+    whole = run(tmp_path / "whole", CASES[name])
+    assert_close(whole, run(tmp_path / "parts", CASES[name], accumulate=2))
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of all cases in two processes, which talk over gloo."""
+    out = tmp_path_factory.mktemp("two")
+    root = Path(__file__).resolve().parent.parent
+    children = []
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    for rank in range(2):
+        environment = {
+            **os.environ,
+            **{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"},
+            **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+        }
+        command = [sys.executable, "-c", CHILD, str(out)]
+        children.append(subprocess.Popen(command, cwd=root, env=environment))
+    assert [child.wait(500) for child in children] == [0, 0]
+    return out
+
+
+@pytest.mark.slow  # fresh processes import torch and timm
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_give_the_weights_of_one(
+    tmp_path: Path, two_processes: Path, name: str
+) -> None:
+    # Mixtures are drawn for each part: one process has to have the same parts.
+    accumulate = 2 if CASES[name].augment.mixes else 1
+    one = run(tmp_path / "one", CASES[name], accumulate)
+    assert_close(one, two_processes / name)
+    assert sorted(p.name for p in (two_processes / name).glob("checkpoint*")) == [
+        "checkpoint-previous.pt",
+        "checkpoint.pt",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        (PLAIN, "batch_size 8 cannot be divided into 1 processes x 3 accumulated parts"),
+        (
+            replace(PLAIN, batch_size=9, augment=AugmentConfig(mixup=0.1)),
+            "mixup and cutmix mix pairs, but a part has 3 pictures",
+        ),
+    ],
+    ids=["uneven", "no pairs"],
+)
+def test_batch_that_has_no_equal_parts_is_refused(config: TrainConfig, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        join(config, replace(QUICK, accumulate=3))
+
+
+@pytest.mark.parametrize("device", ["tpu9", "cuda"])
+def test_device_that_is_not_here_is_refused(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    resources = replace(QUICK, device=device)
+    with pytest.raises(ValueError, match=f"device is '{device}'"):
+        join(PLAIN, resources)
