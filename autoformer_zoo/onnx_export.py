@@ -333,6 +333,8 @@ def _notes(cfg: Mapping[str, Any]) -> tuple[str, ...]:
 def _write(proto: onnx.ModelProto, metadata: OnnxMetadata, path: Path) -> None:
     import onnx
 
+    # What the operators need, not what this onnx knows: older runtimes refuse newer numbers.
+    proto.ir_version = onnx.helper.find_min_ir_version_for(proto.opset_import, True)
     onnx.helper.set_model_props(proto, metadata.to_properties())
     proto.producer_name, proto.producer_version = "autoformer_zoo", autoformer_zoo.__version__
     onnx.save(proto, path)

@@ -59,6 +59,8 @@ def prepend_preprocessing(
     before = graph.to_model(metadata, batch_size, network)
     io_map = [(_PREPARED, network.graph.input[0].name)]
     merged: onnx.ModelProto = compose.merge_models(before, network, io_map=io_map)
+    del merged.opset_import[:]  # which now has each version twice
+    merged.opset_import.extend(network.opset_import)
     return merged
 
 
