@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from autoformer_zoo import __version__, cli
+from autoformer_zoo import __version__, cli, onnx_command
 from autoformer_zoo.autoformer import CIFAR10_CLASSES
 from autoformer_zoo.checkpoint import (
     SubnetWeights,
@@ -25,10 +25,12 @@ from autoformer_zoo.checkpoint import (
 )
 from autoformer_zoo.complexity import count_macs, count_params
 from autoformer_zoo.extract import extract_subnet
+from autoformer_zoo.onnx_classifier import OnnxClassifier
 from autoformer_zoo.predict import predict
 from autoformer_zoo.published import SUBNETS
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.vit import AutoFormer
+from tests.onnx_models import reuse_exports, small_model
 
 SUPERNET = SubnetConfig(2, 192, (3, 3), (4.0, 4.0))
 SUBNET = SubnetConfig(2, 128, (2, 1), (2.0, 1.5))
@@ -373,7 +375,19 @@ def test_predict_skips_unreadable_pictures_when_told_to(
         (("predict", "--nonsense"), "--nonsense"),
         (("info",), "NAME"),
         (("lisst",), "lisst"),
-        ((), "list, info, predict, extract"),
+        (("predict", "a.png", "--backend", "onnxruntime"), "give --checkpoint FILE.onnx, which"),
+        (
+            ("predict", "a.png", "--backend", "onnxruntime", "--model", "autoformer_nano"),
+            "--model and --layout are for torch",
+        ),
+        (("predict", "a.png", "--checkpoint", "net.onnx"), "give --backend onnxruntime"),
+        (("export", "autoformer_nan", "net.onnx"), "no model is called 'autoformer_nan'"),
+        (("export", "autoformer_nano", "net.pb"), "expected one that ends in .onnx"),
+        (("export", "autoformer_nano", "net.onnx", "--precision", "int4"), "invalid choice"),
+        (("export", "autoformer_nano", "net.onnx", "--precision", "int8-static"), "calibration"),
+        (("export", "autoformer_nano", "net.onnx", "--layout", "packed_prefix"), "describe a file"),
+        (("export", "no.safetensors", "net.onnx"), "no.safetensors"),
+        ((), "list, info, predict, extract, export"),
     ],
 )
 def test_wrong_arguments_are_refused_in_one_line(run: Run, arguments: Any, text: str) -> None:
@@ -398,10 +412,68 @@ def test_wrong_pictures_and_numbers_are_refused(
     assert_refused(run("predict", *given, *checkpoint), text)
 
 
+@pytest.fixture
+def exported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let torch's exporter write each graph of `small_model` once a process."""
+    reuse_exports(monkeypatch)
+    monkeypatch.setattr(onnx_command, "create_model", lambda *_, **__: small_model())
+
+
+@pytest.mark.usefixtures("exported")
+def test_export_writes_a_file_that_predict_runs(run: Run, picture: Path, tmp_path: Path) -> None:
+    out_file = tmp_path / "net.onnx"
+    code, out, err = run("export", "autoformer_nano", out_file)
+    assert (code, err) == (0, "")
+    params = sum(parameter.numel() for parameter in small_model().parameters())
+    size = out_file.stat().st_size
+    lines = out.splitlines()
+    assert lines[0] == f"{out_file}: fp32, opset 18, {params:,} parameters, {size:,} bytes"
+    assert [line.split(":")[0] for line in lines[1:4]] == ["  batch 1", "  batch 3", "  batch 8"]
+    assert lines[4].startswith("  best class as in torch: 100.0 %")
+
+    arguments = ("predict", picture, "--backend", "onnxruntime", "--checkpoint", out_file)
+    code, out, err = run(*arguments, "--top-k", 2, "--json")
+    [expected] = predict(small_model(), picture, top_k=2)
+    assert (code, err) == (0, "")
+    [answer] = json.loads(out)
+    assert [top["label"] for top in answer["top"]] == [p.label for p in expected]
+    assert answer["top"][0]["probability"] == pytest.approx(expected[0].probability, abs=1e-5)
+    assert_refused(run(*arguments, "--device", "mps"), "expected cpu or cuda")
+
+
+@pytest.mark.usefixtures("exported")
+def test_export_json_is_the_report(run: Run, tmp_path: Path) -> None:
+    code, out, _ = run("export", "autoformer_nano", tmp_path / "net.onnx", "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert report["path"] == str(tmp_path / "net.onnx")
+    assert report["batch_sizes"] == [1, 3, 8]
+    assert report["precision"] == "fp32"
+
+
+@pytest.mark.slow  # torch's exporter
+def test_export_cuts_a_subnet_and_names_its_origin(
+    run: Run, supernet: Path, config: Path, tmp_path: Path
+) -> None:
+    out_file = tmp_path / "net.onnx"
+    code, _, err = run(
+        *("export", supernet, out_file, "--config", config, "--model", "autoformer_nano"),
+    )
+    assert (code, err) == (0, "")
+    metadata = OnnxClassifier(out_file).metadata
+    assert metadata.subnet == SUBNET.to_dict()
+    assert metadata.labels == CIFAR10_CLASSES
+    assert metadata.origin == "the file supernet.safetensors"
+    assert metadata.licence == "unknown"
+    assert_refused(run("export", supernet, out_file, "--config", config), "name with --model")
+
+
 def test_help_shows_defaults(run: Run) -> None:
     code, out, err = run("--help")
     assert (code, err) == (0, "")
-    assert all(verb in out for verb in ("list", "info", "predict", "extract", "--version"))
+    assert all(
+        verb in out for verb in ("list", "info", "predict", "extract", "export", "--version")
+    )
     code, out, _ = run("predict", "--help")
     assert code == 0
     assert all(part in out for part in ("(default: 5)", "(default: 32)", "autoformer_nano"))
