@@ -33,7 +33,8 @@ def run_command(
     Returns:
         The document's "exit_code", else 0; 2 where the input was wrong, with one line on stderr.
     """
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s: %(message)s")
+    logging.basicConfig(stream=sys.stderr, format="%(name)s: %(message)s")
+    logging.getLogger("benchmarks").setLevel(logging.INFO)  # other packages' progress stays away
     options = tyro.cli(options_type, args=argv, prog=prog)
     try:
         table, document = work(options)

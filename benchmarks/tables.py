@@ -17,7 +17,7 @@ from benchmarks import accuracy, attention, latency, pareto, startup
 from benchmarks.results import read_rows
 from benchmarks.rows import RatioRow, Row
 
-NOT_MEASURED = "Not measured: there was no such device at hand."
+NOT_MEASURED = "Not measured yet on such a device."
 FORMS = ("plain", "explicit", "decomposed", "augmented")
 STAGES = {  # of startup: heading of a column by what the row says
     "import_torch": "import torch",
