@@ -18,7 +18,7 @@ from autoformer_zoo.autoformer import CIFAR10_MEAN, CIFAR10_STD
 from tests.made_training import MINI_CONFIG, QUICK, log_lines, make_pictures, write_folder
 from training import data as data_module
 from training import sources, timm_data, timm_source
-from training.config import AugmentConfig, DataConfig, Stage, TrainConfig
+from training.config import PRESETS, AugmentConfig, DataConfig, Stage, TrainConfig
 from training.data import (
     Pictures,
     epoch_order,
@@ -361,3 +361,15 @@ def test_cifar10_is_offered_to_be_downloaded(
         load_train(tmp_path, 500, 0, download=True)
     assert asked == [True]
     assert sources.load_train is load_train
+
+
+@pytest.mark.slow  # pictures of 224 px
+def test_imagenet_preset_runs_on_a_folder_of_its_layout(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "data", count=8, side=64)
+    config = replace(PRESETS["imagenet-tiny"], batch_size=4, held_out_per_class=1, log_every=1)
+    resources = replace(QUICK, accumulate=2)
+    state = train(config, root, tmp_path / "run", False, stop_at=2, resources=resources)
+    assert (state.step, state.skipped) == (2, 0)
+    lines = log_lines(tmp_path / "run")
+    assert [line["img_size"] for line in lines] == [224, 224]
+    assert 6 < lines[0]["loss"] < 8  # a thousand classes, nothing learned
