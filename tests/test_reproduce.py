@@ -14,6 +14,7 @@ import torch
 
 from tests.made_training import MINI, MINI_CONFIG, QUICK, make_pictures, split_in_memory
 from training import reproduce as reproduce_module
+from training import search as search_module
 from training import search_plot, sources
 from training.answers import answer
 from training.comparisons import difference, exceeds, kendall_tau, mean_of, spread_of
@@ -26,7 +27,8 @@ from training.separate import SeparateSupernet, load_separate, train_separate
 from training.supernet import Supernet
 
 CONFIG = ReproduceConfig(
-    train=replace(MINI_CONFIG, stages=(Stage(1, 16),), batch_size=20, checkpoint_every=50),
+    # The last stage is smaller than the space's size: everything has to be scored at the stage's.
+    train=replace(MINI_CONFIG, stages=(Stage(1, 8),), batch_size=20, checkpoint_every=50),
     search=SearchConfig(evolution=EvolutionConfig(4, 2, 2, 1, 1)),
     seeds=2,
     sandwich_seeds=1,
@@ -61,6 +63,7 @@ def test_reproduction_answers_every_question(tmp_path: Path, made_data: list[int
     for each in results["answers"].values():
         assert each["verdict"] in ("yes", "no", "undecided")
     assert results["answers"]["b"]["held_out_percent"]["count"] == 6
+    assert results["answers"]["b"]["verdict"] == "undecided"  # of so few
     assert results["answers"]["d"]["separate_params"] > 2 * results["answers"]["d"]["params"]
     text = (tmp_path / "out" / "report.md").read_text()
     page = (tmp_path / "out" / "report.html").read_text()
@@ -93,7 +96,7 @@ def test_stages_that_are_done_are_left_out_and_missing_ones_named(
     again = Reproduction(few, tmp_path, tmp_path / "out", QUICK, progress=False)
     again.run("train", "search")
     (tmp_path / "out" / "stage-search.json").unlink()
-    monkeypatch.setattr(reproduce_module, "inherited_accuracy", refuse)
+    monkeypatch.setattr(search_module, "inherited_accuracy", refuse)
     again.run("train", "search")  # from the journal
     old, new = json.loads(first), json.loads((tmp_path / "out" / "stage-search.json").read_text())
     assert {**old, "seconds": 0, "scored": 0} == {**new, "seconds": 0, "scored": 0}
@@ -254,7 +257,7 @@ def _stages(gap: float, noise: Callable[[int], float]) -> dict[str, dict[str, ob
     }
     test = {"inherited": [60 + noise(i) for i in range(3)], "alone": [60 - gap] * 3}
     evaluate = {
-        "random_held_out_percent": [50.0, 50.5, 51.0],
+        "random_held_out_percent": [50 + gap * i / 199 for i in range(200)],
         "compared_held_out_percent": scores,
         "test_percent": test,
     }
@@ -268,6 +271,8 @@ def test_answers_follow_the_figures() -> None:
     )
     bad = answer(_stages(-1.0, lambda seed: 0.1 * seed), 100)["answers"]
     assert [bad[letter]["verdict"] for letter in "acde"] == ["no"] * 4
+    uneven = answer(_stages(5.0, lambda seed: 0.1 * seed), 100)["answers"]
+    assert uneven["b"]["verdict"] == "no"
     unclear = answer(_stages(0.1, lambda seed: 3.0 * (seed - 1)), 100)["answers"]
     assert [unclear[letter]["verdict"] for letter in "ac"] == ["undecided"] * 2
 

@@ -238,7 +238,7 @@ from pathlib import Path
 from autoformer_zoo.space import SearchSpace
 from training.evolution import EvolutionConfig, evolve
 from training.limits import Feasible
-from training.spread import SearchError, SpreadScore, gathered
+from training.spread import SearchError, SpreadScore, join_ranks
 import logging
 space = SearchSpace.from_json(sys.argv[1])
 out = Path(sys.argv[2])
@@ -247,21 +247,21 @@ def score_one(subnet):
     if fails[0] and rank == 1:
         raise OSError("the disk is gone")
     return subnet.embed_dim + sum(subnet.mlp_ratio) - len(subnet.num_heads) / 3
-with gathered() as (rank, world):
-    score = SpreadScore(score_one, out / "good", {"a": 1}, rank, world, False)
-    done = evolve(Feasible(space), score, EvolutionConfig(6, 3, 3, 2, 2))
-    told = [[e.subnet.to_dict(), e.score] for e in done]
-    (out / f"done-{rank}.json").write_text(json.dumps(told))
-    (out / f"here-{rank}.json").write_text(json.dumps(score.scored_here))
-    fails[0] = True
-    try:
-        evolve(Feasible(space), SpreadScore(score_one, out / "bad", {}, rank, world, False))
-    except SearchError as error:
-        (out / f"error-{rank}.txt").write_text(str(error))
-    try:
-        SpreadScore(score_one, out / "good", {"a": 2}, rank, world, False)
-    except ValueError as error:
-        (out / f"refused-{rank}.txt").write_text(str(error))
+rank, world = join_ranks()
+score = SpreadScore(score_one, out / "good", {"a": 1}, rank, world, False)
+done = evolve(Feasible(space), score, EvolutionConfig(6, 3, 3, 2, 2))
+told = [[e.subnet.to_dict(), e.score] for e in done]
+(out / f"done-{rank}.json").write_text(json.dumps(told))
+(out / f"here-{rank}.json").write_text(json.dumps(score.scored_here))
+fails[0] = True
+try:
+    evolve(Feasible(space), SpreadScore(score_one, out / "bad", {}, rank, world, False))
+except SearchError as error:
+    (out / f"error-{rank}.txt").write_text(str(error))
+try:
+    SpreadScore(score_one, out / "good", {"a": 2}, rank, world, False)
+except ValueError as error:
+    (out / f"refused-{rank}.txt").write_text(str(error))
 """
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from training.comparisons import Mean, Verdict, difference, exceeds, mean_of, spread_of
 
 INHERITED_MARGIN = 0.2  # points: how far the paper's inherited accuracies are from retrained ones
+WELL_TRAINED_COUNT = 200  # random subnets, fewer say little
 WELL_TRAINED_MARGIN = 2.0  # points between the 10th percentile and the best random subnet
 
 
@@ -56,9 +57,12 @@ def _inherited(test: Mapping[str, list[float]]) -> dict[str, Any]:
 def _well_trained(scores: list[float]) -> dict[str, Any]:
     spread = spread_of(scores)
     verdict: Verdict = "yes" if spread.most - spread.p10 <= WELL_TRAINED_MARGIN else "no"
+    if spread.count < WELL_TRAINED_COUNT:
+        verdict = "undecided"
     return {
         "question": "Are many subnets of one supernet well trained?",
-        "rule": f"nine of ten random subnets within {WELL_TRAINED_MARGIN} points of the best one",
+        "rule": f"nine of ten random subnets within {WELL_TRAINED_MARGIN} points of the best one, "
+        f"of at least {WELL_TRAINED_COUNT}",
         "verdict": verdict,
         "held_out_percent": asdict(spread),
     }

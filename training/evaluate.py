@@ -94,9 +94,18 @@ def inherited_accuracy(
     subnet: SubnetConfig,
     batches: Iterable[LabelledBatch],
     device: str = "cpu",
+    img_size: int | None = None,
 ) -> float:
-    """Return the top-1 accuracy in percent of a subnet with the supernet's weights."""
-    return accuracy_on(extract_subnet(supernet, subnet).to(device), batches, device)
+    """Return the top-1 accuracy in percent of a subnet with the supernet's weights.
+
+    Args:
+        supernet: trained weights.
+        subnet: which one.
+        batches: what to classify.
+        device: where it runs.
+        img_size: side of the pictures, where it is not the supernet's.
+    """
+    return accuracy_on(extract_subnet(supernet, subnet, img_size).to(device), batches, device)
 
 
 def load_averaged(run: Path, half: bool = True) -> SupernetWeights:

@@ -32,6 +32,7 @@ import torch
 import tyro
 
 from autoformer_zoo.checkpoint import load_subnet
+from autoformer_zoo.complexity import count_params
 from autoformer_zoo.extract import build_subnet
 from autoformer_zoo.factory import create_model
 from autoformer_zoo.space import SearchSpace, SubnetConfig
@@ -195,9 +196,7 @@ class Reproduction:
             subject = self._first if name == "uniform-0" else self._subject(name)
             identity = subject.identity["supernet_sha256"]
 
-            def score(subnet: SubnetConfig) -> float:
-                device = subject.device
-                return inherited_accuracy(subject.supernet, subnet, subject.batches, device)
+            score = subject.accuracy
 
         header = {"supernet_sha256": identity, "pictures": self.config.pictures}
         return SpreadScore(score, self.out / "scores" / name, header, progress=self.progress)
@@ -237,14 +236,18 @@ class Reproduction:
 
     def _extract(self) -> dict[str, Any]:
         """Check that the winner's file is a model like any other, with the accuracy it had."""
-        path = self.out / "search" / "subnet.safetensors"
-        model = create_model("autoformer_subnet", checkpoint_path=path).eval()
+        path, size = self.out / "search" / "subnet.safetensors", self.config.train.largest_size
+        model = create_model("autoformer_subnet", checkpoint_path=path, img_size=size).eval()
         found = accuracy_on(model.to(self._device), self._first.batches, self._device)
         expected = self.result("search")["held_out_percent"]
         if found != expected:
             raise RuntimeError(f"{path} scores {found}, the search found {expected}")
-        size = sum(p.numel() for p in model.parameters())
-        return {"file": str(path.relative_to(self.out)), "params": size, "held_out_percent": found}
+        params = count_params(self._winner, *_sizes(self.space))
+        return {
+            "file": str(path.relative_to(self.out)),
+            "params": params,
+            "held_out_percent": found,
+        }
 
     def _retrain(self) -> dict[str, Any]:
         runs = {}
@@ -273,13 +276,14 @@ class Reproduction:
 
     def _test(self) -> dict[str, list[float]]:
         """Open the test set, for the winner: with inherited weights, and trained alone."""
-        batches, device = open_test(self.config.train, self.data_dir), self._device
+        batches, size = open_test(self.config.train, self.data_dir), self.config.train.largest_size
+        device = self._device
         inherited, alone = [], []
         for i in range(self.config.seeds):
             supernet = self._subject(f"uniform-{i}").supernet
-            inherited.append(inherited_accuracy(supernet, self._winner, batches, device))
+            inherited.append(inherited_accuracy(supernet, self._winner, batches, device, size))
             weights = load_subnet(self.out / "train" / f"alone-{i}" / WEIGHTS)
-            alone.append(accuracy_on(build_subnet(weights).to(device), batches, device))
+            alone.append(accuracy_on(build_subnet(weights, size).to(device), batches, device))
         return {"inherited": inherited, "alone": alone}
 
     def _compare(self) -> dict[str, Any]:
@@ -320,6 +324,10 @@ def open_test(config: TrainConfig, data_dir: Path) -> Iterable[LabelledBatch]:
     )
     source = open_source(alone, data_dir, Ranks(torch.device("cpu")), DEFAULT_RESOURCES)
     return keep_held_out(source, config.largest_size)[0]
+
+
+def _sizes(space: SearchSpace) -> tuple[int, int, int]:
+    return space.img_size, space.patch_size, space.num_classes
 
 
 def _first_pictures(batches: Iterable[LabelledBatch], count: int) -> Iterable[LabelledBatch]:

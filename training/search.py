@@ -52,7 +52,7 @@ from training.limits import Cost, Feasible, Limit
 from training.networks import space_of
 from training.run_directory import write_text
 from training.sources import Source, open_source
-from training.spread import SpreadScore, gathered, threads_for
+from training.spread import SpreadScore, join_ranks, threads_for
 
 _log = logging.getLogger(__name__)
 
@@ -103,6 +103,7 @@ class Subject:
         batches: held-out pictures, ready for the network; gone through for every candidate.
         identity: of weights and pictures, JSON-able: a search goes on only where it is the same.
         device: where candidates run.
+        img_size: side of the pictures, where it is not the supernet's.
     """
 
     supernet: SupernetWeights
@@ -110,6 +111,11 @@ class Subject:
     batches: Iterable[LabelledBatch]
     identity: Mapping[str, Any]
     device: str = "cpu"
+    img_size: int | None = None
+
+    def accuracy(self, subnet: SubnetConfig) -> float:
+        """Return the held-out accuracy in percent of a subnet with inherited weights."""
+        return inherited_accuracy(self.supernet, subnet, self.batches, self.device, self.img_size)
 
 
 def search(
@@ -132,27 +138,22 @@ def search(
     """
     if problem := misfit(subject.space.largest, subject.supernet.sizes):
         raise ValueError(f"the supernet is not of this space: {problem}")
-    with gathered() as (rank, world):
-        threads_for(world)
-        header: dict[str, Any] = {"config": config_to_dict(config), **subject.identity}
-        table = _latency_table(subject.space, config, out, header, rank)
-        if table is not None:  # other latencies, another search
-            header["latency_sha256"] = hashlib.sha256(table.to_json().encode()).hexdigest()
-        costs = costs_of(subject.space, table)
-        feasible = Feasible(subject.space, limits_of(config.bounds, costs))
-        score = SpreadScore(
-            lambda subnet: inherited_accuracy(
-                subject.supernet, subnet, subject.batches, subject.device
-            ),
-            *(out, header, rank, world, progress),
-        )
-        started = time.perf_counter()
-        method = evolve if config.method == "evolution" else random_search
-        evaluated = method(feasible, score, config.evolution)
-        _log_speed(score.scored_here * world, time.perf_counter() - started)
-        result = result_of(header, evaluated, costs)
-        if rank == 0:
-            write_result(result, subject, table, out)
+    rank, world = join_ranks()
+    threads_for(world)
+    header: dict[str, Any] = {"config": config_to_dict(config), **subject.identity}
+    table = _latency_table(subject.space, config, out, header, rank)
+    if table is not None:  # other latencies, another search
+        header["latency_sha256"] = hashlib.sha256(table.to_json().encode()).hexdigest()
+    costs = costs_of(subject.space, table)
+    feasible = Feasible(subject.space, limits_of(config.bounds, costs))
+    score = SpreadScore(subject.accuracy, out, header, rank, world, progress)
+    started = time.perf_counter()
+    method = evolve if config.method == "evolution" else random_search
+    evaluated = method(feasible, score, config.evolution)
+    _log_speed(score.scored_here * world, time.perf_counter() - started)
+    result = result_of(header, evaluated, costs)
+    if rank == 0:
+        write_result(result, subject, table, out)
     return result
 
 
@@ -215,7 +216,7 @@ def open_subject(
         "img_size": config.largest_size,
         **held_out,
     }
-    return Subject(weights, space_of(config), batches, identity, device)
+    return Subject(weights, space_of(config), batches, identity, device, config.largest_size)
 
 
 class _Streamed:

@@ -22,7 +22,7 @@ from autoformer_zoo.space import SearchSpace, SubnetConfig
 from autoformer_zoo.vit import AutoFormer
 from training.checkpoints import load_checkpoint
 from training.config import DEFAULT_RESOURCES, Resources, TrainConfig
-from training.distributed import joined
+from training.distributed import join
 from training.loop import make_setting, resume, run_steps
 from training.networks import space_of
 from training.optim import make_optimizer
@@ -98,21 +98,21 @@ def train_separate(
     resources: Resources = DEFAULT_RESOURCES,
 ) -> RunState:
     """Train as `training.train.train` does, with weights of their own per choice."""
-    with joined(config, resources) as ranks:
-        config = replace(config, precision=resolve_precision(config.precision, ranks.device))
-        source = open_source(config, data_dir, ranks, resources)
-        torch.manual_seed(config.seed)
-        network = SeparateSupernet(space_of(config), config.drop_path_rate).to(ranks.device)
-        state = RunState(
-            network.train(),
-            ModelEmaV3(network, decay=config.ema_decay, use_warmup=True),
-            make_optimizer(network.weights, config),
-            torch.amp.GradScaler(ranks.device.type, enabled=config.precision == "fp16"),
-        )
-        setting = make_setting(config, state, source, ranks, resources)
-        open_run(out, config, ranks.device, ranks.world)
-        resume(state, out, ranks)
-        run_steps(state, setting, source, out, progress=progress)
+    ranks = join(config, resources)
+    config = replace(config, precision=resolve_precision(config.precision, ranks.device))
+    source = open_source(config, data_dir, ranks, resources)
+    torch.manual_seed(config.seed)
+    network = SeparateSupernet(space_of(config), config.drop_path_rate).to(ranks.device)
+    state = RunState(
+        network.train(),
+        ModelEmaV3(network, decay=config.ema_decay, use_warmup=True),
+        make_optimizer(network.weights, config),
+        torch.amp.GradScaler(ranks.device.type, enabled=config.precision == "fp16"),
+    )
+    setting = make_setting(config, state, source, ranks, resources)
+    open_run(out, config, ranks.device, ranks.world)
+    resume(state, out, ranks)
+    run_steps(state, setting, source, out, progress=progress)
     return state
 
 

@@ -7,9 +7,9 @@ processes, reads them all.
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +27,18 @@ class SearchError(RuntimeError):
     """A process failed or was lost; what was scored so far is in the journals."""
 
 
-@contextmanager
-def gathered() -> Iterator[tuple[int, int]]:
-    """Join the processes that torchrun started, if it did; yields rank and number of processes."""
+def join_ranks() -> tuple[int, int]:
+    """Join the processes that torchrun started, if it did; returns rank and number of processes.
+
+    The group is left when the process ends, as in `distributed.join`.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
-        yield 0, 1
-        return
-    joined_here = not dist.is_initialized()
-    if joined_here:
+        return 0, 1
+    if not dist.is_initialized():
         dist.init_process_group("gloo")  # scores are few and small: no need for NCCL
-    try:
-        yield dist.get_rank(), world
-    finally:
-        if joined_here and dist.is_initialized():
-            dist.destroy_process_group()
+        atexit.register(dist.destroy_process_group)
+    return dist.get_rank(), world
 
 
 class SpreadScore:
