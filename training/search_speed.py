@@ -1,0 +1,174 @@
+"""Candidates per second of a search, against the explicit sliced form in fp32.
+
+    python -m training.search_speed --space nano
+
+The explicit form is what the official code evaluates: every candidate sliced out of the supernet
+anew for every batch, with relative position tensors of N x N x 64. Ours extracts the static network
+once and runs the fastest exact form. Rounds are interleaved, each with another random subnet, the
+same for all. With `bf16` it also ranks subnets in both precisions: a search may use bf16 only where
+Kendall's tau is 0.98 or more. Weights are random: times do not depend on them, ranks do, so ranking
+needs a trained run. The last line is one JSON document.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from autoformer_zoo.checkpoint import SupernetWeights
+from autoformer_zoo.extract import extract_subnet
+from autoformer_zoo.space import SearchSpace, SubnetConfig
+from benchmarks.timing import Plan, Run, measure, ratio_of_medians, summarise, wall_stopwatch
+from training.comparisons import kendall_tau
+from training.evaluate import accuracy_on
+from training.networks import find_space
+from training.search import Subject, open_subject
+from training.supernet import Supernet
+
+BASELINE = "explicit sliced fp32"
+LEAST_TAU = 0.98
+
+
+def measure_search(
+    space: str = "nano",
+    pictures: int = 250,
+    batch_size: int = 125,
+    explicit_batch_size: int = 250,
+    rounds: int = 5,
+    bf16: bool = False,
+) -> list[dict[str, float | str]]:
+    """Time the evaluation of random candidates in interleaved rounds.
+
+    Args:
+        space: which search space.
+        pictures: that each candidate classifies.
+        batch_size: pictures at a time, ours.
+        explicit_batch_size: pictures at a time in the explicit form, which wants other ones.
+        rounds: random subnets, each timed in every way.
+        bf16: time our way under bf16 autocast too.
+
+    Returns:
+        A row for each way: candidates per second, and the ratio over the explicit form.
+    """
+    setting = find_space(space)
+    x = torch.randn(pictures, 3, setting.img_size, setting.img_size)
+    torch.manual_seed(0)
+    supernet = Supernet(setting, attention="explicit").eval()
+    weights = _weights(supernet, setting)
+
+    def explicit(subnet: SubnetConfig) -> None:
+        for batch in x.split(explicit_batch_size):
+            supernet(batch, subnet).argmax(1)
+
+    def extracted(subnet: SubnetConfig) -> None:
+        network = extract_subnet(weights, subnet)
+        for batch in x.split(batch_size):
+            network(batch).argmax(1)
+
+    def half(subnet: SubnetConfig) -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            extracted(subnet)
+
+    ways: dict[str, Callable[[SubnetConfig], None]] = {BASELINE: explicit, "extracted": extracted}
+    if bf16:
+        ways["extracted bf16"] = half
+    runs = {name: _run(way, setting) for name, way in ways.items()}
+    with torch.no_grad():
+        times = measure(runs, Plan(rounds, warmup=1, settle=0), wall_stopwatch())
+    rows: list[dict[str, float | str]] = []
+    for name, spent in times.items():
+        ratio = ratio_of_medians(times[BASELINE], spent)
+        second = 1e3 / summarise(spent).median_ms
+        rows.append(
+            {
+                "what": name,
+                "candidates_per_s": second,
+                "pictures_per_s": pictures * second,
+                "speed_over_explicit": ratio.ratio,
+                "low": ratio.low,
+                "high": ratio.high,
+            }
+        )
+    return rows
+
+
+def tau_of_bf16(subject: Subject, count: int = 50) -> float:
+    """Return Kendall's tau between the rankings of random subnets in bf16 and in fp32."""
+    rng = random.Random(0)
+    subnets = [subject.space.sample(rng) for _ in range(count)]
+
+    def half(subnet: SubnetConfig) -> float:
+        network = extract_subnet(subject.supernet, subnet, subject.img_size)
+
+        def answers(x: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return network(x)
+
+        return accuracy_on(answers, subject.batches)
+
+    cpu = replace(subject, device="cpu")
+    return kendall_tau([cpu.accuracy(s) for s in subnets], [half(s) for s in subnets])
+
+
+def _weights(supernet: Supernet, space: SearchSpace) -> SupernetWeights:
+    tensors = {name: p.detach() for name, p in supernet.weights.named_parameters()}
+    sizes = ((space.img_size,) * 2, (space.patch_size,) * 2)
+    return SupernetWeights(tensors, space.supernet, "prefix", *sizes, 3, space.num_classes)
+
+
+def _run(way: Callable[[SubnetConfig], None], space: SearchSpace) -> Run:
+    rng = random.Random(0)  # for each way anew, so that all get the same subnets
+    subnets: Iterator[SubnetConfig] = iter(lambda: space.sample(rng), None)
+    return lambda: way(next(subnets))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    from training.commands import run_command
+
+    def command(
+        space: str = "nano",
+        pictures: int = 250,
+        batch_size: int = 125,
+        explicit_batch_size: int = 250,
+        rounds: int = 5,
+        bf16: bool = False,
+        run: Path | None = None,
+        data_dir: Path = Path("data"),
+    ) -> None:
+        """Measure candidates per second against the explicit sliced form in fp32.
+
+        Args:
+            space: which search space.
+            pictures: that each candidate classifies.
+            batch_size: pictures at a time, ours.
+            explicit_batch_size: pictures at a time in the explicit form.
+            rounds: random subnets, each timed in every way.
+            bf16: time bf16 too.
+            run: trained run, to compare the ranking of 50 subnets in bf16 with that in fp32.
+            data_dir: root of the run's data.
+        """
+        rows = measure_search(space, pictures, batch_size, explicit_batch_size, rounds, bf16)
+        for row in rows:
+            print(
+                f"{row['what']:22s}{row['candidates_per_s']:9.3f} candidates/s   "
+                f"{row['speed_over_explicit']:.2f} ({row['low']:.2f}-{row['high']:.2f}) x"
+            )
+        told: dict[str, object] = {"rows": rows}
+        if run is not None:
+            told["tau_bf16"] = tau = tau_of_bf16(open_subject(data_dir, run))
+            told["bf16_allowed"] = tau >= LEAST_TAU
+        print(json.dumps(told))
+
+    return run_command(command, argv, prog="python -m training.search_speed")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
