@@ -44,11 +44,12 @@ __all__ = [
     "differences",
 ]
 
-# The supernet inside the package, in three runs on 2 cores (see docs/nano.md): small pictures
-# first, which cost a quarter, stopped after step 5000; then from there to the full size, twice.
+# The supernet inside the package, in four runs on 2 cores, each from the weights of the one before
+# (see docs/nano.md): small pictures first, which cost a quarter, then the full size.
 # python -m training.train --data-dir DIR --out runs/nano --preset nano --stop-at 5000
 # python -m training.train --data-dir DIR --out runs/nano-32 --preset nano-32
-# python -m training.train --data-dir DIR --out runs/nano-long --preset nano-long
+# python -m training.train --data-dir DIR --out runs/nano-long --preset nano-long --stop-at 7000
+# python -m training.train --data-dir DIR --out runs/nano-final --preset nano-final
 NANO = TrainConfig(stages=(Stage(9, 16), Stage(5, 24), Stage(1, 32)), precision="fp32")
 NANO_32 = replace(
     NANO,
@@ -57,7 +58,6 @@ NANO_32 = replace(
     lr=6e-4,
     evaluate_every=1,
 )
-
 NANO_LONG = replace(
     NANO,
     stages=(Stage(10, 24), Stage(8, 32)),
@@ -65,6 +65,7 @@ NANO_LONG = replace(
     lr=1e-3,
     evaluate_every=1,
 )
+NANO_FINAL = replace(NANO_LONG, stages=(Stage(6, 32),), initial="runs/nano-long", lr=5e-4)
 
 # A few steps on real pictures, to see that everything works: under a minute on 2 cores.
 # python -m training.train --data-dir DIR --out runs/smoke --preset smoke
@@ -128,4 +129,5 @@ PRESETS = {
     "nano": NANO,
     "nano-32": NANO_32,
     "nano-long": NANO_LONG,
+    "nano-final": NANO_FINAL,
 }
