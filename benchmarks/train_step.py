@@ -191,10 +191,10 @@ def child(space: str, form: AttentionForm, precision: str, batch_size: int, devi
     torch.set_num_threads(1)
     step = Step(SPACES[space], form, precision, batch_size, device)
     if device == "cuda":
-        before = torch.cuda.memory_allocated()
+        held = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         step.run(SPACES[space].largest)
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
+        return (torch.cuda.max_memory_allocated() - held) / 1e6
     before = _peak_rss_mb()
     step.run(SPACES[space].largest)
     return _peak_rss_mb() - before
