@@ -91,7 +91,8 @@ class Workspace:
         torch.mm(self.flat_q, constants.table_k, out=self.products)
         for place, source in self.key_bias:
             place.copy_(source)
-        attended = F.scaled_dot_product_attention(*self.wide, scale=SCALE)
+        wide_q, wide_k, wide_v = self.wide
+        attended = F.scaled_dot_product_attention(wide_q, wide_k, wide_v, scale=SCALE)
         attended = attended.transpose(1, 2).contiguous()  # (B, N, H, width), as the kernel writes
         for place, source in zip(
             self.by_position, _split_patches(attended, HEAD_DIM, self.grid), strict=True

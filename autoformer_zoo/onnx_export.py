@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 Precision = Literal["fp32", "fp16", "int8-dynamic", "int8-static"]
 OLDEST, NEWEST = 18, 22  # the oldest that torch's exporter writes and antialiased Resize needs
 LARGEST_BYTES = 2_000_000_000  # protobuf ends at 2 GiB; no AutoFormer comes near
+MOST_BATCH = 2**16  # torch 2.7 wants an end; the file has none
 MOST_CALIBRATION = 256  # pictures; ranges hardly move after the first hundred
 INPUT, OUTPUT = "images", "logits"
 
@@ -259,7 +260,7 @@ def _to_proto(
     from onnx_ir.passes import common
 
     example = torch.zeros(batch_size or 2, *networks.input_size)
-    shapes = None if batch_size else ({0: torch.export.Dim("batch")},)
+    shapes = None if batch_size else ({0: torch.export.Dim("batch", max=MOST_BATCH)},)
     with _quiet():
         program: Any = torch.onnx.export(  # None only where a path is given
             _HalfInside(networks.exported) if half else networks.exported,

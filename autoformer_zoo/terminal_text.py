@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from autoformer_zoo.accuracies import Accuracy
 from autoformer_zoo.describe import ModelInfo
-from autoformer_zoo.predict import Prediction
+from autoformer_zoo.prediction import Prediction
 
 _COSTS = ("params M", "MACs G", "input", "classes")
 _TOP1 = ("published %", "measured %")  # apart on purpose, see `accuracies.py`
