@@ -151,8 +151,8 @@ SUBNETS = MappingProxyType(
         "autoformer_nano": SubnetConfig(
             depth=6,
             embed_dim=192,
-            num_heads=(2, 3, 2, 2, 3, 3),
-            mlp_ratio=(4.0, 3.5, 4.0, 3.5, 4.0, 4.0),
+            num_heads=(3, 3, 3, 3, 3, 2),
+            mlp_ratio=(4.0, 4.0, 3.0, 3.5, 4.0, 3.0),
         ),
     }
 )

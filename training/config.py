@@ -49,7 +49,7 @@ __all__ = [
 # python -m training.train --data-dir DIR --out runs/nano --preset nano --stop-at 5000
 # python -m training.train --data-dir DIR --out runs/nano-32 --preset nano-32
 # python -m training.train --data-dir DIR --out runs/nano-long --preset nano-long --stop-at 7000
-# python -m training.train --data-dir DIR --out runs/nano-final --preset nano-final
+# python -m training.train --data-dir DIR --out runs/nano-final --preset nano-final --stop-at 3400
 NANO = TrainConfig(stages=(Stage(9, 16), Stage(5, 24), Stage(1, 32)), precision="fp32")
 NANO_32 = replace(
     NANO,
