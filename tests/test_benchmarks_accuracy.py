@@ -16,7 +16,8 @@ from torch import Tensor
 
 from autoformer_zoo import create_model
 from autoformer_zoo.checkpoint import save_supernet
-from autoformer_zoo.published import SPACES
+from autoformer_zoo.complexity import count_params
+from autoformer_zoo.published import SPACES, SUBNETS
 from autoformer_zoo.space import SubnetConfig
 from benchmarks import accuracy, classifiers
 from benchmarks.accuracy import PUBLISHED, TIMM_COLUMNS, main
@@ -148,7 +149,8 @@ def test_command_scores_a_file_and_writes_every_table(
     assert line[0] == spec
     assert float(line[1]) == pytest.approx(top1["median"], abs=1e-3)
     assert float(line[1]) + float(line[2]) == pytest.approx(100)
-    assert line[5:] == ["2.52", "32", "1.000", "bicubic"]
+    params_m = count_params(SUBNETS["autoformer_nano"], 32, 4, 10) / 1e6
+    assert line[5:] == [f"{params_m:.2f}", "32", "1.000", "bicubic"]
     classes = list(csv.reader((tmp_path / "classes.csv").open()))[1:]
     assert [cells[1:3] for cells in classes] == [[str(i), "3"] for i in range(10)]
     assert {row.what for row in read_rows(tmp_path / accuracy.ROWS, Row)} == {
