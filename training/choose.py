@@ -26,10 +26,7 @@ from autoformer_zoo.space import SearchSpace, SubnetConfig
 from training.config import TrainConfig
 from training.data import Pictures, load_test, load_train
 from training.evaluate import MemoryBatches, inherited_accuracy, load_averaged
-from training.journal import write_json
 from training.train import find_space
-
-__all__ = ["Scored", "choose", "score", "write_json"]
 
 METADATA = {"origin": "trained by autoformer_zoo on CIFAR-10", "licence": "MIT"}
 

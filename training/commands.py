@@ -35,7 +35,8 @@ def run_finetune(argv: list[str] | None = None) -> int:
 
 def run_choose(argv: list[str] | None = None) -> int:
     """Parse and run `python -m training.choose`."""
-    from training.choose import choose, write_json
+    from training.choose import choose
+    from training.journal import write_json
     from training.plot import plot_run
 
     def command(

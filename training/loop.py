@@ -10,6 +10,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from training.checkpoints import (
 from training.config import Resources, TrainConfig
 from training.distributed import Ranks
 from training.losses import Mixer, open_teacher
-from training.networks import fixed_subnet, make_network, space_of
+from training.networks import Network, fixed_subnet, make_network, space_of
 from training.optim import make_optimizer
 from training.run_directory import LOG, TIMING, append, cut_log, write_text
 from training.schedule import Schedule, StepPlan
@@ -44,14 +45,23 @@ class DivergedError(RuntimeError):
     """Losses stay infinite or NaN, also after going back to the last good checkpoint."""
 
 
-def make_state(config: TrainConfig, device: torch.device) -> RunState:
+def make_state(
+    config: TrainConfig,
+    device: torch.device,
+    make: Callable[[TrainConfig], Network] = make_network,
+) -> RunState:
     """Make the network that a config starts with, its average and its optimizer.
+
+    Args:
+        config: what to train.
+        device: where.
+        make: makes the network from the config, in training mode.
 
     Raises:
         ValueError: the config names what cannot be made.
         CheckpointError: weights cannot be had.
     """
-    network = make_network(config).to(device)
+    network = make(config).to(device)
     optimizer = make_optimizer(network.weights, config)
     ema = ModelEmaV3(network, decay=config.ema_decay, use_warmup=True)
     if config.initial:

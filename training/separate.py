@@ -14,7 +14,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -23,9 +22,8 @@ from autoformer_zoo.vit import AutoFormer
 from training.checkpoints import load_checkpoint
 from training.config import DEFAULT_RESOURCES, Resources, TrainConfig
 from training.distributed import join
-from training.loop import make_setting, resume, run_steps
+from training.loop import make_setting, make_state, resume, run_steps
 from training.networks import space_of
-from training.optim import make_optimizer
 from training.run_directory import open_run
 from training.sources import open_source
 from training.step import RunState
@@ -90,6 +88,12 @@ def key_of(name: str, subnet: SubnetConfig) -> str:
     return f"{choice}/{name}".replace(".", ":")  # no module's parameter may have a dot
 
 
+def make_separate(config: TrainConfig) -> SeparateSupernet:
+    """Make the untrained network, from the config's seed."""
+    torch.manual_seed(config.seed)
+    return SeparateSupernet(space_of(config), config.drop_path_rate).train()
+
+
 def train_separate(
     config: TrainConfig,
     data_dir: Path,
@@ -101,14 +105,7 @@ def train_separate(
     ranks = join(config, resources)
     config = replace(config, precision=resolve_precision(config.precision, ranks.device))
     source = open_source(config, data_dir, ranks, resources)
-    torch.manual_seed(config.seed)
-    network = SeparateSupernet(space_of(config), config.drop_path_rate).to(ranks.device)
-    state = RunState(
-        network.train(),
-        ModelEmaV3(network, decay=config.ema_decay, use_warmup=True),
-        make_optimizer(network.weights, config),
-        torch.amp.GradScaler(ranks.device.type, enabled=config.precision == "fp16"),
-    )
+    state = make_state(config, ranks.device, make_separate)
     setting = make_setting(config, state, source, ranks, resources)
     open_run(out, config, ranks.device, ranks.world)
     resume(state, out, ranks)
