@@ -37,9 +37,7 @@ FORM_VARIABLE = "AUTOFORMER_ZOO_ATTENTION"
 
 
 def relpos_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    qkv: Tensor,
     tables: Tensor,
     grid: tuple[int, int],
     dropout: float = 0.0,
@@ -49,9 +47,8 @@ def relpos_attention(
     """Attend with relative position, in the form asked for or the fastest one.
 
     Args:
-        q: queries (B, H, N, D), class token first, then patches row by row.
-        k: keys (B, H, N, D).
-        v: values (B, H, N, D).
+        qkv: queries, keys and values (3, B, H, N, D), in memory of any order; class token first,
+            then patches row by row.
         tables: (4, R, D): keys by row, keys by column, values by row, values by column.
         grid: rows and columns of patches, N = 1 + rows * columns.
         dropout: probability of dropping an attention weight; every form is exact under it.
@@ -64,15 +61,20 @@ def relpos_attention(
     Raises:
         ValueError: `form` is unknown, or N is not 1 + rows * columns.
     """
-    if q.shape[2] != 1 + grid[0] * grid[1]:
-        raise ValueError(
-            f"{q.shape[2]} tokens given; a grid of {grid} needs 1 + {grid[0]} * {grid[1]}"
-        )
+    tokens = qkv.shape[3]
+    if tokens != 1 + grid[0] * grid[1]:
+        raise ValueError(f"{tokens} tokens given; a grid of {grid} needs 1 + {grid[0]} * {grid[1]}")
     if check_form(form) == "auto":
-        form = choose_form(q.shape[2], q.device.type, torch.is_grad_enabled())
-    if form == "augmented" and not dropout and q.dtype == tables.dtype and is_plain_inference(q):
+        form = choose_form(tokens, qkv.device.type, torch.is_grad_enabled())
+    if (
+        form == "augmented"
+        and not dropout
+        and qkv.dtype == tables.dtype
+        and is_plain_inference(qkv)
+    ):
         constants = constants or prepare_constants(tables, grid)
-        return attention_inference.augmented(q, k, v, constants, grid)
+        return attention_inference.augmented(qkv, constants, grid)
+    q, k, v = qkv.unbind(0)
     return _FORMS[form](q, k, v, tables, grid, dropout)
 
 
@@ -86,6 +88,7 @@ def is_plain_inference(tensor: Tensor) -> bool:
     """Tell whether results may be written in place: on the CPU, nothing traced or transformed."""
     return (
         not torch.is_grad_enabled()
+        and isinstance(tensor, Tensor)  # torch.fx traces with stand-ins
         and tensor.is_cpu
         and not torch.compiler.is_compiling()
         and not torch._C._get_tracing_state()
@@ -129,7 +132,15 @@ def explicit_attention(
 ) -> Tensor:
     """Attend by the definition: the specification that the other forms are tested against.
 
-    Arguments and result as in `relpos_attention`. Needs memory for two tensors of (N, N, D).
+    Needs memory for two tensors of (N, N, D).
+
+    Args:
+        q: queries (B, H, N, D), class token first, then patches row by row.
+        k: keys (B, H, N, D).
+        v: values (B, H, N, D).
+        tables: as in `relpos_attention`, and so are the rest and the result.
+        grid: rows and columns of patches.
+        dropout: probability of dropping an attention weight.
     """
     rows, columns = relative_index(grid, q.device)  # (N, N) each
     rel_k = tables[0][rows] + tables[1][columns]  # (N, N, D)
@@ -147,7 +158,7 @@ def augmented_attention(
     The query gets its product with each row's and each column's key vector, key and value get the
     one-hot row and column of their patch. One plain scaled_dot_product_attention then adds the
     relative logits by itself, and returns in the extra channels how much of a query's attention
-    went to each row, each column and CLS. Arguments and result as in `relpos_attention`.
+    went to each row, each column and CLS. Arguments and result as in `explicit_attention`.
     """
     marks = patch_marks(grid, q.dtype, q.device).expand(*k.shape[:2], -1, -1)
     table_k, table_v = split_tables(tables, grid)
@@ -168,7 +179,7 @@ def decomposed_attention(
 ) -> Tensor:
     """Attend with explicit N x N weights, their bias and marginals factored by row and column.
 
-    Arguments and result as in `relpos_attention`.
+    Arguments and result as in `explicit_attention`.
     """
     B, H, N, _ = q.shape
     marks = patch_marks(grid, q.dtype, q.device)  # (N, h + w + 1)

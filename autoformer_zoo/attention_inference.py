@@ -62,43 +62,46 @@ class Workspace:
         self.shape, self.grid = shape, grid
         self.width = HEAD_DIM + constants.marks.shape[-1]
         like = constants.marks
-        packed = like.new_zeros(3, B, N, H, self.width)
-        packed[1:, ..., HEAD_DIM:] = constants.marks
-        self.wide = packed.transpose(2, 3).unbind(0)  # (B, H, N, width) each
-        self.qkv = packed[..., :HEAD_DIM].transpose(2, 3).unbind(0)  # (B, H, N, D) each
-        self.flat_q = packed[0].view(-1, self.width)[:, :HEAD_DIM]  # (B * N * H, D)
+        # A head's query, key and value lie side by side: queries alone are a matrix, for `mm`, and
+        # what the projection returns comes in with one copy.
+        packed = like.new_zeros(B, N, H, 3, self.width)
+        packed[..., 1:, HEAD_DIM:] = constants.marks.unsqueeze(2)
+        self.wide = packed.permute(3, 0, 2, 1, 4).unbind(0)  # (B, H, N, width) each
+        self.qkv = packed[..., :HEAD_DIM].permute(3, 0, 2, 1, 4)  # (3, B, H, N, D)
+        self.flat_q = packed.view(-1, 3 * self.width)[:, :HEAD_DIM]  # (B * N * H, D)
         self.products = like.new_empty(B * N * H, constants.table_k.shape[1])
+        bias_places = _patch_channels(packed[..., 0, :], grid)
         self.key_bias = tuple(
-            zip(
-                _split_patches(packed[0], HEAD_DIM, grid),
-                _by_position(self.products, shape, grid),
-                strict=True,
-            )
+            zip(bias_places, _by_position(self.products, shape, grid), strict=True)
         )
         # Zero where a patch meets no other at that distance, and never written there.
         self.by_distance = like.new_zeros(B * N * H, constants.table_v.shape[0])
-        self.by_position = _by_position(self.by_distance, shape, grid)
         to_cls = self.by_distance.unflatten(0, shape)[..., -1]  # (B, N, H)
         to_cls[:, 0] = 1  # all pairs of the class token are pairs with it
-        self.to_cls = to_cls[:, 1:]
+        # The kernel returns new memory each time, but always in this order.
+        attended = like.new_empty(B, N, H, self.width, device="meta")
+        marginals = (*_patch_channels(attended, grid), attended[:, 1:, :, HEAD_DIM + sum(grid)])
+        self.marginals = tuple(
+            (place, (view.shape, view.stride(), view.storage_offset()))
+            for place, view in zip(
+                (*_by_position(self.by_distance, shape, grid), to_cls[:, 1:]),
+                marginals,
+                strict=True,
+            )
+        )
         parts = (packed, self.products, self.by_distance)
         self.size_bytes = sum(part.numel() * part.element_size() for part in parts)
 
-    def run(self, q: Tensor, k: Tensor, v: Tensor, constants: Constants) -> Tensor:
+    def run(self, qkv: Tensor, constants: Constants) -> Tensor:
         """Attend; arguments and result as in `augmented`."""
-        for place, source in zip(self.qkv, (q, k, v), strict=True):
-            place.copy_(source)
+        self.qkv.copy_(qkv)
         torch.mm(self.flat_q, constants.table_k, out=self.products)
         for place, source in self.key_bias:
             place.copy_(source)
-        wide_q, wide_k, wide_v = self.wide
-        attended = F.scaled_dot_product_attention(wide_q, wide_k, wide_v, scale=SCALE)
+        attended = F.scaled_dot_product_attention(*self.wide, scale=SCALE)
         attended = attended.transpose(1, 2).contiguous()  # (B, N, H, width), as the kernel writes
-        for place, source in zip(
-            self.by_position, _split_patches(attended, HEAD_DIM, self.grid), strict=True
-        ):
-            place.copy_(source)
-        self.to_cls.copy_(attended[:, 1:, :, HEAD_DIM + sum(self.grid)])
+        for place, view in self.marginals:
+            place.copy_(attended.as_strided(*view))
         attended = attended.view(-1, self.width)[:, :HEAD_DIM]  # (B * N * H, D)
         out = torch.addmm(attended, self.by_distance, constants.table_v)
         return out.view(*self.shape, HEAD_DIM).transpose(1, 2)
@@ -131,31 +134,27 @@ class WorkspacePool:
 _pool = WorkspacePool(MOST_KEPT_BYTES)
 
 
-def augmented(
-    q: Tensor, k: Tensor, v: Tensor, constants: Constants, grid: tuple[int, int]
-) -> Tensor:
+def augmented(qkv: Tensor, constants: Constants, grid: tuple[int, int]) -> Tensor:
     """Attend as `attention.augmented_attention`.
 
     Args:
-        q: queries (B, H, N, D).
-        k: keys (B, H, N, D).
-        v: values (B, H, N, D).
+        qkv: queries, keys and values (3, B, H, N, D).
         constants: see `make_constants`.
         grid: rows and columns of patches.
 
     Returns:
         (B, H, N, D), a view of (B, N, H, D) memory.
     """
-    B, H, N, _ = q.shape
+    _, B, H, N, _ = qkv.shape
     shape = (B, N, H)
     if torch._C._len_torch_dispatch_stack():  # fake tensors and the like must not be kept
-        return Workspace(shape, grid, constants).run(q, k, v, constants)
-    key = (shape, grid, q.dtype)
+        return Workspace(shape, grid, constants).run(qkv, constants)
+    key = (shape, grid, qkv.dtype)
     workspace = _pool.take(key)
     if workspace is None:
         with torch.inference_mode(False):  # else nothing outside it could write to the workspace
             workspace = Workspace(shape, grid, constants)
-    out = workspace.run(q, k, v, constants)
+    out = workspace.run(qkv, constants)
     _pool.give_back(key, workspace)
     return out
 
@@ -190,9 +189,8 @@ def _by_position(
     return rows, columns
 
 
-def _split_patches(tokens: Tensor, start: int, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """View the row and the column channels of the patches of (B, N, H, start + h + w + ...)."""
-    height, width = grid
+def _patch_channels(tokens: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """View the row and the column channels of the patches of (B, N, H, D + h + w + ...)."""
     patches = tokens[:, 1:].unflatten(1, grid)  # (B, h, w, H, ...)
-    middle = start + height
-    return patches[..., start:middle], patches[..., middle : middle + width]
+    middle = HEAD_DIM + grid[0]
+    return patches[..., HEAD_DIM:middle], patches[..., middle : middle + grid[1]]

@@ -76,18 +76,15 @@ QUICK = {"grid": (7, 14, 20), "heads": (3,), "rounds": 5, "seconds": 2.0}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Operands:
-    """What one layer's attention takes: q, k, v (B, H, N, 64) and tables (4, R, 64)."""
+    """What one layer's attention takes: q, k and v (3, B, H, N, 64), tables (4, R, 64)."""
 
-    q: Tensor
-    k: Tensor
-    v: Tensor
+    qkv: Tensor
     tables: Tensor
     grid: tuple[int, int]
 
     def to(self, device: str, dtype: torch.dtype) -> Operands:
         """Return the same numbers elsewhere, or in another precision."""
-        q, k, v = (tensor.to(device, dtype) for tensor in (self.q, self.k, self.v))
-        return Operands(q, k, v, self.tables.to(device, dtype), self.grid)
+        return Operands(self.qkv.to(device, dtype), self.tables.to(device, dtype), self.grid)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -195,22 +192,21 @@ def make_operands(grid: tuple[int, int], heads: int, batch: int) -> Operands:
     """Draw operands in float64, about as large as in a trained network."""
     generator = torch.Generator().manual_seed(0)
     shape = (3, batch, heads, 1 + grid[0] * grid[1], HEAD_DIM)
-    q, k, v = torch.randn(shape, generator=generator, dtype=torch.float64)
+    qkv = torch.randn(shape, generator=generator, dtype=torch.float64)
     size = (4, NUM_REL_POS, HEAD_DIM)
     tables = 0.2 * torch.randn(size, generator=generator, dtype=torch.float64)
-    return Operands(q, k, v, tables, grid)
+    return Operands(qkv, tables, grid)
 
 
 def make_run(form: Form, operands: Operands) -> Callable[[], Tensor]:
     """Return a call of one form on operands, prepared as a network prepares it."""
-    q, k, v, tables, grid = (getattr(operands, name) for name in Operands.__slots__)
+    qkv, tables, grid = (getattr(operands, name) for name in Operands.__slots__)
     if form.startswith("plain"):
-        width = head_width(form)
-        q, k, v = (F.pad(each, (0, width - HEAD_DIM)) for each in (q, k, v))
+        q, k, v = F.pad(qkv, (0, head_width(form) - HEAD_DIM))
         scale = HEAD_DIM**-0.5
         return lambda: F.scaled_dot_product_attention(q, k, v, scale=scale)
     constants = prepare_constants(tables, grid) if is_plain_inference(tables) else None
-    return lambda: relpos_attention(q, k, v, tables, grid, 0.0, form, constants)  # type: ignore[arg-type]
+    return lambda: relpos_attention(qkv, tables, grid, 0.0, form, constants)  # type: ignore[arg-type]
 
 
 def head_width(form: str) -> int:
@@ -221,9 +217,9 @@ def head_width(form: str) -> int:
 
 def estimated_bytes(form: Form, operands: Operands) -> float:
     """Estimate from the sizes of its tensors how much memory a form takes at its worst."""
-    B, H, N, D = operands.q.shape
+    _, B, H, N, D = operands.qkv.shape
     height, width = operands.grid
-    element = operands.q.element_size()
+    element = operands.qkv.element_size()
     tokens = B * H * N * element
     if (
         form == "explicit"

@@ -42,6 +42,12 @@ def _inputs(
     return [*qkv, 0.5 * torch.randn(4, 30, 64, generator=rng, dtype=torch.float64)]
 
 
+def _relpos(inputs: list[Tensor], grid: tuple[int, int], **arguments: Any) -> Tensor:
+    """Call `relpos_attention` with q, k, v in memory as the network's projection returns them."""
+    packed = torch.stack(inputs[:3]).permute(1, 3, 0, 2, 4).contiguous()  # (B, N, 3, H, D)
+    return relpos_attention(packed.permute(2, 0, 3, 1, 4), inputs[3], grid, **arguments)
+
+
 def _output_and_gradients(
     form: Callable[..., Tensor], inputs: list[Tensor], grid: tuple[int, int]
 ) -> list[Tensor]:
@@ -128,15 +134,15 @@ def test_inference_equals_explicit_and_leaves_inputs_alone(
 ) -> None:
     inputs = _inputs(grid, batch, heads)
     packed = torch.stack(inputs[:3]).permute(1, 3, 0, 2, 4).contiguous()  # (B, N, 3, H, D)
-    inputs = [*packed.permute(2, 0, 3, 1, 4).unbind(0), inputs[3]]
-    before = [x.clone() for x in inputs]
+    qkv, tables = packed.permute(2, 0, 3, 1, 4), inputs[3].clone()
     expected = explicit_attention(*inputs, grid)
     with torch.no_grad():
         for form in FAST:
             for _ in range(2):
-                out = relpos_attention(*inputs, grid, form=form)
+                out = relpos_attention(qkv, tables, grid, form=form)
                 torch.testing.assert_close(out, expected, rtol=0, atol=1e-10, msg=form)
-    assert all(torch.equal(x, y) for x, y in zip(inputs, before, strict=True))
+    assert torch.equal(qkv, torch.stack(inputs[:3]))
+    assert torch.equal(tables, inputs[3])
 
 
 @pytest.mark.parametrize("form", FAST)
@@ -149,8 +155,10 @@ def test_fast_form_takes_inputs_of_any_strides(form: str) -> None:
     for inputs in (as_the_network, every_second):
         assert not inputs[0].is_contiguous()
         torch.testing.assert_close(FORMS[form](*inputs, (4, 6)), expected, rtol=0, atol=1e-10)
+    stacked = torch.stack(contiguous[:3])
+    for qkv in (stacked, torch.stack([stacked, stacked], -1).flatten(-2)[..., ::2]):
         with torch.no_grad():
-            out = relpos_attention(*inputs, (4, 6), form=form)
+            out = relpos_attention(qkv, every_second[3], (4, 6), form=form)
         torch.testing.assert_close(out, expected, rtol=0, atol=1e-10)
 
 
@@ -206,7 +214,7 @@ def _half_errors(
             torch.autocast("cpu", dtype=dtype, enabled=mode == "autocast"),
             torch.set_grad_enabled(mode != "inference"),
         ):
-            error = relpos_attention(*inputs, grid, form=form).float() - reference
+            error = _relpos(inputs, grid, form=form).float() - reference
         norms.append((error.norm() / reference.norm()).item())
         maxima.append(error.abs().max().item())
     return float(np.mean(norms)), float(np.mean(maxima))
@@ -250,20 +258,20 @@ def test_only_the_explicit_form_builds_a_vector_for_each_pair(form: str, gradien
 @pytest.mark.parametrize("form", FORMS)
 def test_argument_chooses_the_form(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(attention._FORMS, form, lambda *_: "taken")
-    assert relpos_attention(*_inputs((2, 2)), (2, 2), form=form) == "taken"
+    assert _relpos(_inputs((2, 2)), (2, 2), form=form) == "taken"
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_environment_chooses_the_form(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(attention._FORMS, form, lambda *_: "taken")
     monkeypatch.setenv(FORM_VARIABLE, form)
-    assert relpos_attention(*_inputs((2, 2)), (2, 2)) == "taken"
+    assert _relpos(_inputs((2, 2)), (2, 2)) == "taken"
 
 
 def test_argument_comes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(attention._FORMS, "decomposed", lambda *_: "taken")
     monkeypatch.setenv(FORM_VARIABLE, "explicit")
-    assert relpos_attention(*_inputs((2, 2)), (2, 2), form="decomposed") == "taken"
+    assert _relpos(_inputs((2, 2)), (2, 2), form="decomposed") == "taken"
 
 
 @pytest.mark.parametrize(
@@ -285,7 +293,7 @@ def test_choose_form_follows_its_table(
 
 def test_unknown_form_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="attention is 'fused'; expected one of auto, explicit"):
-        relpos_attention(*_inputs((2, 2)), (2, 2), form="fused")
+        _relpos(_inputs((2, 2)), (2, 2), form="fused")
     with pytest.raises(ValueError, match="form is 'x'; expected one of auto, explicit, augmented"):
         check_form("x", "form")
 
@@ -293,9 +301,9 @@ def test_unknown_form_is_refused_with_the_known_ones() -> None:
 def test_unknown_form_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(FORM_VARIABLE, "quick")
     with pytest.raises(ValueError, match="AUTOFORMER_ZOO_ATTENTION is 'quick'; expected one of"):
-        relpos_attention(*_inputs((2, 2)), (2, 2))
+        _relpos(_inputs((2, 2)), (2, 2))
 
 
 def test_wrong_number_of_tokens_is_refused() -> None:
     with pytest.raises(ValueError, match=r"5 tokens given; a grid of \(2, 3\) needs 1 \+ 2 \* 3"):
-        relpos_attention(*_inputs((2, 2)), (2, 3))
+        _relpos(_inputs((2, 2)), (2, 3))

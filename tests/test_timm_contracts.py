@@ -255,6 +255,14 @@ def test_fx_trace_agrees_and_trains(name: str, dynamic: bool) -> None:
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
 
 
+@torch.no_grad()
+def test_fx_traces_without_gradients() -> None:
+    model = _real("autoformer_nano").eval()
+    x = _pictures(model, 2)
+    (out,) = _through_fx(model)(x).values()
+    torch.testing.assert_close(out, model(x))
+
+
 def test_reset_classifier_keeps_the_pooling() -> None:
     model = _real("autoformer_nano", global_pool="max").eval()
     x = _pictures(model, 2)

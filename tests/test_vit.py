@@ -10,6 +10,7 @@ import pytest
 import torch
 from timm.layers import DropPath
 from timm.utils import ModelEmaV3
+from torch import Tensor, nn
 
 from autoformer_zoo.attention import FORM_VARIABLE
 from autoformer_zoo.space import SubnetConfig
@@ -218,3 +219,28 @@ def test_environment_reaches_every_block(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv(FORM_VARIABLE, "none")
     with pytest.raises(ValueError, match="AUTOFORMER_ZOO_ATTENTION is 'none'"):
         model(x)
+
+
+@pytest.mark.parametrize("layer", ["fc1", "act"])
+@torch.no_grad()
+def test_activation_in_place_leaves_alone_what_a_hook_was_given(layer: str) -> None:
+    model, x = make_model(), make_pictures()
+    mlp, expected = model.blocks[0].mlp, model(x)
+    seen: list[Tensor] = []
+    model.blocks[0].norm2.register_forward_hook(lambda _, __, out: seen.append(out))
+    getattr(mlp, layer).register_forward_hook(lambda _, __, out: seen.append(out))
+    torch.testing.assert_close(model(x), expected)
+    hidden = nn.functional.linear(seen[0], mlp.fc1.weight, mlp.fc1.bias)
+    wanted = {"fc1": hidden, "act": nn.functional.gelu(hidden)}[layer]
+    torch.testing.assert_close(seen[1], wanted)
+
+
+@torch.no_grad()
+def test_activation_never_writes_to_what_came_in() -> None:
+    mlp = make_model().blocks[0].mlp
+    mlp.fc1, mlp.fc2 = nn.Identity(), nn.Identity()
+    x = torch.linspace(-2, 2, 400).view(1, 4, 100)
+    torch.testing.assert_close(
+        mlp(x), nn.functional.gelu(torch.linspace(-2, 2, 400).view(1, 4, 100))
+    )
+    assert torch.equal(x, torch.linspace(-2, 2, 400).view(1, 4, 100))
