@@ -19,10 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autoformer_zoo.space import HEAD_DIM
+
 if TYPE_CHECKING:
     import onnx
 
 CALIBRATION_BATCH = 16  # pictures at a time
+LINEAR = ("Gemm", "MatMul")  # as this package's networks have them, and timm's
 
 
 def quantize(
@@ -50,8 +53,17 @@ def quantize(
 
 
 def _to_quantize(proto: onnx.ModelProto) -> list[str]:
-    """Name the linear layers of the blocks: every Gemm but the head, which is the last."""
-    return [node.name for node in proto.graph.node if node.op_type == "Gemm"][:-1]
+    """Name the linear layers of the blocks: every one but the head, which is the last.
+
+    Products with a table of relative positions have a constant too, with a side of one head's
+    width at most.
+    """
+    smallest_side = {each.name: min(each.dims, default=0) for each in proto.graph.initializer}
+    return [
+        node.name
+        for node in proto.graph.node
+        if node.op_type in LINEAR and smallest_side.get(node.input[1], 0) > HEAD_DIM
+    ][:-1]
 
 
 def _dynamic(source: Path, target: Path, nodes: Sequence[str]) -> None:
@@ -83,13 +95,13 @@ def _static(
         target,
         _reader(calibration, name),
         quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=["Gemm"],
+        op_types_to_quantize=list(LINEAR),
         nodes_to_quantize=list(nodes),
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         # Residuals, logits and what goes into GELU stay in float.
-        extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
+        extra_options={"OpTypesToExcludeOutputQuantization": list(LINEAR)},
     )
 
 

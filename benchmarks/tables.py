@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
-from benchmarks import accuracy, attention, latency, pareto, startup
+from benchmarks import accuracy, attention, latency, operators, pareto, startup
 from benchmarks.results import read_rows
 from benchmarks.rows import RatioRow, Row
 
@@ -182,6 +182,24 @@ def _pareto(results: Path, device: str) -> str:
     return _by_machine(rows, header, _lines_with("latency", cells))
 
 
+def _operators(results: Path, device: str) -> str:
+    rows = _on(device, read_rows(results / operators.ROWS, Row))
+    models = list(dict.fromkeys(row.model for row in rows))
+    header = ("input", "batch", "ms of", *(f"`{model}`" for model in models))
+
+    def lines(rows: Sequence[Row]) -> list[list[str]]:
+        groups: dict[tuple[str, int], list[Row]] = {}
+        for row in rows:
+            groups.setdefault((row.input, row.batch), []).append(row)
+        return [
+            [input, str(batch), name, *(_short(value) if value else "" for value in values)]
+            for (input, batch), group in groups.items()
+            for name, values in operators.side_by_side(group, models).items()
+        ]
+
+    return _by_machine(rows, header, lines)
+
+
 TABLES: Mapping[str, Callable[[Path], str]] = MappingProxyType(
     {
         "latency-cpu": partial(_latency, device="cpu"),
@@ -191,6 +209,7 @@ TABLES: Mapping[str, Callable[[Path], str]] = MappingProxyType(
         "onnx-cpu": partial(_onnx, device="cpu"),
         "attention-cpu": partial(_attention, device="cpu"),
         "attention-cuda": partial(_attention, device="cuda"),
+        "operators-cpu": partial(_operators, device="cpu"),
         "startup": _startup,
         "accuracy": partial(_accuracy, part_of_name=""),
         "accuracy-nano": partial(_accuracy, part_of_name="nano"),

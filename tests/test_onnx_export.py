@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -107,8 +108,9 @@ def test_preprocessing_in_the_graph_is_timms(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow  # another export
-def test_softmax_and_fixed_batch(tmp_path: Path) -> None:
-    report = export(tmp_path / "net.onnx", softmax=True, batch_size=2, opset=20)
+@pytest.mark.parametrize("opset", [20, 22])
+def test_softmax_fixed_batch_and_opset(tmp_path: Path, opset: int) -> None:
+    report = export(tmp_path / "net.onnx", softmax=True, batch_size=2, opset=opset)
     assert report.batch_sizes == (2,)
     classifier = OnnxClassifier(tmp_path / "net.onnx")
     outputs = classifier.run(np.zeros((5, 3, 16, 24), np.float32))
@@ -122,6 +124,14 @@ def test_fp16_halves_the_file_and_keeps_fp32_outside(tmp_path: Path) -> None:
     assert half.size_bytes < 0.6 * full.size_bytes
     assert half.top1_agreement >= 0.9
     assert OnnxClassifier(tmp_path / "b.onnx").run(np.zeros((1, 3, 16, 24), np.float32)).any()
+
+
+@pytest.mark.slow  # two exports
+def test_networks_of_timm_are_quantized_too(tmp_path: Path) -> None:
+    model = timm.create_model("deit_tiny_patch16_224", depth=2, img_size=32, num_classes=10).eval()
+    full = export_onnx(model, tmp_path / "fp32.onnx")
+    eight = export_onnx(model, tmp_path / "int8.onnx", precision="int8-dynamic")
+    assert 0.25 < eight.size_bytes / full.size_bytes < 0.5  # but for the patch projection
 
 
 @pytest.mark.slow  # another export

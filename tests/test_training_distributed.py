@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.made_training import ALONE, MINI_CONFIG, QUICK, log_lines, read_run, split_in_memory
+from tests.made_training import (
+    ALONE,
+    MINI_CONFIG,
+    QUICK,
+    log_lines,
+    read_run,
+    split_in_memory,
+    write_folder,
+)
 from training import sources
 from training.config import AugmentConfig, Stage, TrainConfig
 from training.distributed import join
@@ -83,10 +91,8 @@ def test_accumulated_parts_give_the_weights_of_the_whole_batch(tmp_path: Path, n
     assert_close(whole, run(tmp_path / "parts", CASES[name], accumulate=2))
 
 
-@pytest.fixture(scope="module")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of all cases in two processes, which talk over gloo."""
-    out = tmp_path_factory.mktemp("two")
+def start_two(script: str, *arguments: Path) -> None:
+    """Run a script in two processes that talk over gloo, until both have ended well."""
     root = Path(__file__).resolve().parent.parent
     children = []
     with socket.socket() as free:
@@ -98,9 +104,16 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
             **{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"},
             **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
         }
-        command = [sys.executable, "-c", CHILD, str(out)]
+        command = [sys.executable, "-c", script, *map(str, arguments)]
         children.append(subprocess.Popen(command, cwd=root, env=environment))
     assert [child.wait(500) for child in children] == [0, 0]
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of all cases in two processes."""
+    out = tmp_path_factory.mktemp("two")
+    start_two(CHILD, out)
     return out
 
 
@@ -117,6 +130,33 @@ def test_two_processes_give_the_weights_of_one(
         "checkpoint-previous.pt",
         "checkpoint.pt",
     ]
+
+
+IMAGENET_CHILD = """
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+warnings.simplefilter("ignore")
+import torch
+from tests.made_training import QUICK
+from training.config import PRESETS
+from training.train import train
+
+torch.set_num_threads(1)
+config = replace(PRESETS["imagenet-tiny"], batch_size=4, held_out_per_class=5, log_every=1)
+train(config, Path(sys.argv[1]), Path(sys.argv[2]), False, stop_at=2, resources=QUICK)
+"""
+
+
+@pytest.mark.slow  # fresh processes, and pictures of 224 px
+def test_imagenet_preset_runs_in_two_processes(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "data", count=75, side=64)  # 300 pictures
+    start_two(IMAGENET_CHILD, root, tmp_path / "run")
+    lines = log_lines(tmp_path / "run")
+    assert [line["img_size"] for line in lines] == [224, 224]
+    assert all(6 < line["loss"] < 8 for line in lines)  # a thousand classes, nothing learned
 
 
 @pytest.mark.parametrize(
