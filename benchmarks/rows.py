@@ -197,13 +197,22 @@ def _machine_name(device: str) -> str:
     return f"{name}, {os.cpu_count()} CPUs"
 
 
-def current_commit() -> str:
-    """Name the commit of this repository, with -dirty where files were changed."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
+def current_commit(folder: Path = Path(__file__).parent) -> str:
+    """Name the commit of the repository around a folder, with -dirty where files were changed.
+
+    Results do not count: the rows that one benchmark saves do not change what the next one runs.
+    """
+    status = ("status", "--porcelain", "--untracked-files=no", "--")
     try:
-        done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        commit, changed = (
+            subprocess.run(
+                ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for arguments in (
+                ("rev-parse", "--short", "HEAD"),
+                (*status, ":/", ":(exclude,top)benchmarks/results"),
+            )
         )
     except (OSError, subprocess.CalledProcessError):  # no git, or not in a repository
         return "unknown"
-    return done.stdout.strip()
+    return f"{commit}-dirty" if changed else commit

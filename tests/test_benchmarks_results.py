@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks.results import read_rows, save_rows
-from benchmarks.rows import RatioRow, Row, Setting, current_environment, single
+from benchmarks.rows import (
+    RatioRow,
+    Row,
+    Setting,
+    current_commit,
+    current_environment,
+    single,
+)
 
 ROW = Row(
     *("latency", "a_model", "eager", "fp32", 8, 2, "224x224", "cpu", "a machine, 2 CPUs"),
@@ -91,3 +99,20 @@ def test_environment_says_where_and_with_what() -> None:
 def test_single_figures_have_no_spread() -> None:
     row = single("top1", "m", 64.3, "%", Setting("fp32", 1, 2), current_environment("cpu"))
     assert (row.median, row.p10, row.p90, row.repeats) == (64.3, 64.3, 64.3, 1)
+
+
+def test_commit_is_dirty_where_anything_but_results_changed(tmp_path: Path) -> None:
+    assert current_commit(tmp_path) == "unknown"
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    code, rows = tmp_path / "code.py", tmp_path / "benchmarks" / "results" / "rows.csv"
+    for file in (code, rows):
+        file.write_text("first")
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+    for command in (("init", "-q"), ("add", "."), (*identity, "commit", "-qm", "first")):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    commit = current_commit(rows.parent)
+    assert len(commit) >= 7
+    rows.write_text("second")
+    assert current_commit(rows.parent) == commit
+    code.write_text("second")
+    assert current_commit(rows.parent) == f"{commit}-dirty"
