@@ -49,7 +49,7 @@ def plan(
         "evaluate": config.random_subnets + config.compared_subnets * (runs - 1),
     }
     what = {
-        "train": f"{runs} supernets, {config.train.epochs} epochs each",
+        "train": f"{runs} supernets, epochs: {config.train.epochs}",
         "search": f"{scored['search']} candidates at most",
         "extract": "the winner as a file",
         "retrain": f"the winner alone, {config.seeds} times",

@@ -56,7 +56,10 @@ def _blocks(
 ) -> Iterator[Block]:
     train, answers = config["train"], stages["compare"]["answers"]
     yield "title", "Reproduction of AutoFormer (arXiv 2107.00651)"
-    sizes = ", ".join(f"{s['epochs']} epochs at {s['img_size']} px" for s in train["stages"])
+    sizes = ", ".join(
+        f"{s['epochs']} epoch{'s' * (s['epochs'] > 1)} at {s['img_size']} px"
+        for s in train["stages"]
+    )
     space = train["space"] if not train["space"].startswith("{") else "of one's own"
     yield (
         "text",
