@@ -98,7 +98,8 @@ class Workspace:
         torch.mm(self.flat_q, constants.table_k, out=self.products)
         for place, source in self.key_bias:
             place.copy_(source)
-        attended = F.scaled_dot_product_attention(*self.wide, scale=SCALE)
+        q, k, v = self.wide
+        attended = F.scaled_dot_product_attention(q, k, v, scale=SCALE)
         attended = attended.transpose(1, 2).contiguous()  # (B, N, H, width), as the kernel writes
         for place, view in self.marginals:
             place.copy_(attended.as_strided(*view))

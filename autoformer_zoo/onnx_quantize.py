@@ -19,8 +19,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoformer_zoo.space import HEAD_DIM
-
 if TYPE_CHECKING:
     import onnx
 
@@ -53,17 +51,19 @@ def quantize(
 
 
 def _to_quantize(proto: onnx.ModelProto) -> list[str]:
-    """Name the linear layers of the blocks: every one but the head, which is the last.
+    """Name the linear layers of the blocks.
 
-    Products with a table of relative positions have a constant too, with a side of one head's
-    width at most.
+    This package writes every linear layer as Gemm, the head last. torch's exporter makes those of
+    timm's blocks products with a constant.
     """
-    smallest_side = {each.name: min(each.dims, default=0) for each in proto.graph.initializer}
-    return [
+    constants = {each.name for each in proto.graph.initializer}
+    gemms = [node.name for node in proto.graph.node if node.op_type == "Gemm"]
+    products = [
         node.name
         for node in proto.graph.node
-        if node.op_type in LINEAR and smallest_side.get(node.input[1], 0) > HEAD_DIM
-    ][:-1]
+        if node.op_type == "MatMul" and node.input[1] in constants
+    ]
+    return gemms[:-1] or products
 
 
 def _dynamic(source: Path, target: Path, nodes: Sequence[str]) -> None:
