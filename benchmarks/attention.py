@@ -33,7 +33,7 @@ from benchmarks.command import require_positive, run_command, shortened
 from benchmarks.competitors import DTYPES, thread_count
 from benchmarks.memory import MIB, PeakMemory
 from benchmarks.results import RESULTS, save_rows
-from benchmarks.rows import Environment, Row, Setting, current_environment, single
+from benchmarks.rows import Environment, Row, Setting, current_environment, single, timed
 from benchmarks.timing import (
     Plan,
     Stopwatch,
@@ -168,22 +168,9 @@ def _measure_grid(
             rows.append(single("peak_memory", form, rise / MIB, "MiB", **place))
         kernels[form] = sdpa_kernel(run)
     for form, times in measure(runs, plan, stopwatch).items():
-        summary = summarise(times)
+        summary, where = summarise(times), place["input"]
         rows.append(
-            Row(
-                what="latency",
-                model=form,
-                backend="eager",
-                **asdict(setting),
-                input=place["input"],
-                **asdict(environment),
-                median=summary.median_ms,
-                p10=summary.p10_ms,
-                p90=summary.p90_ms,
-                repeats=summary.repeats,
-                unit="ms",
-                note=kernels[form],
-            )
+            timed("latency", form, summary, setting, environment, where, note=kernels[form])
         )
     return rows
 

@@ -57,6 +57,7 @@ from benchmarks.rows import (
     current_environment,
     restated,
     single,
+    timed,
 )
 from benchmarks.timing import (
     Plan,
@@ -267,21 +268,8 @@ def _latency_row(
     times_ms: Sequence[float],
     note: str,
 ) -> Row:
-    summary = summarise(times_ms)
-    return Row(
-        what="latency",
-        model=competitor.name,
-        backend=backend,
-        **asdict(setting),
-        input=competitor.input,
-        **asdict(environment),
-        median=summary.median_ms,
-        p10=summary.p10_ms,
-        p90=summary.p90_ms,
-        repeats=summary.repeats,
-        unit="ms",
-        note=note,
-    )
+    times, place = summarise(times_ms), competitor.input
+    return timed("latency", competitor.name, times, setting, environment, place, backend, note)
 
 
 def derived_rows(row: Row, macs: float, peak: float | None) -> list[Row]:

@@ -24,7 +24,7 @@ from benchmarks.command import require_positive, run_command, shortened
 from benchmarks.competitors import Track, build, make_run, thread_count
 from benchmarks.onnx_files import OnnxFiles
 from benchmarks.results import RESULTS, save_rows
-from benchmarks.rows import Row, Setting, current_environment
+from benchmarks.rows import Row, Setting, current_environment, timed
 from benchmarks.timing import collection_off, orders, summarise, wall_stopwatch
 
 PROGRAM = "python -m benchmarks.operators"
@@ -93,23 +93,10 @@ def measure_operators(options: OperatorOptions) -> list[Row]:
     by_model = {spec: by_operator(each) for spec, each in rounds.items()}
     rows = []
     for spec, merged in merge_small(by_model).items():
+        place = competitors[spec].input
         summaries = {operator: summarise(values) for operator, values in merged.items()}
         for operator, times in sorted(summaries.items(), key=lambda pair: -pair[1].median_ms):
-            rows.append(
-                Row(
-                    what=operator,
-                    model=spec,
-                    backend="eager",
-                    **asdict(setting),
-                    input=competitors[spec].input,
-                    **asdict(environment),
-                    median=times.median_ms,
-                    p10=times.p10_ms,
-                    p90=times.p90_ms,
-                    repeats=times.repeats,
-                    unit="ms",
-                )
-            )
+            rows.append(timed(operator, spec, times, setting, environment, place))
     return rows
 
 

@@ -19,6 +19,7 @@ import timm
 import torch
 
 import autoformer_zoo
+from benchmarks.timing import Summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +139,44 @@ def single(
         p90=value,
         repeats=repeats,
         unit=unit,
+        note=note,
+    )
+
+
+def timed(
+    what: str,
+    model: str,
+    times: Summary,
+    setting: Setting,
+    environment: Environment,
+    input: str,
+    backend: str = "eager",
+    note: str = "",
+) -> Row:
+    """Make the row of times, in ms.
+
+    Args:
+        what: what took the time.
+        model: what it belongs to.
+        times: their distribution.
+        setting: precision, batch and threads.
+        environment: where and when.
+        input: what went in.
+        backend: what ran the model.
+        note: what a reader has to know besides.
+    """
+    return Row(
+        what=what,
+        model=model,
+        backend=backend,
+        **asdict(setting),
+        input=input,
+        **asdict(environment),
+        median=times.median_ms,
+        p10=times.p10_ms,
+        p90=times.p90_ms,
+        repeats=times.repeats,
+        unit="ms",
         note=note,
     )
 

@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 from benchmarks.command import require_positive, run_command, shortened
 from benchmarks.results import RESULTS, save_rows
-from benchmarks.rows import Environment, Row, Setting, current_environment
+from benchmarks.rows import Environment, Row, Setting, current_environment, timed
 from benchmarks.timing import orders, summarise
 
 PROGRAM = "python -m benchmarks.startup"
@@ -177,24 +177,12 @@ def _rows(
     times: Mapping[Job, Sequence[Mapping[str, float]]], threads: int, environment: Environment
 ) -> list[Row]:
     rows = []
+    setting = Setting("fp32", 1, threads)
     for job, runs in times.items():
+        model = f"supernet-{job.name}" if job.kind == "extract" else job.name
         for stage in runs[0]:
             summary = summarise([run[stage] for run in runs])
-            rows.append(
-                Row(
-                    what=stage,
-                    model=f"supernet-{job.name}" if job.kind == "extract" else job.name,
-                    backend="eager",
-                    **asdict(Setting("fp32", 1, threads)),
-                    input=job.state,
-                    **asdict(environment),
-                    median=summary.median_ms,
-                    p10=summary.p10_ms,
-                    p90=summary.p90_ms,
-                    repeats=summary.repeats,
-                    unit="ms",
-                )
-            )
+            rows.append(timed(stage, model, summary, setting, environment, job.state))
     return rows
 
 
