@@ -42,7 +42,6 @@ def relpos_attention(
     grid: tuple[int, int],
     dropout: float = 0.0,
     form: AttentionForm = "auto",
-    constants: attention_inference.Constants | None = None,
 ) -> Tensor:
     """Attend with relative position, in the form asked for or the fastest one.
 
@@ -53,7 +52,6 @@ def relpos_attention(
         grid: rows and columns of patches, N = 1 + rows * columns.
         dropout: probability of dropping an attention weight; every form is exact under it.
         form: one of `AttentionForm`; "auto" follows `choose_form`.
-        constants: `prepare_constants(tables, grid)`, where the caller has kept it.
 
     Returns:
         Attended values (B, H, N, D).
@@ -72,8 +70,7 @@ def relpos_attention(
         and qkv.dtype == tables.dtype
         and is_plain_inference(qkv)
     ):
-        constants = constants or prepare_constants(tables, grid)
-        return attention_inference.augmented(qkv, constants, grid)
+        return attention_inference.augmented(qkv, prepare_constants(tables, grid), grid)
     q, k, v = qkv.unbind(0)
     return _FORMS[form](q, k, v, tables, grid, dropout)
 

@@ -3,8 +3,8 @@
 At one picture and 197 tokens a block's attention takes about a millisecond, and each call of an
 operation costs as much as copying several thousand numbers. So the operands have a fixed place, a
 `Workspace`, in which all that never changes already stands, and whose views are made once. The
-skewed reads of `attention._skew` are strided views too. `attention.relpos_attention` calls this;
-nothing else should.
+skewed reads of `attention._skew` are strided views too. `attention.relpos_attention` and
+`inference_plan.py` call this; nothing else should.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Workspace:
         self, shape: tuple[int, int, int], grid: tuple[int, int], constants: Constants
     ) -> None:
         B, N, H = shape
-        self.shape, self.grid = shape, grid
+        self.shape, self.grid, self.dtype = shape, grid, constants.marks.dtype
         self.width = HEAD_DIM + constants.marks.shape[-1]
         like = constants.marks
         # A head's query, key and value lie side by side: queries alone are a matrix, for `mm`, and
@@ -135,6 +135,25 @@ class WorkspacePool:
 _pool = WorkspacePool(MOST_KEPT_BYTES)
 
 
+def take_workspace(
+    shape: tuple[int, int, int], grid: tuple[int, int], constants: Constants
+) -> Workspace:
+    """Hand out a workspace for (B, N, H), a waiting one or a new one; see `give_back`."""
+    if torch._C._len_torch_dispatch_stack():  # fake tensors and the like must not be kept
+        return Workspace(shape, grid, constants)
+    workspace = _pool.take((shape, grid, constants.marks.dtype))
+    if workspace is None:
+        with torch.inference_mode(False):  # else nothing outside it could write to the workspace
+            workspace = Workspace(shape, grid, constants)
+    return workspace
+
+
+def give_back(workspace: Workspace) -> None:
+    """Keep a workspace that is no longer needed for the next call."""
+    if not torch._C._len_torch_dispatch_stack():
+        _pool.give_back((workspace.shape, workspace.grid, workspace.dtype), workspace)
+
+
 def augmented(qkv: Tensor, constants: Constants, grid: tuple[int, int]) -> Tensor:
     """Attend as `attention.augmented_attention`.
 
@@ -147,16 +166,9 @@ def augmented(qkv: Tensor, constants: Constants, grid: tuple[int, int]) -> Tenso
         (B, H, N, D), a view of (B, N, H, D) memory.
     """
     _, B, H, N, _ = qkv.shape
-    shape = (B, N, H)
-    if torch._C._len_torch_dispatch_stack():  # fake tensors and the like must not be kept
-        return Workspace(shape, grid, constants).run(qkv, constants)
-    key = (shape, grid, qkv.dtype)
-    workspace = _pool.take(key)
-    if workspace is None:
-        with torch.inference_mode(False):  # else nothing outside it could write to the workspace
-            workspace = Workspace(shape, grid, constants)
+    workspace = take_workspace((B, N, H), grid, constants)
     out = workspace.run(qkv, constants)
-    _pool.give_back(key, workspace)
+    give_back(workspace)
     return out
 
 

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from autoformer_zoo.attention import patch_marks, split_tables
 from autoformer_zoo.attention_inference import SCALE
+from autoformer_zoo.block import RelPosAttention
 from autoformer_zoo.space import HEAD_DIM
-from autoformer_zoo.vit import RelPosAttention
 
 
 class GridConstants(nn.Module):

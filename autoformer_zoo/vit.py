@@ -1,7 +1,7 @@
 """AutoFormer(cfg): the static network, with the model protocol of timm's own ViT.
 
 Made from a `SubnetConfig`; weights come in from `extract.py` and `checkpoint.py`, names from
-`autoformer.py`. Nothing here knows of supernets. Readable top to bottom: attention, block, network.
+`autoformer.py`. Nothing here knows of supernets.
 
 Source: arXiv 2107.00651, section 3, and microsoft/Cream@4a13c40 (AutoFormer/model). Pre-norm ViT
 with one width, its own number of heads and MLP ratio in each block, heads that are always 64 wide,
@@ -14,156 +14,23 @@ R = 30 table rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
-from timm.layers import DropPath, PatchEmbed, resample_abs_pos_embed, trunc_normal_
-from timm.models import checkpoint, register_notrace_module
+from timm.layers import PatchEmbed, resample_abs_pos_embed, trunc_normal_
+from timm.models import checkpoint
 from timm.models._features import feature_take_indices
 from timm.models._input import update_model_input_size
 from timm.models.vision_transformer import global_pool_nlc
 from torch import Tensor, nn
 
-from autoformer_zoo.attention import (
-    AttentionForm,
-    check_form,
-    is_plain_inference,
-    prepare_constants,
-    relpos_attention,
-)
-from autoformer_zoo.attention_inference import Constants
-from autoformer_zoo.fingerprint import fingerprint
-from autoformer_zoo.packed_linear import LinearCache
-from autoformer_zoo.space import HEAD_DIM, NUM_REL_POS, SubnetConfig
+from autoformer_zoo.attention import AttentionForm
+from autoformer_zoo.block import Block, LayerNorm
+from autoformer_zoo.inference_plan import PlanKeeper
+from autoformer_zoo.space import SubnetConfig
 
-LayerNorm = partial(nn.LayerNorm, eps=1e-5)  # PyTorch's default, as upstream; timm's ViT has 1e-6
 POOLS = ("", "avg", "avgmax", "max", "token")
-
-
-@register_notrace_module
-class RelPosAttention(nn.Module):
-    """Multi-head self-attention with relative position: a leaf for torch.fx."""
-
-    def __init__(
-        self,
-        embed_dim: int,
-        num_heads: int,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
-        form: AttentionForm = "auto",
-        **factory: Any,
-    ) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.attn_drop_rate = attn_drop
-        self.form = check_form(form)
-        self.qkv = nn.Linear(embed_dim, 3 * num_heads * HEAD_DIM, **factory)
-        self.proj = nn.Linear(num_heads * HEAD_DIM, embed_dim, **factory)
-        self.proj_drop = nn.Dropout(proj_drop)
-        self._linear = LinearCache()
-        # Keys by row, keys by column, values by row, values by column.
-        self.rel_pos = nn.Parameter(torch.empty(4, NUM_REL_POS, HEAD_DIM, **factory))
-        self._kept: tuple[object, Constants] | None = None
-        if self.rel_pos.device.type != "meta":
-            self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Initialise the tables as upstream does; the projections initialise themselves."""
-        trunc_normal_(self.rel_pos, std=0.02)
-
-    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Attend; x and result (B, N, C), grid the rows and columns of patches."""
-        B, N, _ = x.shape
-        qkv = self._linear(self.qkv, x).reshape(B, N, 3, self.num_heads, HEAD_DIM)
-        qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B, H, N, D)
-        dropout = self.attn_drop_rate if self.training else 0.0
-        constants = self._constants(grid) if is_plain_inference(self.rel_pos) else None
-        x = relpos_attention(qkv, self.rel_pos, grid, dropout, self.form, constants)
-        x = x.transpose(1, 2).reshape(B, N, self.num_heads * HEAD_DIM)
-        return self.proj_drop(self._linear(self.proj, x))
-
-    def _constants(self, grid: tuple[int, int]) -> Constants:
-        """Keep what inference derives from the tables until these change: see `fingerprint`."""
-        key = (grid, fingerprint(self.rel_pos))
-        if key[1] is None or self._kept is None or self._kept[0] != key:
-            self._kept = key, prepare_constants(self.rel_pos, grid)
-        return self._kept[1]
-
-    def train(self, mode: bool = True) -> RelPosAttention:
-        """Set the mode, and forget what was kept for inference."""
-        self._kept = None
-        self._linear.clear()
-        return super().train(mode)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": None}  # copies and files hold parameters only
-
-
-class Mlp(nn.Module):
-    """Two linear layers with an exact (erf) GELU between them."""
-
-    def __init__(self, embed_dim: int, hidden_dim: int, drop: float, **factory: Any) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(embed_dim, hidden_dim, **factory)
-        self.act = nn.GELU()
-        self.drop = nn.Dropout(drop)
-        self.fc2 = nn.Linear(hidden_dim, embed_dim, **factory)
-        self._linear = LinearCache()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform x (B, N, C) token by token."""
-        hidden = self._linear(self.fc1, x)  # (B, N, hidden)
-        if is_plain_inference(hidden) and self._is_plain():
-            # 3 to 7 % of tiny's time: no second tensor of this size to fetch from main memory.
-            torch.ops.aten.gelu_(hidden)
-        else:
-            hidden = self.act(hidden)
-        return self.drop(self._linear(self.fc2, self.drop(hidden)))
-
-    def _is_plain(self) -> bool:
-        """Tell whether nobody but this module sees what `fc1` returns."""
-        return (
-            type(self.fc1) is nn.Linear
-            and type(self.act) is nn.GELU
-            and self.act.approximate == "none"
-            and not self.fc1._forward_hooks
-            and not self.act._forward_pre_hooks
-            and not self.act._forward_hooks
-        )
-
-    def train(self, mode: bool = True) -> Mlp:
-        """Set the mode, and forget what was kept for inference."""
-        self._linear.clear()
-        return super().train(mode)
-
-
-class Block(nn.Module):
-    """One pre-norm transformer block."""
-
-    def __init__(
-        self,
-        embed_dim: int,
-        num_heads: int,
-        hidden_dim: int,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
-        drop_path: float = 0.0,
-        form: AttentionForm = "auto",
-        **factory: Any,
-    ) -> None:
-        super().__init__()
-        self.norm1 = LayerNorm(embed_dim, **factory)
-        self.attn = RelPosAttention(embed_dim, num_heads, attn_drop, proj_drop, form, **factory)
-        self.norm2 = LayerNorm(embed_dim, **factory)
-        self.mlp = Mlp(embed_dim, hidden_dim, proj_drop, **factory)
-        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
-
-    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Transform x (B, N, C); grid is the rows and columns of patches."""
-        x = x + self.drop_path(self.attn(self.norm1(x), grid))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class AutoFormer(nn.Module):
@@ -255,6 +122,7 @@ class AutoFormer(nn.Module):
         self.norm: nn.Module = LayerNorm(cfg.embed_dim, **factory)
         self.head_drop = nn.Dropout(drop_rate)
         self.head = _make_head(cfg.embed_dim, num_classes, **factory)
+        self._plans = PlanKeeper()
         reduction = self.patch_embed.feat_ratio()
         self.feature_info = [
             {"module": f"blocks.{i}", "num_chs": cfg.embed_dim, "reduction": reduction}
@@ -375,8 +243,7 @@ class AutoFormer(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the normalised tokens (B, N, C), class token first."""
         x, grid = self._embed(x)
-        for block in self.blocks:
-            x = self._run_block(block, x, grid)
+        x, _ = self._run_blocks(x, grid, len(self.blocks))
         return self.norm(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -427,13 +294,10 @@ class AutoFormer(nn.Module):
             raise ValueError(f"output_fmt is {output_fmt!r}; expected NCHW or NLC")
         take_indices, max_index = feature_take_indices(len(self.blocks), indices)
         x, grid = self._embed(x)
-        blocks = self.blocks[: max_index + 1] if stop_early else self.blocks
-        taken: list[Tensor] = []
-        for i, block in enumerate(blocks):
-            x = self._run_block(block, x, grid)
-            if i in take_indices:
-                taken.append(self.norm(x) if norm else x)
-
+        count = max_index + 1 if stop_early else len(self.blocks)
+        x, taken = self._run_blocks(x, grid, count, take_indices)
+        if norm:
+            taken = [self.norm(tokens) for tokens in taken]
         prefix = [tokens[:, : self.num_prefix_tokens] for tokens in taken]
         maps = [tokens[:, self.num_prefix_tokens :] for tokens in taken]  # (B, h * w, C)
         if output_fmt == "NCHW":
@@ -490,10 +354,23 @@ class AutoFormer(nn.Module):
             self.pos_embed, new_grid, old_grid, num_prefix_tokens=self.num_prefix_tokens
         )
 
-    def _run_block(self, block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        if self.grad_checkpointing:
-            return checkpoint(block, x, grid)
-        return block(x, grid)
+    def _run_blocks(
+        self, x: Tensor, grid: tuple[int, int], count: int, wanted: Collection[int] = ()
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Run the first `count` blocks on tokens; return the result, and those of `wanted`."""
+        if (plan := self._plans.find(self.blocks, x, grid)) is not None:
+            return plan.run(x, count, wanted)
+        taken = []
+        for i, block in enumerate(self.blocks[:count]):
+            x = checkpoint(block, x, grid) if self.grad_checkpointing else block(x, grid)
+            if i in wanted:
+                taken.append(x)
+        return x, taken
+
+    def train(self, mode: bool = True) -> AutoFormer:
+        """Set the mode, and forget what was kept for inference."""
+        self._plans.clear()
+        return super().train(mode)
 
 
 def _make_head(embed_dim: int, num_classes: int, **factory: Any) -> nn.Module:

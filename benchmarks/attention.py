@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoformer_zoo.attention import is_plain_inference, prepare_constants, relpos_attention
+from autoformer_zoo.attention_inference import augmented
 from autoformer_zoo.space import HEAD_DIM, NUM_REL_POS
 from benchmarks.command import require_positive, run_command, shortened
 from benchmarks.competitors import DTYPES, thread_count
@@ -192,8 +193,10 @@ def make_run(form: Form, operands: Operands) -> Callable[[], Tensor]:
         q, k, v = F.pad(qkv, (0, head_width(form) - HEAD_DIM))
         scale = HEAD_DIM**-0.5
         return lambda: F.scaled_dot_product_attention(q, k, v, scale=scale)
-    constants = prepare_constants(tables, grid) if is_plain_inference(tables) else None
-    return lambda: relpos_attention(qkv, tables, grid, 0.0, form, constants)  # type: ignore[arg-type]
+    if form == "augmented" and is_plain_inference(tables):
+        constants = prepare_constants(tables, grid)
+        return lambda: augmented(qkv, constants, grid)
+    return lambda: relpos_attention(qkv, tables, grid, form=form)  # type: ignore[arg-type]
 
 
 def head_width(form: str) -> int:

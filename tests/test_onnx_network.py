@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from autoformer_zoo.attention import relative_index
+from autoformer_zoo.block import RelPosAttention
 from autoformer_zoo.factory import create_model
 from autoformer_zoo.onnx_attention import GridConstants, OnnxAttention, _coefficients
 from autoformer_zoo.onnx_network import ErfGelu, rewrite_for_graph
-from autoformer_zoo.vit import RelPosAttention
 from tests.onnx_models import SUBNET
 
 

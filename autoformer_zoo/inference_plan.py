@@ -1,0 +1,270 @@
+"""The blocks of a network prepared for plain inference on the CPU: same sums, run straight through.
+
+Between two products of a small network, whatever else is touched (modules, hooks, checks) has been
+pushed out of the cache by the weights and costs ten times what it costs alone: for one picture,
+`autoformer_tiny` spent a fifth of its time on it. So everything is checked once before the first
+block, and what can be derived from the weights is kept until these change:
+
+- MKL copies a weight into its own order on every product; the packed copy is kept, as torch.compile
+  does when it freezes a model (as much memory as the weights, while a model is used so);
+- the tables of relative position as `attention_inference` wants them;
+- GELU is written in place, for nobody else sees its input.
+
+A block that is not what `block.py` made (hooks, adapters, replaced layers, training mode) runs as
+the module it is. State dict, copies and files know nothing of a plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Iterable
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath
+from torch import Tensor, nn
+from torch.nn.modules import module as hooks_of_all
+
+from autoformer_zoo.attention import choose_form, is_plain_inference, prepare_constants
+from autoformer_zoo.attention_inference import Constants, Workspace, give_back, take_workspace
+from autoformer_zoo.block import Block, Mlp, RelPosAttention
+from autoformer_zoo.space import HEAD_DIM
+from autoformer_zoo.watch import ModuleWatch, is_watchable
+
+HAS_PACKED = torch.backends.mkl.is_available() and hasattr(torch.ops.mkl, "_mkl_linear")
+MOST_ROWS = 4096  # B * N; measured: above this packing has nothing left to gain
+
+# What `block.py` makes. All else is called, not planned.
+_CLASSES: dict[str, tuple[type[nn.Module], ...]] = {
+    "": (Block,),
+    "norm1": (nn.LayerNorm,),
+    "attn": (RelPosAttention,),
+    "attn.qkv": (nn.Linear,),
+    "attn.proj": (nn.Linear,),
+    "attn.proj_drop": (nn.Dropout,),
+    "norm2": (nn.LayerNorm,),
+    "mlp": (Mlp,),
+    "mlp.fc1": (nn.Linear,),
+    "mlp.act": (nn.GELU,),
+    "mlp.drop": (nn.Dropout,),
+    "mlp.fc2": (nn.Linear,),
+    "drop_path": (nn.Identity, DropPath),
+}
+
+# One overload each: looking for it takes longer than the rest of the call.
+_gelu_ = torch.ops.aten.gelu_.default
+_mkl_linear = torch.ops.mkl._mkl_linear.default if HAS_PACKED else None
+
+
+Norm = tuple[tuple[int, ...], Tensor | None, Tensor | None, float]
+
+
+@dataclass(frozen=True, slots=True)
+class LinearStep:
+    """A linear layer: its parameters, and the weight packed for some number of rows."""
+
+    weight: Tensor
+    bias: Tensor | None
+    packed: Tensor | None = None
+
+    def pack(self, rows: int) -> LinearStep:
+        """Pack the weight for inputs of so many rows."""
+        packed = torch.ops.mkl._mkl_reorder_linear_weight(self.weight.detach(), rows)
+        return replace(self, packed=packed)
+
+    def run(self, x: Tensor, rows: int) -> Tensor:
+        """Return the product with x (..., C) of `rows` rows, plus the bias."""
+        if self.packed is None or _mkl_linear is None:
+            return F.linear(x, self.weight, self.bias)
+        return _mkl_linear(x, self.packed, self.weight, self.bias, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockStep:
+    """What one block does: `block.Block` without modules.
+
+    Args:
+        norms: what layer_norm takes, for the attention's input and for the MLP's.
+        linears: q, k and v at once, the projection, and the two of the MLP.
+        num_heads: of the attention.
+        tables: its relative position.
+        constants: what was derived from the tables.
+    """
+
+    norms: tuple[Norm, Norm]
+    linears: tuple[LinearStep, ...]
+    num_heads: int
+    tables: Tensor
+    constants: Constants
+
+    def pack(self, rows: int) -> BlockStep:
+        """Pack all weights."""
+        return replace(self, linears=tuple(linear.pack(rows) for linear in self.linears))
+
+    def derived_from(self) -> list[Tensor]:
+        """Return the parameters of which it holds copies in another order."""
+        return [self.tables, *(linear.weight for linear in self.linears)]
+
+    def run(self, x: Tensor, workspace: Workspace) -> Tensor:
+        """Transform x (B, N, C)."""
+        B, N, _ = x.shape
+        rows = B * N
+        (norm1, norm2), (qkv, proj, fc1, fc2) = self.norms, self.linears
+        heads = qkv.run(torch.layer_norm(x, *norm1), rows).view(B, N, 3, self.num_heads, HEAD_DIM)
+        attended = workspace.run(heads.permute(2, 0, 3, 1, 4), self.constants)  # (B, H, N, D)
+        # A view: in memory it is (B, N, H, D) already.
+        x = x + proj.run(attended.transpose(1, 2).view(B, N, -1), rows)
+        hidden = fc1.run(torch.layer_norm(x, *norm2), rows)
+        # In place is 3 to 7 % of tiny's time: no second tensor of this size to fetch from memory.
+        _gelu_(hidden)
+        return x + fc2.run(hidden, rows)
+
+
+class InferencePlan:
+    """The blocks of a network for one grid and data type.
+
+    Weights are packed for a number of rows when it comes the second time in a row, so that single
+    pictures of ever new sizes pay nothing.
+
+    Args:
+        blocks: the network's blocks; one that is not plain stays a module.
+        grid: rows and columns of patches.
+        dtype: of the input.
+    """
+
+    def __init__(
+        self, blocks: Iterable[nn.Module], grid: tuple[int, int], dtype: torch.dtype
+    ) -> None:
+        self.grid = grid
+        self._may_pack = dtype == torch.float32 and HAS_PACKED
+        self._steps = [make_step(block, grid, dtype) or block for block in blocks]
+        self._packed: tuple[int, list[BlockStep | nn.Module]] = (0, [])
+        self._last_rows = 0
+
+    def derived_from(self) -> list[Tensor]:
+        """Return the parameters of which it holds copies in another order."""
+        steps = (step for step in self._steps if isinstance(step, BlockStep))
+        return [tensor for step in steps for tensor in step.derived_from()]
+
+    @property
+    def packed_rows(self) -> int:
+        """For how many rows weights are packed; 0 for none."""
+        return self._packed[0]
+
+    def run(
+        self, x: Tensor, count: int, wanted: Collection[int] = ()
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Run the first `count` blocks; arguments and result as `AutoFormer._run_blocks`."""
+        B, N, _ = x.shape
+        taken = []
+        workspaces: dict[int, Workspace] = {}  # by number of heads
+        try:
+            for i, step in enumerate(self._steps_for(B * N)[:count]):
+                if not isinstance(step, BlockStep):
+                    x = step(x, self.grid)
+                else:
+                    workspace = workspaces.get(step.num_heads)
+                    if workspace is None:
+                        shape = (B, N, step.num_heads)
+                        workspace = take_workspace(shape, self.grid, step.constants)
+                        workspaces[step.num_heads] = workspace
+                    x = step.run(x, workspace)
+                if i in wanted:
+                    taken.append(x)
+        finally:
+            for workspace in workspaces.values():
+                give_back(workspace)
+        return x, taken
+
+    def _steps_for(self, rows: int) -> list[BlockStep | nn.Module]:
+        packed_rows, packed = self._packed
+        again, self._last_rows = rows == self._last_rows, rows
+        if packed_rows == rows:
+            return packed
+        if not (again and self._may_pack and 0 < rows <= MOST_ROWS):
+            return self._steps
+        self._packed = 0, []  # let go of the old ones first
+        packed = [step.pack(rows) if isinstance(step, BlockStep) else step for step in self._steps]
+        self._packed = rows, packed
+        return packed
+
+
+class PlanKeeper:
+    """Keeps the last plan of a network, and makes a new one when it is stale."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[Hashable, list[nn.Module], ModuleWatch, InferencePlan] | None = None
+
+    def find(self, blocks: nn.ModuleList, x: Tensor, grid: tuple[int, int]) -> InferencePlan | None:
+        """Return a plan for blocks that are about to see x (B, N, C), or None where none applies.
+
+        Raises:
+            ValueError: the environment asks for an unknown form of attention.
+        """
+        if not (
+            is_plain_inference(x)
+            and not torch.is_autocast_enabled("cpu")
+            and not torch._C._len_torch_dispatch_stack()  # counters want to see products, not plans
+            and not hooks_of_all._global_forward_hooks
+            and not hooks_of_all._global_forward_pre_hooks
+        ):
+            return None
+        key = grid, x.dtype, choose_form(x.shape[1], "cpu", training=False)
+        if key[2] != "augmented" or not x.numel():
+            return None
+        modules = list(blocks._modules.values())
+        if self._kept is not None:
+            kept_key, kept_modules, watch, plan = self._kept
+            if kept_key == key and kept_modules == modules and watch.is_unchanged():
+                return plan
+        self._kept = None  # let go of the old plan first
+        plan = InferencePlan(modules, grid, x.dtype)
+        self._kept = key, modules, ModuleWatch(modules, plan.derived_from()), plan
+        return plan
+
+    def clear(self) -> None:
+        """Forget the plan."""
+        self._kept = None
+
+    def __reduce__(self) -> tuple[type[PlanKeeper], tuple[()]]:
+        return PlanKeeper, ()  # copies and files hold parameters only
+
+
+def make_step(block: nn.Module, grid: tuple[int, int], dtype: torch.dtype) -> BlockStep | None:
+    """Return what a block does, or None where only the block itself can tell."""
+    modules = dict(block.named_modules())
+    if modules.keys() != _CLASSES.keys():
+        return None
+    if not all(_is_plain(modules[name], _CLASSES[name]) for name in _CLASSES):
+        return None
+    parameters = tuple(block.parameters())
+    if not all(is_watchable(each) and each.dtype == dtype for each in parameters):
+        return None
+    assert isinstance(block, Block)
+    attention, mlp = block.attn, block.mlp
+    if attention.form not in ("auto", "augmented") or mlp.act.approximate != "none":
+        return None
+    linears = (attention.qkv, attention.proj, mlp.fc1, mlp.fc2)
+    return BlockStep(
+        (_norm(block.norm1), _norm(block.norm2)),
+        tuple(LinearStep(linear.weight, linear.bias) for linear in linears),
+        attention.num_heads,
+        attention.rel_pos,
+        prepare_constants(attention.rel_pos, grid),
+    )
+
+
+def _norm(norm: nn.LayerNorm) -> Norm:
+    return norm.normalized_shape, norm.weight, norm.bias, norm.eps
+
+
+def _is_plain(module: nn.Module, classes: tuple[type[nn.Module], ...]) -> bool:
+    """Tell whether a module is exactly of one of the classes, at rest, and nobody listens."""
+    own = module.__dict__
+    return (
+        type(module) in classes
+        and not module.training
+        and not own["_forward_hooks"]
+        and not own["_forward_pre_hooks"]
+        and "forward" not in own
+    )
