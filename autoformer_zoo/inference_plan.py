@@ -112,12 +112,15 @@ class BlockStep:
         (norm1, norm2), (qkv, proj, fc1, fc2) = self.norms, self.linears
         heads = qkv.run(torch.layer_norm(x, *norm1), rows).view(B, N, 3, self.num_heads, HEAD_DIM)
         attended = workspace.run(heads.permute(2, 0, 3, 1, 4), self.constants)  # (B, H, N, D)
+        # What is new and nobody else's is written to and let go of early: 3 to 7 % of tiny's time
+        # for GELU and 3 % for the rest, for memory that need not be fetched again.
+        del heads
         # A view: in memory it is (B, N, H, D) already.
-        x = x + proj.run(attended.transpose(1, 2).view(B, N, -1), rows)
+        hidden = proj.run(attended.transpose(1, 2).view(B, N, -1), rows)
+        del attended
+        x = hidden.add_(x)
         hidden = fc1.run(torch.layer_norm(x, *norm2), rows)
-        # In place is 3 to 7 % of tiny's time: no second tensor of this size to fetch from memory.
-        _gelu_(hidden)
-        return x + fc2.run(hidden, rows)
+        return fc2.run(_gelu_(hidden), rows).add_(x)
 
 
 class InferencePlan:
