@@ -8,10 +8,11 @@ block, and what can be derived from the weights is kept until these change:
 - MKL copies a weight into its own order on every product; the packed copy is kept, as torch.compile
   does when it freezes a model (as much memory as the weights, while a model is used so);
 - the tables of relative position as `attention_inference` wants them;
-- GELU is written in place, for nobody else sees its input.
+- GELU and the residual sums are written in place, for nobody else sees what they overwrite.
 
 A block that is not what `block.py` made (hooks, adapters, replaced layers, training mode) runs as
-the module it is. State dict, copies and files know nothing of a plan.
+the module it is. State dict, copies and files know nothing of a plan. A change that `watch.py` does
+not see (single values, through `tensor.data`) needs `train()` once.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ _CLASSES: dict[str, tuple[type[nn.Module], ...]] = {
     "drop_path": (nn.Identity, DropPath),
 }
 
+_FORWARDS = {each: each.forward for classes in _CLASSES.values() for each in classes}
 # One overload each: looking for it takes longer than the rest of the call.
 _gelu_ = torch.ops.aten.gelu_.default
 _mkl_linear = torch.ops.mkl._mkl_linear.default if HAS_PACKED else None
@@ -61,22 +63,23 @@ Norm = tuple[tuple[int, ...], Tensor | None, Tensor | None, float]
 
 @dataclass(frozen=True, slots=True)
 class LinearStep:
-    """A linear layer: its parameters, and the weight packed for some number of rows."""
+    """A linear layer: its parameters, and the weight packed for a number of rows of its input."""
 
     weight: Tensor
     bias: Tensor | None
     packed: Tensor | None = None
+    rows: int = 0
 
     def pack(self, rows: int) -> LinearStep:
         """Pack the weight for inputs of so many rows."""
         packed = torch.ops.mkl._mkl_reorder_linear_weight(self.weight.detach(), rows)
-        return replace(self, packed=packed)
+        return replace(self, packed=packed, rows=rows)
 
-    def run(self, x: Tensor, rows: int) -> Tensor:
-        """Return the product with x (..., C) of `rows` rows, plus the bias."""
+    def run(self, x: Tensor) -> Tensor:
+        """Return the product with x (..., C) plus the bias; right for any number of rows."""
         if self.packed is None or _mkl_linear is None:
             return F.linear(x, self.weight, self.bias)
-        return _mkl_linear(x, self.packed, self.weight, self.bias, rows)
+        return _mkl_linear(x, self.packed, self.weight, self.bias, self.rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,32 +105,31 @@ class BlockStep:
         return replace(self, linears=tuple(linear.pack(rows) for linear in self.linears))
 
     def derived_from(self) -> list[Tensor]:
-        """Return the parameters of which it holds copies in another order."""
+        """Return the parameters whose values it keeps in another form."""
         return [self.tables, *(linear.weight for linear in self.linears)]
 
     def run(self, x: Tensor, workspace: Workspace) -> Tensor:
         """Transform x (B, N, C)."""
         B, N, _ = x.shape
-        rows = B * N
         (norm1, norm2), (qkv, proj, fc1, fc2) = self.norms, self.linears
-        heads = qkv.run(torch.layer_norm(x, *norm1), rows).view(B, N, 3, self.num_heads, HEAD_DIM)
+        heads = qkv.run(torch.layer_norm(x, *norm1)).view(B, N, 3, self.num_heads, HEAD_DIM)
         attended = workspace.run(heads.permute(2, 0, 3, 1, 4), self.constants)  # (B, H, N, D)
         # What is new and nobody else's is written to and let go of early: 3 to 7 % of tiny's time
         # for GELU and 3 % for the rest, for memory that need not be fetched again.
         del heads
         # A view: in memory it is (B, N, H, D) already.
-        hidden = proj.run(attended.transpose(1, 2).view(B, N, -1), rows)
+        hidden = proj.run(attended.transpose(1, 2).view(B, N, -1))
         del attended
         x = hidden.add_(x)
-        hidden = fc1.run(torch.layer_norm(x, *norm2), rows)
-        return fc2.run(_gelu_(hidden), rows).add_(x)
+        hidden = fc1.run(torch.layer_norm(x, *norm2))
+        return fc2.run(_gelu_(hidden)).add_(x)
 
 
 class InferencePlan:
     """The blocks of a network for one grid and data type.
 
-    Weights are packed for a number of rows when it comes the second time in a row, so that single
-    pictures of ever new sizes pay nothing.
+    Weights are packed for a batch size when it comes twice running, so that batches of ever new
+    sizes do not pay for it.
 
     Args:
         blocks: the network's blocks; one that is not plain stays a module.
@@ -145,7 +147,7 @@ class InferencePlan:
         self._last_rows = 0
 
     def derived_from(self) -> list[Tensor]:
-        """Return the parameters of which it holds copies in another order."""
+        """Return the parameters whose values it keeps in another form."""
         steps = (step for step in self._steps if isinstance(step, BlockStep))
         return [tensor for step in steps for tensor in step.derived_from()]
 
@@ -158,20 +160,20 @@ class InferencePlan:
         self, x: Tensor, count: int, wanted: Collection[int] = ()
     ) -> tuple[Tensor, list[Tensor]]:
         """Run the first `count` blocks; arguments and result as `AutoFormer._run_blocks`."""
-        B, N, _ = x.shape
+        rows = x.shape[0] * x.shape[1]
         taken = []
-        workspaces: dict[int, Workspace] = {}  # by number of heads
+        workspaces: dict[tuple[int, int, int], Workspace] = {}
         try:
-            for i, step in enumerate(self._steps_for(B * N)[:count]):
-                if not isinstance(step, BlockStep):
-                    x = step(x, self.grid)
-                else:
-                    workspace = workspaces.get(step.num_heads)
+            for i, step in enumerate(self._steps_for(rows)[:count]):
+                if isinstance(step, BlockStep):
+                    shape = (x.shape[0], x.shape[1], step.num_heads)  # a hook may have changed it
+                    workspace = workspaces.get(shape)
                     if workspace is None:
-                        shape = (B, N, step.num_heads)
                         workspace = take_workspace(shape, self.grid, step.constants)
-                        workspaces[step.num_heads] = workspace
+                        workspaces[shape] = workspace
                     x = step.run(x, workspace)
+                else:
+                    x = step(x, self.grid)
                 if i in wanted:
                     taken.append(x)
         finally:
@@ -184,7 +186,7 @@ class InferencePlan:
         again, self._last_rows = rows == self._last_rows, rows
         if packed_rows == rows:
             return packed
-        if not (again and self._may_pack and 0 < rows <= MOST_ROWS):
+        if not (again and self._may_pack and rows <= MOST_ROWS):
             return self._steps
         self._packed = 0, []  # let go of the old ones first
         packed = [step.pack(rows) if isinstance(step, BlockStep) else step for step in self._steps]
@@ -207,7 +209,9 @@ class PlanKeeper:
         if not (
             is_plain_inference(x)
             and not torch.is_autocast_enabled("cpu")
-            and not torch._C._len_torch_dispatch_stack()  # counters want to see products, not plans
+            # Counters, and what overrides functions, want to see products, not plans.
+            and not torch._C._len_torch_dispatch_stack()
+            and not torch._C._len_torch_function_stack()
             and not hooks_of_all._global_forward_hooks
             and not hooks_of_all._global_forward_pre_hooks
         ):
@@ -216,8 +220,8 @@ class PlanKeeper:
         if key[2] != "augmented" or not x.numel():
             return None
         modules = list(blocks._modules.values())
-        if self._kept is not None:
-            kept_key, kept_modules, watch, plan = self._kept
+        if (kept := self._kept) is not None:
+            kept_key, kept_modules, watch, plan = kept
             if kept_key == key and kept_modules == modules and watch.is_unchanged():
                 return plan
         self._kept = None  # let go of the old plan first
@@ -240,14 +244,16 @@ def make_step(block: nn.Module, grid: tuple[int, int], dtype: torch.dtype) -> Bl
         return None
     if not all(_is_plain(modules[name], _CLASSES[name]) for name in _CLASSES):
         return None
-    parameters = tuple(block.parameters())
-    if not all(is_watchable(each) and each.dtype == dtype for each in parameters):
-        return None
     assert isinstance(block, Block)
     attention, mlp = block.attn, block.mlp
-    if attention.form not in ("auto", "augmented") or mlp.act.approximate != "none":
-        return None
     linears = (attention.qkv, attention.proj, mlp.fc1, mlp.fc2)
+    norms = (block.norm1, block.norm2)
+    if not all(each._parameters.keys() == {"weight", "bias"} for each in (*linears, *norms)):
+        return None  # set as plain attributes, where changes are not seen
+    if "rel_pos" not in attention._parameters or attention.form not in ("auto", "augmented"):
+        return None
+    if not all(is_watchable(each) and each.dtype == dtype for each in block.parameters()):
+        return None
     return BlockStep(
         (_norm(block.norm1), _norm(block.norm2)),
         tuple(LinearStep(linear.weight, linear.bias) for linear in linears),
@@ -266,8 +272,11 @@ def _is_plain(module: nn.Module, classes: tuple[type[nn.Module], ...]) -> bool:
     own = module.__dict__
     return (
         type(module) in classes
+        and type(module).forward is _FORWARDS[type(module)]
         and not module.training
         and not own["_forward_hooks"]
         and not own["_forward_pre_hooks"]
         and "forward" not in own
+        and own.get("_compiled_call_impl") is None  # by module.compile()
+        and getattr(module, "approximate", "none") == "none"  # GELU's
     )

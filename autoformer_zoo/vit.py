@@ -8,8 +8,7 @@ with one width, its own number of heads and MLP ratio in each block, heads that 
 relative position in attention, LayerNorm eps 1e-5, and the mean over patches (without the class
 token) before the head.
 
-Axes: B batch, N tokens (1 + height * width), C embed_dim, H heads, D = 64 head width, G grid side,
-R = 30 table rows.
+Axes: B batch, N tokens (1 + height * width), C embed_dim.
 """
 
 from __future__ import annotations
@@ -35,6 +34,10 @@ POOLS = ("", "avg", "avgmax", "max", "token")
 
 class AutoFormer(nn.Module):
     """A static AutoFormer.
+
+    In evaluation mode on the CPU without gradients it runs a prepared form of its blocks, see
+    `inference_plan.py`. Changes of weights and modules are seen before every call; only those of
+    single values through `tensor.data` may not be: call `train()` and `eval()` after such.
 
     Args:
         cfg: the subnet, as `SubnetConfig` or as its dict (so that it can stand in a JSON file).
@@ -368,9 +371,14 @@ class AutoFormer(nn.Module):
         return x, taken
 
     def train(self, mode: bool = True) -> AutoFormer:
-        """Set the mode, and forget what was kept for inference."""
-        self._plans.clear()
+        """Set the mode; training forgets what was kept for inference."""
+        if mode:
+            self._plans.clear()
         return super().train(mode)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> AutoFormer:
+        self._plans.clear()  # on its way to another device or type
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def _make_head(embed_dim: int, num_classes: int, **factory: Any) -> nn.Module:

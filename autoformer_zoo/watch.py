@@ -6,31 +6,32 @@ these go past `nn.Module.__getattr__`, which alone would take longer than all th
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterable, Iterator
 
+import torch
 from torch import Tensor, nn
 
-_BY_SIZE = {
-    1: ctypes.c_uint8,
-    2: ctypes.c_uint16,
-    4: ctypes.c_uint32,
-    8: ctypes.c_uint64,
-}
-# Plain attributes of modules that change what they compute. Their classes are watched too.
-_SETTINGS = ("approximate", "eps", "form", "normalized_shape", "num_heads")
+SAMPLED_ROWS = 64  # one row in so many is looked at: each head of an attention has one
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by size in bytes
+# What an instance may carry that changes what calling it does. Classes and hooks are read besides.
+_SETTINGS = (
+    *("_compiled_call_impl", "forward", "training"),
+    *("approximate", "eps", "form", "normalized_shape", "num_heads"),
+)
 
 
 def is_watchable(tensor: Tensor) -> bool:
     """Tell whether changes of a tensor can be seen.
 
-    Inference tensors have no version, and subclasses, empty tensors and other devices no address to
-    read from.
+    Inference tensors have no version; subclasses, sparse and empty tensors and those on other
+    devices have no values that could be read here.
     """
     return (
         type(tensor) in (Tensor, nn.Parameter)
         and not tensor.is_inference()
         and tensor.is_cpu
+        and tensor.layout is torch.strided
+        and not tensor.is_conj()
         and tensor.numel() > 0
     )
 
@@ -38,32 +39,40 @@ def is_watchable(tensor: Tensor) -> bool:
 class TensorWatch:
     """Sees when the values of a tensor in the processor's memory change.
 
-    A change through `tensor.data` leaves the version as it is. That of all values, or a replaced
-    storage, shows in the address or the first value; that of a few other values does not.
+    A change through `tensor.data` leaves the version as it is. It shows in the address, or in the
+    values of the first row and the first of every 64th row: an ablated head, a scaled weight, a
+    random mask. A change of single rows or values elsewhere does not show.
 
     Args:
-        tensor: `is_watchable`; held, so that nothing else takes its place in memory.
+        tensor: `is_watchable`, of two dimensions or more; its memory is held, so that no other
+            tensor comes to lie at the same address.
     """
 
-    __slots__ = ("_address", "_dtype", "_first", "_place", "_tensor", "_version")
+    __slots__ = ("_address", "_dtype", "_first", "_first_bytes", "_rows", "_rows_bytes", "_tensor",
+                 "_version")  # fmt: skip
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor
         self._address = tensor.data_ptr()
         self._version = tensor._version
         self._dtype = tensor.dtype
-        # tensor[0].item() says the same in a dozen times as long.
-        self._place = _BY_SIZE[tensor.element_size()].from_address(self._address)
-        self._first = self._place.value
+        values = tensor.detach().view(_INTEGERS[tensor.element_size()])
+        if values.is_contiguous():
+            values = values.view(-1, values.shape[-1])
+        elif values.dim() > 2:  # of a stack with gaps, the first matrix
+            values = values[(0,) * (values.dim() - 2)]
+        self._first, self._rows = values[0].numpy(), values[::SAMPLED_ROWS, 0].numpy()
+        self._first_bytes, self._rows_bytes = self._first.tobytes(), self._rows.tobytes()
 
     def is_unchanged(self) -> bool:
         """Compare with what was there at the start."""
         tensor = self._tensor
         return (
-            tensor.data_ptr() == self._address  # first: the place may be read while this holds
+            tensor.data_ptr() == self._address
             and tensor._version == self._version
             and tensor.dtype == self._dtype
-            and self._place.value == self._first
+            and self._first.tobytes() == self._first_bytes
+            and self._rows.tobytes() == self._rows_bytes
         )
 
 
@@ -79,12 +88,11 @@ class ModuleWatch:
     """
 
     def __init__(self, modules: Iterable[nn.Module], by_value: Iterable[Tensor]) -> None:
-        found = [each for module in modules for each in module.modules()]
-        self._modules = found
-        self._owns = [module.__dict__ for module in found]
-        self._parents = [own["_modules"] for own in self._owns if own["_modules"]]
-        self._owners = [own["_parameters"] for own in self._owns if own["_parameters"]]
-        self._settings = [(own, name) for own in self._owns for name in _SETTINGS if name in own]
+        self._modules = [each for module in modules for each in module.modules()]
+        self._classes = list({type(module) for module in self._modules})
+        self._owns = [module.__dict__ for module in self._modules]
+        self._hooks = self._named("_forward_hooks") + self._named("_forward_pre_hooks")
+        self._parents, self._owners = self._named("_modules"), self._named("_parameters")
         self._values = [TensorWatch(tensor) for tensor in by_value]
         self._parameters = list(self._find_parameters())  # held: an identity may not come again
         self._before = self._read()
@@ -93,19 +101,20 @@ class ModuleWatch:
         """Compare with what was there at the start."""
         return self._read() == self._before and all(watch.is_unchanged() for watch in self._values)
 
+    def _named(self, name: str) -> list[dict[str, object]]:
+        # Compiled and scripted modules have some of these elsewhere: they are never planned for.
+        return [found for own in self._owns if isinstance(found := own.get(name), dict)]
+
     def _read(self) -> tuple[list[object], ...]:
         return (
             [type(module) for module in self._modules],
-            [
-                (own["training"], len(own["_forward_hooks"]), len(own["_forward_pre_hooks"]))
-                for own in self._owns
-            ],
-            [own.get("forward") for own in self._owns],
+            [vars(each).get("forward") for each in self._classes],
+            [len(hooks) for hooks in self._hooks],
+            [own.get(name) for own in self._owns for name in _SETTINGS],
             [child for children in self._parents for child in children.values()],
-            [own.get(name) for own, name in self._settings],
             [id(parameter) for parameter in self._find_parameters()],
         )
 
-    def _find_parameters(self) -> Iterator[Tensor | None]:
+    def _find_parameters(self) -> Iterator[object]:
         for parameters in self._owners:
             yield from parameters.values()

@@ -55,6 +55,7 @@ from benchmarks.rows import (
     Row,
     Setting,
     current_environment,
+    rate,
     restated,
     single,
     timed,
@@ -281,18 +282,14 @@ def derived_rows(row: Row, macs: float, peak: float | None) -> list[Row]:
         peak: of the machine, in GFLOP/s, where it was measured.
     """
 
-    def rate(what: str, amount: float, unit: str) -> Row:
-        values = (amount / row.median, amount / row.p90, amount / row.p10)
-        return restated(row, what, values, unit, row.repeats)
-
     rows = [
-        rate("throughput", 1e3 * row.batch, "pictures/s"),
+        rate(row, "throughput", row.batch, "pictures/s"),
         restated(row, "macs", (macs / 1e9,) * 3, "G a picture", repeats=1),
     ]
     if peak is not None:  # in int8 there is no product of torch to compare with
         gflop = 2 * macs * row.batch / 1e9
-        rows.append(rate("flops", 1e3 * gflop, "GFLOP/s"))
-        rows.append(rate("share_of_peak", 1e5 * gflop / peak, "%"))
+        rows.append(rate(row, "flops", gflop, "GFLOP/s"))
+        rows.append(rate(row, "share_of_peak", 100 * gflop / peak, "%"))
     return rows
 
 

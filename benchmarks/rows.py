@@ -10,7 +10,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,7 @@ import timm
 import torch
 
 import autoformer_zoo
-from benchmarks.timing import Summary
+from benchmarks.timing import Ratio, Summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +205,31 @@ def restated(
         repeats=repeats,
         note=note,
     )
+
+
+def rate(row: Row, what: str, amount: float, unit: str) -> Row:
+    """Return how much a second the times of a row are; the 10th percentile is the slow end.
+
+    Args:
+        row: times in ms.
+        what: the quantity.
+        amount: what one call does, in `unit` times a second.
+        unit: of the result.
+    """
+    values = (1e3 * amount / row.median, 1e3 * amount / row.p90, 1e3 * amount / row.p10)
+    return restated(row, what, values, unit, row.repeats)
+
+
+def compared(row: Row, baseline: str, ratio: Ratio) -> RatioRow:
+    """Return the row of a ratio.
+
+    Args:
+        row: times of what is compared.
+        baseline: what it is compared with, in the same rounds.
+        ratio: time over the baseline's.
+    """
+    shared = {f.name: getattr(row, f.name) for f in fields(RatioRow) if hasattr(row, f.name)}
+    return RatioRow(**shared, baseline=baseline, **asdict(ratio))
 
 
 def current_environment(device: str, packages: Sequence[str] = ()) -> Environment:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
-from benchmarks import accuracy, attention, latency, operators, pareto, startup
+from benchmarks import accuracy, attention, latency, operators, pareto, startup, train_step
 from benchmarks.results import read_rows
 from benchmarks.rows import RatioRow, Row
 
@@ -200,6 +200,44 @@ def _operators(results: Path, device: str) -> str:
     return _by_machine(rows, header, lines)
 
 
+def _training(results: Path, device: str) -> str:
+    ratios: dict[tuple[object, ...], list[RatioRow]] = {}
+    for ratio in read_rows(results / train_step.RATIOS, RatioRow):
+        ratios.setdefault((ratio.what, *_place(ratio)), []).append(ratio)
+    rows = _on(device, read_rows(results / train_step.ROWS, Row))
+    found = {(row.what, *_place(row)): row for row in rows}
+    header = (
+        *("time of a", "space", "input", "way", "precision", "batch", "ms, median (p10 to p90)"),
+        *("a second", "peak MiB", "time over (95 % interval)"),
+    )
+
+    def lines(rows: Sequence[Row]) -> list[list[str]]:
+        return [
+            [
+                *(row.what, row.model, row.input, row.backend, row.precision, str(row.batch)),
+                f"{_short(row.median)} ({_short(row.p10)} to {_short(row.p90)})",
+                f"{_short(speed.median)} {speed.unit.partition('/')[0]}",
+                _short(memory.median)
+                if (memory := found.get(("peak_memory", *_place(row))))
+                else "",
+                "; ".join(
+                    f"{each.baseline}: {_interval(each)}"
+                    for each in ratios.get((row.what, *_place(row)), ())
+                ),
+            ]
+            for row in rows
+            if (speed := found.get(("throughput", *_place(row)))) and row.unit == "ms"
+        ]
+
+    return _by_machine(rows, header, lines)
+
+
+def _place(row: Row | RatioRow) -> tuple[object, ...]:
+    """Return what the figures of one competitor have in common."""
+    setting = (row.backend, row.precision, row.batch, row.threads, row.input)
+    return (row.model, *setting, row.device, row.machine)
+
+
 TABLES: Mapping[str, Callable[[Path], str]] = MappingProxyType(
     {
         "latency-cpu": partial(_latency, device="cpu"),
@@ -211,6 +249,8 @@ TABLES: Mapping[str, Callable[[Path], str]] = MappingProxyType(
         "attention-cuda": partial(_attention, device="cuda"),
         "operators-cpu": partial(_operators, device="cpu"),
         "startup": _startup,
+        "training-cpu": partial(_training, device="cpu"),
+        "training-cuda": partial(_training, device="cuda"),
         "accuracy": partial(_accuracy, part_of_name=""),
         "accuracy-nano": partial(_accuracy, part_of_name="nano"),
         "pareto-cpu": partial(_pareto, device="cpu"),

@@ -1,7 +1,7 @@
 """Pictures per second and peak memory of a supernet step, by form of the attention and precision.
 
-    python -m benchmarks.train_step --space nano --batch-size 128
-    python -m benchmarks.train_step --space tiny --batch-size 16 --precision fp32 bf16
+    python -m benchmarks.train_step --space nano --batch-size 128 --save
+    python -m benchmarks.train_step --space tiny --batch-size 16 --precision fp32 bf16 --save
 
 Forward and backward pass of one random subnet a round, the same for all competitors, without data
 loading and optimizer, which are the same for all of them: what `training.supernet` does in a step.
@@ -11,18 +11,17 @@ time, in processes of their own on the CPU. The last line is one JSON document.
 
 from __future__ import annotations
 
-import json
 import random
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-import tyro
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -31,7 +30,19 @@ from autoformer_zoo.extract import slice_supernet
 from autoformer_zoo.published import SPACES
 from autoformer_zoo.space import SearchSpace, SubnetConfig
 from autoformer_zoo.vit import AutoFormer
-from benchmarks.rows import current_environment
+from benchmarks.command import run_command
+from benchmarks.memory import MIB
+from benchmarks.results import RESULTS, save_rows
+from benchmarks.rows import (
+    RatioRow,
+    Row,
+    Setting,
+    compared,
+    current_environment,
+    rate,
+    single,
+    timed,
+)
 from benchmarks.timing import (
     Plan,
     cuda_stopwatch,
@@ -41,35 +52,17 @@ from benchmarks.timing import (
     wall_stopwatch,
 )
 
+PROGRAM = "python -m benchmarks.train_step"
+ROWS, RATIOS = "training.csv", "training_ratios.csv"
+WHAT = "supernet step"
 Form = Literal["explicit", "augmented", "decomposed"]
 Precision = Literal["fp32", "bf16", "fp16"]
 BASELINE: tuple[Form, Precision] = ("explicit", "fp32")
 
 
 @dataclass(frozen=True, slots=True)
-class StepRow:
-    """One form and precision in one setting."""
-
-    space: str
-    form: Form
-    precision: Precision
-    batch: int
-    threads: int
-    pictures_per_s: float
-    median_ms: float
-    p10_ms: float
-    p90_ms: float
-    repeats: int
-    over_explicit_fp32: float  # speed over that of the explicit form in fp32, in the same rounds
-    low: float  # of a bootstrap interval of 95 %
-    high: float
-    over_explicit: float  # speed over that of the explicit form in the same precision
-    peak_mb: float | None  # beyond what was used before the step; None where not measured
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What is measured.
+class StepOptions:
+    """Measure a supernet training step.
 
     Raises:
         ValueError: the space is unknown, or a number is out of its range.
@@ -93,6 +86,10 @@ class Setting:
     """Of PyTorch; its own choice where not given."""
     memory: bool = True
     """Measure peak memory too."""
+    save: bool = False
+    """Keep the rows in the folder of results."""
+    results: Path = RESULTS
+    """Folder of the files of rows."""
 
     def __post_init__(self) -> None:
         if self.space not in SPACES:
@@ -150,22 +147,41 @@ class Step:
         return loss.detach()
 
 
-def measure_step(setting: Setting) -> list[StepRow]:
-    """Time a training step of random subnets in interleaved rounds; a row for each competitor."""
-    if setting.threads is not None:
-        torch.set_num_threads(setting.threads)
-    space, names = SPACES[setting.space], setting.competitors
-    peaks = {name: peak_mb(setting, *name) for name in names} if setting.memory else {}
+def measure_step(options: StepOptions) -> tuple[list[Row], list[RatioRow]]:
+    """Time a training step of random subnets in interleaved rounds.
+
+    Returns:
+        Rows of each competitor; ratios to the explicit form in fp32 and in the same precision.
+    """
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    space, names = SPACES[options.space], options.competitors
+    peaks = {name: peak_bytes(options, *name) for name in names} if options.memory else {}
 
     def competitor(form: Form, precision: Precision) -> Callable[[], object]:
-        step = Step(space, form, precision, setting.batch_size, setting.device)
+        step = Step(space, form, precision, options.batch_size, options.device)
         subnets = drawn(space)
         return lambda: step.run(next(subnets))
 
-    plan = Plan(setting.rounds, setting.seconds, warmup=1, settle=0)
-    stopwatch = cuda_stopwatch() if setting.device == "cuda" else wall_stopwatch()
+    plan = Plan(options.rounds, options.seconds, warmup=1, settle=0)
+    stopwatch = cuda_stopwatch() if options.device == "cuda" else wall_stopwatch()
     times = measure({name: competitor(*name) for name in names}, plan, stopwatch)
-    return [_row(setting, times, form, precision, peaks) for form, precision in names]
+    environment = current_environment(options.device)
+    rows, ratios = [], []
+    for form, precision in names:
+        spent = times[form, precision]
+        setting = Setting(precision, options.batch_size, torch.get_num_threads())
+        place = f"{space.img_size}x{space.img_size}"
+        row = timed(WHAT, options.space, summarise(spent), setting, environment, place, form)
+        rows += [row, rate(row, "throughput", options.batch_size, "pictures/s")]
+        if peak := peaks.get((form, precision)):
+            memory = ("peak_memory", options.space, peak / MIB, "MiB")
+            rows.append(single(*memory, setting, environment, form, place))
+        for baseline in dict.fromkeys((BASELINE, ("explicit", precision))):
+            if (form, precision) != baseline:
+                ratio = ratio_of_medians(spent, times[baseline])
+                ratios.append(compared(row, " ".join(baseline), ratio))
+    return rows, ratios
 
 
 def drawn(space: SearchSpace) -> Iterator[SubnetConfig]:
@@ -175,81 +191,74 @@ def drawn(space: SearchSpace) -> Iterator[SubnetConfig]:
         yield space.sample(rng)
 
 
-def peak_mb(setting: Setting, form: Form, precision: Precision) -> float:
+def peak_bytes(options: StepOptions, form: Form, precision: Precision) -> float:
     """Measure the peak memory of a step of the largest subnet, beyond what was used before.
 
     On the CPU in a fresh process, whose peak the operating system tells.
     """
-    values = (setting.space, form, precision, str(setting.batch_size), setting.device)
+    values = (options.space, form, precision, str(options.batch_size), options.device)
     command = [sys.executable, "-m", "benchmarks.train_step", "--child", *values]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.splitlines()[-1])
 
 
 def child(space: str, form: AttentionForm, precision: str, batch_size: int, device: str) -> float:
-    """Return the peak memory of a step in MB beyond what was used before it."""
+    """Return the peak memory of a step in bytes beyond what was used before it."""
     torch.set_num_threads(1)
     step = Step(SPACES[space], form, precision, batch_size, device)
     if device == "cuda":
         held = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         step.run(SPACES[space].largest)
-        return (torch.cuda.max_memory_allocated() - held) / 1e6
-    before = _peak_rss_mb()
+        return float(torch.cuda.max_memory_allocated() - held)
+    before = _peak_rss()
     step.run(SPACES[space].largest)
-    return _peak_rss_mb() - before
+    return float(_peak_rss() - before)
 
 
-def _peak_rss_mb() -> float:
+def _peak_rss() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _row(
-    setting: Setting,
-    times: Mapping[tuple[Form, Precision], list[float]],
-    form: Form,
-    precision: Precision,
-    peaks: Mapping[tuple[Form, Precision], float],
-) -> StepRow:
-    spent = times[form, precision]
-    summary, ratio = summarise(spent), ratio_of_medians(times[BASELINE], spent)
-    return StepRow(
-        setting.space,
-        form,
-        precision,
-        setting.batch_size,
-        torch.get_num_threads(),
-        1e3 * setting.batch_size / summary.median_ms,
-        *(summary.median_ms, summary.p10_ms, summary.p90_ms, summary.repeats),
-        *(ratio.ratio, ratio.low, ratio.high),
-        ratio_of_medians(times["explicit", precision], spent).ratio,
-        peaks.get((form, precision)),
-    )
+def format_table(rows: Sequence[Row], ratios: Sequence[RatioRow]) -> str:
+    """Return a line for each competitor, as text."""
+    found = {(row.what, row.backend, row.precision): row.median for row in rows}
+    lines = []
+    for row in rows:
+        if row.what != WHAT:
+            continue
+        key = (row.backend, row.precision)
+        against = [
+            f"{each.ratio:.3f} [{each.low:.3f}, {each.high:.3f}] of {each.baseline}'s time"
+            for each in ratios
+            if (each.backend, each.precision) == key
+        ]
+        memory = found.get(("peak_memory", *key))
+        held = "" if memory is None else f"{memory:8.0f} MiB"
+        speed = found[("throughput", *key)]
+        told = f"{row.backend:10s} {row.precision} {speed:8.1f} pictures/s{held}"
+        lines.append(f"{told}   {', '.join(against)}")
+    return "\n".join(lines)
 
 
-def main(argv: list[str] | None = None) -> int:
+def _work(options: StepOptions) -> tuple[str, dict[str, Any]]:
+    rows, ratios = measure_step(options)
+    if options.save:
+        save_rows(options.results / ROWS, rows)
+        save_rows(options.results / RATIOS, ratios)
+    document = {"rows": [asdict(row) for row in rows], "ratios": [asdict(row) for row in ratios]}
+    return format_table(rows, ratios), {"what": WHAT, **document}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    words = sys.argv[1:] if argv is None else argv
+    words = sys.argv[1:] if argv is None else list(argv)
     if words[:1] == ["--child"]:
         space, form, precision, batch_size, device = words[1:]
         print(child(space, form, precision, int(batch_size), device))  # type: ignore[arg-type]
         return 0
-    try:
-        setting = tyro.cli(Setting, args=words, prog="python -m benchmarks.train_step")
-        rows = measure_step(setting)
-    except (ValueError, RuntimeError) as error:
-        print(f"python -m benchmarks.train_step: {error}", file=sys.stderr)
-        return 2
-    for row in rows:
-        memory = "" if row.peak_mb is None else f"   {row.peak_mb:7.0f} MB"
-        print(
-            f"{row.form:10s} {row.precision} {row.pictures_per_s:8.1f} pictures/s   "
-            f"{row.over_explicit_fp32:.2f} ({row.low:.2f}-{row.high:.2f}) x{memory}"
-        )
-    environment = asdict(current_environment(setting.device))
-    print(json.dumps({"environment": environment, "rows": [asdict(row) for row in rows]}))
-    return 0
+    return run_command(PROGRAM, StepOptions, words, _work)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from autoformer_zoo.published import SPACES
-from benchmarks.train_step import Setting, Step, drawn, main, peak_mb
+from benchmarks.results import read_rows
+from benchmarks.rows import RatioRow, Row
+from benchmarks.tables import make_table
+from benchmarks.train_step import RATIOS, ROWS, Step, StepOptions, drawn, main, peak_bytes
 from training.supernet import Supernet
 
 NANO = SPACES["nano"]
@@ -29,33 +33,49 @@ def test_step_is_the_one_of_supernet_training() -> None:
 
 
 def test_every_form_is_reported_against_the_explicit_one(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     arguments = ["--batch-size", "2", "--rounds", "3", "--form", "decomposed", "--no-memory"]
-    assert main(arguments) == 0
-    report = json.loads(capsys.readouterr().out.splitlines()[-1])
-    rows = report["rows"]
-    assert [row["form"] for row in rows] == ["decomposed", "explicit"]
-    assert rows[1]["over_explicit_fp32"] == rows[1]["over_explicit"] == 1
-    assert rows[0]["repeats"] == 3
-    assert {"versions", "commit", "date"} <= report["environment"].keys()
+    assert main([*arguments, "--save", "--results", str(tmp_path)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in told[:-1]] == ["decomposed", "explicit"]
+    report = json.loads(told[-1])
+    rows = read_rows(tmp_path / ROWS, Row)
+    assert [(row.what, row.backend, row.unit, row.repeats) for row in rows] == [
+        ("supernet step", "decomposed", "ms", 3),
+        ("throughput", "decomposed", "pictures/s", 3),
+        ("supernet step", "explicit", "ms", 3),
+        ("throughput", "explicit", "pictures/s", 3),
+    ]
+    assert rows[1].median == pytest.approx(2e3 / rows[0].median, rel=1e-3)
+    (ratio,) = read_rows(tmp_path / RATIOS, RatioRow)
+    assert (ratio.backend, ratio.baseline) == ("decomposed", "explicit fp32")
+    assert ratio.low <= ratio.ratio <= ratio.high
+    assert ratio.ratio == pytest.approx(rows[0].median / rows[2].median, rel=1e-3)
+    assert len(report["rows"]) == len(rows)
+    assert len(report["ratios"]) == 1
+    lines = make_table("training-cpu", tmp_path).splitlines()
+    assert [line.split(" | ")[3] for line in lines[2:4]] == ["decomposed", "explicit"]
+    assert "explicit fp32: " in lines[2]
 
 
 def test_each_precision_has_its_explicit_form() -> None:
-    names = Setting(precision=("bf16",), form=("augmented",)).competitors
+    names = StepOptions(precision=("bf16",), form=("augmented",)).competitors
     assert names == [("augmented", "bf16"), ("explicit", "bf16"), ("explicit", "fp32")]
 
 
 @pytest.mark.slow  # fresh processes import torch and timm
 def test_explicit_form_takes_more_memory() -> None:
-    setting = Setting(batch_size=64)
-    explicit, decomposed = (peak_mb(setting, form, "fp32") for form in ("explicit", "decomposed"))
+    options = StepOptions(batch_size=64)
+    explicit, decomposed = (
+        peak_bytes(options, form, "fp32") for form in ("explicit", "decomposed")
+    )
     assert 0 < decomposed < explicit
 
 
 def test_what_cannot_be_measured_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="batch_size is 0; expected 1 or more"):
-        Setting(batch_size=0)
+        StepOptions(batch_size=0)
     with pytest.raises(SystemExit, match="2"):
         main(["--space", "huge"])
     assert "space 'huge' is unknown; expected one of tiny" in capsys.readouterr().err

@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.nn.modules.module import register_module_forward_hook
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from autoformer_zoo import inference_plan
+from autoformer_zoo.block import Mlp, RelPosAttention
 from autoformer_zoo.inference_plan import HAS_PACKED, BlockStep, InferencePlan
 from autoformer_zoo.vit import AutoFormer
 from tests.small_network import CFG, make_model, make_pictures
@@ -25,6 +28,10 @@ needs_packing = pytest.mark.skipif(not HAS_PACKED, reason="this build of torch h
 
 def by_modules(model: AutoFormer, x: Tensor) -> Tensor:
     """Run the blocks as modules, in the explicit form, as they are now."""
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if isinstance(module, RelPosAttention):
+            module.form = "explicit"
     tokens, grid = model._embed(x)
     for block in model.blocks:
         tokens = block(tokens, grid)
@@ -43,7 +50,7 @@ def planned(model: AutoFormer) -> list[bool]:
 
 
 def assert_agrees(model: AutoFormer, x: Tensor, tolerance: float = 1e-6) -> None:
-    """Three calls: the plan is made, made again or packed, and used."""
+    """Compare three calls with the modules: plan made, weights packed, both used again."""
     expected = by_modules(model, x)
     for _ in range(3):
         torch.testing.assert_close(model(x), expected, rtol=tolerance, atol=tolerance)
@@ -79,8 +86,10 @@ def test_nothing_is_made_again_while_nothing_changes() -> None:
     for batch in (2, 1, 2):
         model(make_pictures(batch))
         assert plan_of(model) is plan
-    model.eval()
-    assert plan_of(model) is None
+    assert plan_of(model.eval()) is plan
+    assert plan_of(model.train()) is None
+    model.eval()(x)
+    assert plan_of(model.to(torch.float64)) is None
 
 
 @needs_packing
@@ -142,6 +151,12 @@ CHANGES: dict[str, Callable[[Any], object]] = {
         block, "norm1", nn.LayerNorm(100, elementwise_affine=False).eval()
     ),
     "eps": lambda block: setattr(block.norm1, "eps", 1.0),
+    "a head's data": lambda block: block.attn.proj.weight.data[:, 64:128].zero_(),
+    "a head's query data": lambda block: block.attn.qkv.weight.data[64:128].zero_(),
+    "masked data": lambda block: block.mlp.fc1.weight.data.mul_(
+        torch.rand(block.mlp.fc1.weight.shape) > 0.5
+    ),
+    "data of the value tables": lambda block: block.attn.rel_pos.data[2:].zero_(),
     "state dict": lambda block: block.load_state_dict(
         {name: 2 * tensor for name, tensor in block.state_dict().items()}
     ),
@@ -151,6 +166,9 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "tanh activation": lambda block: setattr(block.mlp.act, "approximate", "tanh"),
     "dropout in training mode": drop_at_rest,
     "hook that changes": lambda block: block.mlp.register_forward_hook(lambda *call: 2 * call[2]),
+    "hook that changes the batch": lambda block: block.register_forward_hook(
+        lambda *call: torch.cat([call[2], call[2]])
+    ),
     "forward replaced": lambda block: setattr(block.mlp, "forward", torch.zeros_like),
     "form": lambda block: setattr(block.attn, "form", "explicit"),
     "bias of the same values": lambda block: setattr(
@@ -167,6 +185,90 @@ def test_a_change_is_never_missed(change: Callable[[Any], object]) -> None:
     change(model.blocks[1])
     assert_agrees(model, x, 1e-5)
     assert torch.equal(model(x), before) == (change is CHANGES["bias of the same values"])
+
+
+def test_weights_that_are_plain_attributes_are_read_at_every_call() -> None:
+    model, x = make_model(), make_pictures()
+    linear = model.blocks[1].mlp.fc1
+    weight = linear.weight.detach()
+    del linear.weight
+    for factor in (1.0, 2.0, 3.0):
+        linear.weight = factor * weight
+        assert_agrees(model, x, 1e-5)
+
+
+@pytest.mark.parametrize("compiled", ["block", "child", "method"])
+def test_blocks_compiled_by_themselves_are_called(compiled: str) -> None:
+    model, x = make_model(), make_pictures()
+    expected = model(x)
+    calls: list[object] = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> Any:
+        def run(*inputs: Any) -> Any:
+            calls.append(graph)
+            return graph(*inputs)
+
+        return run
+
+    torch._dynamo.reset()
+    if compiled == "block":
+        model.blocks[1] = torch.compile(model.blocks[1], backend=backend)
+    elif compiled == "child":
+        model.blocks[1].mlp = torch.compile(model.blocks[1].mlp, backend=backend)
+    else:
+        model.blocks[1].compile(backend=backend)
+    for count in (1, 2):
+        torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
+        assert len(calls) == count
+    assert planned(model) == [True, False, True]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_scripted_child_is_called() -> None:
+    model, x = make_model(), make_pictures()
+    expected = model(x)
+    model.blocks[1].mlp.act = torch.jit.script(nn.GELU().eval())
+    torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
+    assert planned(model) == [True, False, True]
+
+
+def test_patched_class_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = make_model(), make_pictures()
+    before = model(x)
+    monkeypatch.setattr(Mlp, "forward", lambda self, x: torch.zeros_like(x))
+    assert_agrees(model, x, 1e-5)
+    assert not torch.equal(model(x), before)
+    assert planned(model) == [False] * CFG.depth
+    monkeypatch.undo()
+    torch.testing.assert_close(model(x), before, rtol=0, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # torch's own
+def test_modules_run_under_forward_mode_differentiation() -> None:
+    # Packed products have no derivative: the tangent would be lost without a word.
+    model, x = make_model(attention="decomposed"), make_pictures()
+    augmented, tangent = make_model(attention="augmented"), x.flip(0)
+    for _ in range(3):
+        augmented(x)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, tangent)
+        assert forward_ad.unpack_dual(model(dual)).tangent is not None
+        with pytest.raises(NotImplementedError, match="forward AD"):  # of PyTorch's attention
+            augmented(dual)
+
+
+def test_functions_that_are_overridden_are_called() -> None:
+    model, x = make_model(), make_pictures()
+    model(x)
+
+    class NoGelu(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            return args[0] if func is nn.functional.gelu else func(*args, **(kwargs or {}))
+
+    with NoGelu():
+        torch.testing.assert_close(model(x), by_modules(model, x), rtol=1e-5, atol=1e-5)
 
 
 def test_only_the_block_that_is_listened_to_runs_as_modules() -> None:

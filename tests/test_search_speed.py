@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks.results import read_rows
+from benchmarks.rows import RatioRow, Row
+from benchmarks.train_step import RATIOS, ROWS
 from tests.made_training import MINI, make_pictures
 from training.evaluate import MemoryBatches
 from training.search import Subject
@@ -14,13 +18,27 @@ from training.search_speed import BASELINE, _weights, main, tau_of_bf16
 from training.supernet import Supernet
 
 
-def test_every_way_is_told_against_the_explicit_one(capsys: pytest.CaptureFixture[str]) -> None:
-    few = "--pictures 4 --batch-size 2 --explicit-batch-size 4 --rounds 3 --bf16"
-    assert main(["--space", MINI.to_json(), *few.split()]) == 0
-    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
-    assert [row["what"] for row in rows] == [BASELINE, "extracted", "extracted bf16"]
-    assert rows[0]["speed_over_explicit"] == 1
-    assert all(row["pictures_per_s"] == pytest.approx(4 * row["candidates_per_s"]) for row in rows)
+def test_every_way_is_told_against_the_explicit_one(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    few = "--pictures 4 --batch-size 2 --explicit-batch-size 4 --rounds 3 --bf16 --save"
+    results = ["--results", str(tmp_path)]
+    assert main(["--space", MINI.to_json(), *few.split(), *results]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    rows = read_rows(tmp_path / ROWS, Row)
+    assert [(row.backend, row.precision, row.batch) for row in rows[::2]] == [
+        (*BASELINE, 4),
+        ("extracted", "fp32", 2),
+        ("extracted", "bf16", 2),
+    ]
+    for time, speed in zip(rows[::2], rows[1::2], strict=True):
+        assert speed.unit == "candidates/s"
+        assert speed.median == pytest.approx(1e3 / time.median, rel=1e-3)
+    ratios = read_rows(tmp_path / RATIOS, RatioRow)
+    assert [ratio.precision for ratio in ratios] == ["fp32", "bf16"]
+    assert {ratio.baseline for ratio in ratios} == {"explicit fp32, 4 at a time"}
+    assert ratios[0].ratio == pytest.approx(rows[2].median / rows[0].median, rel=1e-3)
+    assert len(report["rows"]) == 6
 
 
 def test_unknown_space_is_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:

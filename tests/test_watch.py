@@ -21,11 +21,13 @@ from autoformer_zoo.watch import ModuleWatch, TensorWatch, is_watchable
         lambda tensor: tensor.data.mul_(2),
         lambda tensor: setattr(tensor, "data", tensor * 2),
         lambda tensor: tensor[1:].fill_(3),
+        lambda tensor: tensor.data[:, 1].fill_(3),
+        lambda tensor: tensor.data[60:70].fill_(3),
     ],
-    ids=["in place", "data in place", "data replaced", "a part in place"],
+    ids=["in place", "data in place", "data replaced", "a row", "a column of data", "rows of data"],
 )
 def test_tensor_watch_sees_a_change(dtype: torch.dtype, change: Callable[[Tensor], object]) -> None:
-    tensor = torch.ones(3, 2, dtype=dtype)
+    tensor = torch.ones(70, 2, dtype=dtype)
     watch = TensorWatch(tensor)
     assert watch.is_unchanged()
     tensor.sum()
@@ -34,10 +36,27 @@ def test_tensor_watch_sees_a_change(dtype: torch.dtype, change: Callable[[Tensor
     assert not watch.is_unchanged()
 
 
+def test_parts_and_stacks_are_watched_too() -> None:
+    for tensor in (torch.ones(4, 30, 8), torch.ones(100, 90)[:80, :20], torch.ones(90, 70).T):
+        watch = TensorWatch(tensor)
+        assert watch.is_unchanged()
+        tensor.data[0, 0].fill_(2)
+        assert not watch.is_unchanged()
+
+
+def test_freed_memory_is_not_taken_for_the_same() -> None:
+    tensor = torch.ones(64, 64)
+    watch = TensorWatch(tensor)
+    for _ in range(20):
+        tensor.data = torch.ones(64, 64)  # might come to lie where the first one lay
+        assert not watch.is_unchanged()
+
+
 def test_only_tensors_in_memory_with_a_version_are_watchable() -> None:
     assert is_watchable(torch.ones(1))
     assert is_watchable(nn.Parameter(torch.ones(1)))
     assert not is_watchable(torch.empty(0))
+    assert not is_watchable(torch.eye(2).to_sparse())
     assert not is_watchable(torch.ones(1, device="meta"))
     with torch.inference_mode():
         assert not is_watchable(torch.ones(1))
@@ -56,6 +75,7 @@ CHANGES: dict[str, Callable[[nn.Sequential], object]] = {
     "hook before": lambda net: net[0].register_forward_pre_hook(lambda *_: None),
     "hook of the whole": lambda net: net.register_forward_hook(lambda *_: None),
     "forward": lambda net: setattr(net[1], "forward", lambda x: 2 * x),
+    "compiled": lambda net: net[1].compile(backend="eager"),
     "child": lambda net: net.__setitem__(1, nn.GELU()),
     "another child": lambda net: net.append(nn.GELU()),
     "class": lambda net: setattr(net[1], "__class__", nn.Identity),
@@ -71,10 +91,10 @@ CHANGES: dict[str, Callable[[nn.Sequential], object]] = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_module_watch_sees_a_change(change: Callable[[nn.Sequential], object]) -> None:
-    net = nn.Sequential(nn.LayerNorm(4), nn.GELU()).eval()
+    net = nn.Sequential(nn.LayerNorm((4, 4)), nn.GELU()).eval()
     watch = ModuleWatch([net], [net[0].weight])
     assert watch.is_unchanged()
-    net(torch.ones(4))
+    net(torch.ones(4, 4))
     assert watch.is_unchanged()
     change(net)
     assert not watch.is_unchanged()

@@ -1,6 +1,8 @@
 """Candidates per second of a search, against the explicit sliced form in fp32.
 
-    python -m training.search_speed --space nano
+    python -m training.search_speed --space nano --save
+    python -m training.search_speed --space tiny --pictures 32 --batch-size 8 \\
+        --explicit-batch-size 32 --save
 
 The explicit form is what the official code evaluates: every candidate sliced out of the supernet
 anew for every batch, with relative position tensors of N x N x 64. Ours extracts the static network
@@ -16,7 +18,7 @@ import json
 import random
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -25,14 +27,19 @@ from torch import Tensor
 from autoformer_zoo.checkpoint import SupernetWeights
 from autoformer_zoo.extract import extract_subnet
 from autoformer_zoo.space import SearchSpace, SubnetConfig
+from benchmarks.results import RESULTS, save_rows
+from benchmarks.rows import RatioRow, Row, Setting, compared, current_environment, rate, timed
 from benchmarks.timing import Plan, Run, measure, ratio_of_medians, summarise, wall_stopwatch
+from benchmarks.train_step import RATIOS, ROWS
 from training.comparisons import kendall_tau
 from training.evaluate import accuracy_on
 from training.networks import find_space
 from training.search import Subject, open_subject
 from training.supernet import Supernet
 
-BASELINE = "explicit sliced fp32"
+WHAT = "candidate"
+Way = tuple[str, str]  # backend and precision
+BASELINE: Way = ("explicit, sliced", "fp32")
 LEAST_TAU = 0.98
 
 
@@ -43,7 +50,7 @@ def measure_search(
     explicit_batch_size: int = 250,
     rounds: int = 5,
     bf16: bool = False,
-) -> list[dict[str, float | str]]:
+) -> tuple[list[Row], list[RatioRow]]:
     """Time the evaluation of random candidates in interleaved rounds.
 
     Args:
@@ -55,7 +62,7 @@ def measure_search(
         bf16: time our way under bf16 autocast too.
 
     Returns:
-        A row for each way: candidates per second, and the ratio over the explicit form.
+        Rows for each way, and the ratio of its time to the explicit form's.
     """
     setting = find_space(space)
     x = torch.randn(pictures, 3, setting.img_size, setting.img_size)
@@ -76,27 +83,27 @@ def measure_search(
         with torch.autocast("cpu", torch.bfloat16):
             extracted(subnet)
 
-    ways: dict[str, Callable[[SubnetConfig], None]] = {BASELINE: explicit, "extracted": extracted}
+    ways: dict[Way, Callable[[SubnetConfig], None]] = {
+        BASELINE: explicit,
+        ("extracted", "fp32"): extracted,
+    }
     if bf16:
-        ways["extracted bf16"] = half
+        ways["extracted", "bf16"] = half
     runs = {name: _run(way, setting) for name, way in ways.items()}
     with torch.no_grad():
         times = measure(runs, Plan(rounds, warmup=1, settle=0), wall_stopwatch())
-    rows: list[dict[str, float | str]] = []
+    environment, rows, ratios = current_environment("cpu"), [], []
     for name, spent in times.items():
-        ratio = ratio_of_medians(times[BASELINE], spent)
-        second = 1e3 / summarise(spent).median_ms
-        rows.append(
-            {
-                "what": name,
-                "candidates_per_s": second,
-                "pictures_per_s": pictures * second,
-                "speed_over_explicit": ratio.ratio,
-                "low": ratio.low,
-                "high": ratio.high,
-            }
-        )
-    return rows
+        backend, precision = name
+        batch = explicit_batch_size if name == BASELINE else batch_size
+        place = Setting(precision, batch, torch.get_num_threads())
+        size = f"{pictures} pictures of {setting.img_size}x{setting.img_size}"
+        row = timed(WHAT, space, summarise(spent), place, environment, size, backend)
+        rows += [row, rate(row, "throughput", 1, "candidates/s")]
+        if name != BASELINE:
+            ratio = ratio_of_medians(spent, times[BASELINE])
+            ratios.append(compared(row, f"explicit fp32, {explicit_batch_size} at a time", ratio))
+    return rows, ratios
 
 
 def tau_of_bf16(subject: Subject, count: int = 50) -> float:
@@ -142,6 +149,8 @@ def main(argv: list[str] | None = None) -> int:
         bf16: bool = False,
         run: Path | None = None,
         data_dir: Path = Path("data"),
+        save: bool = False,
+        results: Path = RESULTS,
     ) -> None:
         """Measure candidates per second against the explicit sliced form in fp32.
 
@@ -154,14 +163,26 @@ def main(argv: list[str] | None = None) -> int:
             bf16: time bf16 too.
             run: trained run, to compare the ranking of 50 subnets in bf16 with that in fp32.
             data_dir: root of the run's data.
+            save: keep the rows.
+            results: folder of the files of rows.
         """
-        rows = measure_search(space, pictures, batch_size, explicit_batch_size, rounds, bf16)
+        size = (pictures, batch_size, explicit_batch_size)
+        rows, ratios = measure_search(space, *size, rounds, bf16)
+        if save:
+            save_rows(results / ROWS, rows)
+            save_rows(results / RATIOS, ratios)
         for row in rows:
+            if row.what != WHAT:
+                print(f"{row.backend:18s}{row.precision} {row.median:9.3f} candidates/s")
+        for each in ratios:
             print(
-                f"{row['what']:22s}{row['candidates_per_s']:9.3f} candidates/s   "
-                f"{row['speed_over_explicit']:.2f} ({row['low']:.2f}-{row['high']:.2f}) x"
+                f"{each.backend} {each.precision}: {each.ratio:.3f} [{each.low:.3f}, "
+                f"{each.high:.3f}] of the time of {each.baseline}"
             )
-        told: dict[str, object] = {"rows": rows}
+        told: dict[str, object] = {
+            "rows": [asdict(row) for row in rows],
+            "ratios": [asdict(row) for row in ratios],
+        }
         if run is not None:
             told["tau_bf16"] = tau = tau_of_bf16(open_subject(data_dir, run))
             told["bf16_allowed"] = tau >= LEAST_TAU
