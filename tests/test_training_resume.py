@@ -116,14 +116,16 @@ def start(out: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.slow  # fresh processes import torch and timm
 def test_run_killed_by_sigkill_equals_an_undisturbed_one(tmp_path: Path) -> None:
-    assert start(tmp_path / "whole").wait(300) == 0
+    with start(tmp_path / "whole") as child:
+        assert child.wait(300) == 0
     rng = random.Random(1)
     for _ in range(4):
-        child = start(tmp_path / "cut")
-        time.sleep(rng.uniform(0.1, 2.0))
-        child.kill()
-        child.wait(60)
-    assert start(tmp_path / "cut").wait(300) == 0
+        with start(tmp_path / "cut") as child:
+            time.sleep(rng.uniform(0.1, 2.0))
+            child.kill()
+            assert child.wait(60) == -signal.SIGKILL  # it had not ended by itself
+    with start(tmp_path / "cut") as child:
+        assert child.wait(300) == 0
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
