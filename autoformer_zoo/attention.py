@@ -69,9 +69,11 @@ def relpos_attention(
         if is_plain_inference(qkv):
             return attention_inference.augmented(qkv, prepare_constants(tables, grid), grid)
         if is_compiled_inference(qkv):
+            from autoformer_zoo.attention_operator import augmented_operator
+
             made = prepare_constants(tables, grid)
             constants = (made.table_k, made.table_v, made.marks)
-            return attention_inference.augmented_operator(qkv, *constants, *grid).transpose(1, 2)
+            return augmented_operator(qkv, *constants, *grid).transpose(1, 2)
     q, k, v = qkv.unbind(0)
     return _FORMS[form](q, k, v, tables, grid, dropout)
 

@@ -4,7 +4,7 @@ At one picture and 197 tokens a block's attention takes about a millisecond, and
 operation costs as much as copying several thousand numbers. So the operands have a fixed place, a
 `Workspace`, in which all that never changes already stands, and whose views are made once. The
 skewed reads of `attention._skew` are strided views too. `attention.relpos_attention` and
-`inference_plan.py` call this, and compiled graphs through `augmented_operator`.
+`inference_plan.py` call this, and compiled graphs through `attention_operator.py`.
 """
 
 from __future__ import annotations
@@ -170,22 +170,6 @@ def augmented(qkv: Tensor, constants: Constants, grid: tuple[int, int]) -> Tenso
     out = workspace.run(qkv, constants)
     give_back(workspace)
     return out
-
-
-@torch.library.custom_op("autoformer_zoo::augmented", mutates_args=())
-def augmented_operator(
-    qkv: Tensor, table_k: Tensor, table_v: Tensor, marks: Tensor, height: int, width: int
-) -> Tensor:
-    """`augmented` as one operator of a compiled graph, less the last transpose: (B, N, H, D)."""
-    return augmented(qkv, Constants(table_k, table_v, marks), (height, width)).transpose(1, 2)
-
-
-@augmented_operator.register_fake
-def _(
-    qkv: Tensor, table_k: Tensor, table_v: Tensor, marks: Tensor, height: int, width: int
-) -> Tensor:
-    _, B, H, N, D = qkv.shape
-    return qkv.new_empty(B, N, H, D)
 
 
 def _by_position(

@@ -10,7 +10,7 @@ from torch import nn
 from torch.torch_version import TorchVersion
 
 from autoformer_zoo.attention import explicit_attention, prepare_constants
-from autoformer_zoo.attention_inference import augmented_operator
+from autoformer_zoo.attention_operator import augmented_operator
 from tests.small_network import FORMS, ONE_BLOCK, make_model, make_pictures
 
 
