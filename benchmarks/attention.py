@@ -40,6 +40,7 @@ from benchmarks.timing import (
     Stopwatch,
     cuda_stopwatch,
     measure,
+    require_device,
     summarise,
     wall_stopwatch,
 )
@@ -119,8 +120,7 @@ def measure_attention(options: AttentionOptions) -> Iterator[list[Row]]:
     if not options.form:
         raise ValueError("form is empty; expected at least one")
     plan = Plan(options.rounds, options.seconds, warmup=1)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is cuda, but torch finds no CUDA here; use --device cpu")
+    require_device(options.device)
     environment = current_environment(options.device)
     stopwatch = cuda_stopwatch() if options.device == "cuda" else wall_stopwatch()
     for heads, side in itertools.product(options.heads, options.grid):

@@ -66,6 +66,7 @@ from benchmarks.timing import (
     cuda_stopwatch,
     measure,
     ratio_of_medians,
+    require_device,
     summarise,
     wall_stopwatch,
 )
@@ -214,8 +215,7 @@ def checked(options: LatencyOptions) -> LatencyOptions:
 
 
 def _check_device(options: LatencyOptions) -> None:
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is cuda, but torch finds no CUDA here; use --device cpu")
+    require_device(options.device)
     if options.device == "cuda" and "onnxruntime" in options.backend:
         raise ValueError("onnxruntime is measured on the CPU only; use --device cpu")
     if options.device == "cpu" and "cudagraphs" in options.backend:

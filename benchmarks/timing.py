@@ -71,6 +71,16 @@ class Ratio:
     high: float
 
 
+def require_device(device: str) -> None:
+    """Refuse CUDA where there is none.
+
+    Raises:
+        ValueError: as said; the text names the way out.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda, but torch finds no CUDA here; use --device cpu")
+
+
 def measure(
     competitors: Mapping[Name, Run],
     plan: Plan,

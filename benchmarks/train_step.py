@@ -48,6 +48,7 @@ from benchmarks.timing import (
     cuda_stopwatch,
     measure,
     ratio_of_medians,
+    require_device,
     summarise,
     wall_stopwatch,
 )
@@ -152,7 +153,11 @@ def measure_step(options: StepOptions) -> tuple[list[Row], list[RatioRow]]:
 
     Returns:
         Rows of each competitor; ratios to the explicit form in fp32 and in the same precision.
+
+    Raises:
+        ValueError: there is no such device.
     """
+    require_device(options.device)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     space, names = SPACES[options.space], options.competitors

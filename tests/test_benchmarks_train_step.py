@@ -79,3 +79,12 @@ def test_what_cannot_be_measured_is_refused(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit, match="2"):
         main(["--space", "huge"])
     assert "space 'huge' is unknown; expected one of tiny" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
+def test_missing_cuda_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--device", "cuda"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "python -m benchmarks.train_step: "
+        "device is cuda, but torch finds no CUDA here; use --device cpu"
+    ]
