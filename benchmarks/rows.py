@@ -165,20 +165,9 @@ def timed(
         backend: what ran the model.
         note: what a reader has to know besides.
     """
-    return Row(
-        what=what,
-        model=model,
-        backend=backend,
-        **asdict(setting),
-        input=input,
-        **asdict(environment),
-        median=times.median_ms,
-        p10=times.p10_ms,
-        p90=times.p90_ms,
-        repeats=times.repeats,
-        unit="ms",
-        note=note,
-    )
+    place = (setting, environment, backend, input, times.repeats, note)
+    row = single(what, model, times.median_ms, "ms", *place)
+    return replace(row, p10=times.p10_ms, p90=times.p90_ms)
 
 
 def restated(
