@@ -1,7 +1,7 @@
 """Candidates per second of a search, against the explicit sliced form in fp32.
 
-    python -m training.search_speed --space nano --save
-    python -m training.search_speed --space tiny --pictures 32 --batch-size 8 \\
+    python -m training.search_speed --space nano --pictures 1000 --save
+    python -m training.search_speed --space tiny --pictures 128 --batch-size 8 \\
         --explicit-batch-size 32 --save
 
 The explicit form is what the official code evaluates: every candidate sliced out of the supernet
