@@ -71,6 +71,8 @@ def test_reproduction_answers_every_question(tmp_path: Path, made_data: list[int
         assert f"## ({letter}) " in text
         assert f"<h2>({letter}) " in page
     assert "(one value, no error bar)" in text
+    assert "| separate training state MiB | " in text
+    assert "| uniform steps to match separate | " in text
     for name in ("subnets.svg", "search.svg"):
         assert f"({name})" in text
         assert "<svg" in (tmp_path / "out" / name).read_text()
@@ -241,12 +243,15 @@ def test_spread_orders_its_figures() -> None:
 
 
 def _stages(gap: float, noise: Callable[[int], float]) -> dict[str, dict[str, object]]:
+    base = {"uniform": 50.0, "sandwich": 50 + gap, "separate": 50 - gap}
     runs = {
-        f"{name}-{i}": {"steps": 10, "seconds": 1.0, "params": 5, "skipped": 0}
-        for name in ("uniform", "sandwich", "separate")
+        f"{name}-{i}": {
+            **{"steps": 10, "seconds": 1.0, "params": 5, "skipped": 0},
+            "held_out": [[5, base[name] - 1 + noise(i)], [10, base[name] + noise(i)]],
+        }
+        for name in base
         for i in range(3)
     }
-    base = {"uniform": 50.0, "sandwich": 50 + gap, "separate": 50 - gap}
     scores = {
         name: [base[name[:-2]] + noise(int(name[-1])), base[name[:-2]] + noise(int(name[-1]))]
         for name in runs
@@ -275,6 +280,17 @@ def test_answers_follow_the_figures() -> None:
     assert uneven["b"]["verdict"] == "no"
     unclear = answer(_stages(0.1, lambda seed: 3.0 * (seed - 1)), 100)["answers"]
     assert [unclear[letter]["verdict"] for letter in "ac"] == ["undecided"] * 2
+
+
+def test_steps_and_memory_are_compared_too() -> None:
+    answers = answer(_stages(1.0, lambda seed: 0.1 * seed), 100)["answers"]
+    assert answers["d"]["uniform_steps_to_match_separate"] == 5
+    assert answers["d"]["separate_steps_to_match_uniform"] is None
+    assert answers["e"]["sandwich_steps_to_match_uniform"] == 5
+    assert answers["d"]["training_state_mib"] == 5 * 20 / 2**20
+    stages = _stages(1.0, lambda seed: 0.1 * seed)
+    stages["train"]["runs"]["separate-1"]["held_out"] = []  # type: ignore[index]
+    assert "uniform_steps_to_match_separate" not in answer(stages, 100)["answers"]["d"]
 
 
 @pytest.mark.data

@@ -200,12 +200,12 @@ PATHS = ["--data-dir", "data", "--out", "run"]
 def test_every_field_is_a_flag_on_top_of_the_preset(
     seen: list[TrainConfig], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--preset", "nano-32", "--stages", "2:16", "1:32", "--augment.mixup", "0.8"]
+    flags = ["--preset", "nano", "--stages", "2:16", "1:32", "--augment.mixup", "0.8"]
     assert run_train([*PATHS, *flags, "--sampling", "sandwich", "--clip-grad=0.5"]) == 0
     expected = replace(
-        PRESETS["nano-32"],
+        PRESETS["nano"],
         stages=(Stage(2, 16), Stage(1, 32)),
-        augment=replace(SMOKE.augment, mixup=0.8),
+        augment=replace(PRESETS["nano"].augment, mixup=0.8),
         sampling="sandwich",
         clip_grad=0.5,
     )

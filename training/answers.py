@@ -7,13 +7,15 @@ the rule behind it; the text around them is `report.py`'s.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from training.comparisons import Mean, Verdict, difference, exceeds, mean_of, spread_of
 
 INHERITED_MARGIN = 0.2  # points: how far the paper's inherited accuracies are from retrained ones
+# Of a parameter in training, in fp32: weight, gradient, AdamW's two moments, average.
+TRAINING_BYTES = 5 * 4
 WELL_TRAINED_COUNT = 200  # random subnets, fewer say little
 WELL_TRAINED_MARGIN = 2.0  # points between the 10th percentile and the best random subnet
 
@@ -113,11 +115,37 @@ def _against(
         f"{other}_percent": _told(mean_of(theirs)),
         "difference_points": _told(gap),
         "steps": runs[f"uniform-{numbers[0]}"]["steps"],
+        **_steps_to_match(other, [(runs[f"uniform-{n}"], runs[f"{other}-{n}"]) for n in numbers]),
         "params": params[0],
         f"{other}_params": other_params[0],
+        "training_state_mib": params[0] * TRAINING_BYTES / 2**20,
+        f"{other}_training_state_mib": other_params[0] * TRAINING_BYTES / 2**20,
         "seconds": _told(mean_of(seconds)),
         f"{other}_seconds": _told(mean_of(other_seconds)),
     }
+
+
+def _steps_to_match(
+    other: str, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
+) -> dict[str, Any]:
+    """Say after how many steps each way was as good as the other one in the end, on average.
+
+    By the mean of the smallest and the largest subnet, which training measures now and then; None
+    where some seed never came that far, and nothing where nothing was measured.
+    """
+    ways = {f"uniform_steps_to_match_{other}": (0, 1), f"{other}_steps_to_match_uniform": (1, 0)}
+    told: dict[str, Any] = {}
+    for name, (one, another) in ways.items():
+        curves = [(pair[one]["held_out"], pair[another]["held_out"]) for pair in pairs]
+        if not all(curve and goal for curve, goal in curves):
+            return {}
+        reached = [
+            next((step for step, percent in curve if percent >= goal[-1][1]), None)
+            for curve, goal in curves
+        ]
+        steps = [step for step in reached if step is not None]
+        told[name] = round(statistics.fmean(steps)) if len(steps) == len(reached) else None
+    return told
 
 
 def _told(mean: Mean) -> dict[str, Any]:

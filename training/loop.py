@@ -32,7 +32,7 @@ from training.distributed import Ranks
 from training.losses import Mixer, open_teacher
 from training.networks import Network, fixed_subnet, make_network, space_of
 from training.optim import make_optimizer
-from training.run_directory import LOG, TIMING, append, cut_log, write_text
+from training.run_directory import HELD_OUT, LOG, TIMING, append, cut_log, write_text
 from training.schedule import Schedule, StepPlan
 from training.sources import Source
 from training.step import RunState, Setting, take_step
@@ -207,7 +207,7 @@ def write_logs(
         acc1_percent, broken = held_out_accuracy(state, setting, source, plan.img_size)
         if ranks.is_first and acc1_percent:
             line = _line(state, plan.epoch + 1, plan.img_size)
-            line["held_out_acc1_percent"] = acc1_percent
+            line[HELD_OUT] = acc1_percent
             append(run / LOG, {**line, "held_out_broken": broken} if broken else line)
     return loss
 

@@ -114,6 +114,7 @@ def _details(each: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if name in ("question", "rule", "verdict"):
             continue
         label = name.replace("_", " ").replace("percent", "%").replace("held out", "held-out")
+        label = label.replace("mib", "MiB")
         if isinstance(value, dict) and "half_width" in value:
             yield label, _mean(value)
         elif isinstance(value, dict):
@@ -126,7 +127,9 @@ def _mean(values: Mapping[str, Any]) -> str:
     return str(Mean(**values))
 
 
-def _number(value: float) -> str:
+def _number(value: float | None) -> str:
+    if value is None:
+        return "never"
     return f"{value:,}" if isinstance(value, int) else f"{value:.2f}"
 
 

@@ -26,6 +26,7 @@ from dataclasses import asdict, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any, Literal
 
 import torch
@@ -48,7 +49,7 @@ from training.limits import Feasible
 from training.networks import space_of
 from training.report import write_report
 from training.reproduce_config import PRESETS, STAGES, ReproduceConfig
-from training.run_directory import TIMING, describe_environment, read_log
+from training.run_directory import HELD_OUT, LOG, TIMING, describe_environment, read_log
 from training.search import (
     Subject,
     costs_of,
@@ -151,11 +152,13 @@ class Reproduction:
         begin = train_separate if name.startswith("separate") else train
         state = begin(config, self.data_dir, run, self.progress, resources=self.resources)
         timing = read_log(run / TIMING)
+        measured = [line for line in read_log(run / LOG) if HELD_OUT in line]
         return {
             "steps": state.step,
             "seconds": timing[-1]["seconds"] if timing else round(state.seconds, 1),
             "params": sum(p.numel() for p in state.network.parameters()),
             "skipped": state.skipped,
+            "held_out": [[line["step"], fmean(line[HELD_OUT].values())] for line in measured],
         }
 
     # Held-out pictures and scores

@@ -23,6 +23,7 @@ from training.config import TrainConfig, differences
 
 LOG = "log.jsonl"
 TIMING = "timing.jsonl"
+HELD_OUT = "held_out_acc1_percent"  # key of a line: top-1 by the name of the subnet
 
 
 def open_run(run: Path, config: TrainConfig, device: torch.device, world: int) -> None:
