@@ -5,8 +5,8 @@ pushed out of the cache by the weights and costs ten times what it costs alone: 
 `autoformer_tiny` spent a fifth of its time on it. So everything is checked once before the first
 block, and what can be derived from the weights is kept until these change:
 
-- MKL copies a weight into its own order on every product; the packed copy is kept, as torch.compile
-  does when it freezes a model (as much memory as the weights, while a model is used so);
+- weights in the order that products want them in, `packed_linear.py`, as torch.compile keeps them
+  when it freezes a model (as much memory as the weights, while a model is used so);
 - the tables of relative position as `attention_inference` wants them;
 - GELU and the residual sums are written in place, for nobody else sees what they overwrite.
 
@@ -21,7 +21,6 @@ from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks_of_all
@@ -29,11 +28,11 @@ from torch.nn.modules import module as hooks_of_all
 from autoformer_zoo.attention import choose_form, is_plain_inference, prepare_constants
 from autoformer_zoo.attention_inference import Constants, Workspace, give_back, take_workspace
 from autoformer_zoo.block import Block, Mlp, RelPosAttention
+from autoformer_zoo.packed_linear import Library, LinearStep, packing_library
 from autoformer_zoo.space import HEAD_DIM
 from autoformer_zoo.watch import ModuleWatch, is_watchable
 
-HAS_PACKED = torch.backends.mkl.is_available() and hasattr(torch.ops.mkl, "_mkl_linear")
-MOST_ROWS = 4096  # B * N; measured: above this packing has nothing left to gain
+MOST_ROWS = 4096  # B * N; measured: above this packing for MKL has nothing left to gain
 
 # What `block.py` makes. All else is called, not planned.
 _CLASSES: dict[str, tuple[type[nn.Module], ...]] = {
@@ -53,33 +52,8 @@ _CLASSES: dict[str, tuple[type[nn.Module], ...]] = {
 }
 
 _FORWARDS = {each: each.forward for classes in _CLASSES.values() for each in classes}
-# One overload each: looking for it takes longer than the rest of the call.
-_gelu_ = torch.ops.aten.gelu_.default
-_mkl_linear = torch.ops.mkl._mkl_linear.default if HAS_PACKED else None
-
 
 Norm = tuple[tuple[int, ...], Tensor | None, Tensor | None, float]
-
-
-@dataclass(frozen=True, slots=True)
-class LinearStep:
-    """A linear layer: its parameters, and the weight packed for a number of rows of its input."""
-
-    weight: Tensor
-    bias: Tensor | None
-    packed: Tensor | None = None
-    rows: int = 0
-
-    def pack(self, rows: int) -> LinearStep:
-        """Pack the weight for inputs of so many rows."""
-        packed = torch.ops.mkl._mkl_reorder_linear_weight(self.weight.detach(), rows)
-        return replace(self, packed=packed, rows=rows)
-
-    def run(self, x: Tensor) -> Tensor:
-        """Return the product with x (..., C) plus the bias; right for any number of rows."""
-        if self.packed is None or _mkl_linear is None:
-            return F.linear(x, self.weight, self.bias)
-        return _mkl_linear(x, self.packed, self.weight, self.bias, self.rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +74,9 @@ class BlockStep:
     tables: Tensor
     constants: Constants
 
-    def pack(self, rows: int) -> BlockStep:
+    def pack(self, library: Library, rows: int) -> BlockStep:
         """Pack all weights."""
-        return replace(self, linears=tuple(linear.pack(rows) for linear in self.linears))
+        return replace(self, linears=tuple(each.pack(library, rows) for each in self.linears))
 
     def derived_from(self) -> list[Tensor]:
         """Return the parameters whose values it keeps in another form."""
@@ -121,15 +95,15 @@ class BlockStep:
         hidden = proj.run(attended.transpose(1, 2).view(B, N, -1))
         del attended
         x = hidden.add_(x)
-        hidden = fc1.run(torch.layer_norm(x, *norm2))
-        return fc2.run(_gelu_(hidden)).add_(x)
+        hidden = fc1.run_gelu(torch.layer_norm(x, *norm2))
+        return fc2.run(hidden).add_(x)
 
 
 class InferencePlan:
     """The blocks of a network for one grid and data type.
 
-    Weights are packed for a batch size when it comes twice running, so that batches of ever new
-    sizes do not pay for it.
+    oneDNN packs weights once and for all. MKL packs for a batch size: when it comes twice running,
+    so that batches of ever new sizes do not pay for it.
 
     Args:
         blocks: the network's blocks; one that is not plain stays a module.
@@ -141,7 +115,7 @@ class InferencePlan:
         self, blocks: Iterable[nn.Module], grid: tuple[int, int], dtype: torch.dtype
     ) -> None:
         self.grid = grid
-        self._may_pack = dtype == torch.float32 and HAS_PACKED
+        self._library = packing_library() if dtype == torch.float32 else None
         self._steps = [make_step(block, grid, dtype) or block for block in blocks]
         self._packed: tuple[int, list[BlockStep | nn.Module]] = (0, [])
         self._last_rows = 0
@@ -184,12 +158,17 @@ class InferencePlan:
     def _steps_for(self, rows: int) -> list[BlockStep | nn.Module]:
         packed_rows, packed = self._packed
         again, self._last_rows = rows == self._last_rows, rows
-        if packed_rows == rows:
+        if packed_rows == rows or (packed and self._library == "onednn"):
             return packed
-        if not (again and self._may_pack and rows <= MOST_ROWS):
+        if self._library is None:
+            return self._steps
+        if self._library == "mkl" and not (again and rows <= MOST_ROWS):
             return self._steps
         self._packed = 0, []  # let go of the old ones first
-        packed = [step.pack(rows) if isinstance(step, BlockStep) else step for step in self._steps]
+        packed = [
+            step.pack(self._library, rows) if isinstance(step, BlockStep) else step
+            for step in self._steps
+        ]
         self._packed = rows, packed
         return packed
 

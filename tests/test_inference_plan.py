@@ -19,11 +19,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from autoformer_zoo import inference_plan
 from autoformer_zoo.block import Mlp, RelPosAttention
-from autoformer_zoo.inference_plan import HAS_PACKED, BlockStep, InferencePlan
+from autoformer_zoo.inference_plan import BlockStep, InferencePlan
+from autoformer_zoo.packed_linear import HAS_MKL, HAS_ONEDNN, Library
 from autoformer_zoo.vit import AutoFormer
 from tests.small_network import CFG, make_model, make_pictures
 
-needs_packing = pytest.mark.skipif(not HAS_PACKED, reason="this build of torch has no MKL")
+needs_mkl = pytest.mark.skipif(not HAS_MKL, reason="this build of torch has no MKL")
+needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="this build of torch has no oneDNN")
 
 
 def by_modules(model: AutoFormer, x: Tensor) -> Tensor:
@@ -92,21 +94,33 @@ def test_nothing_is_made_again_while_nothing_changes() -> None:
     assert plan_of(model.to(torch.float64)) is None
 
 
-@needs_packing
-def test_packs_when_a_batch_size_comes_again() -> None:
+@pytest.mark.parametrize(
+    ("library", "expected"),
+    [
+        pytest.param("mkl", [0, 14, 14, 14, 14, 7], marks=needs_mkl),  # when a size comes again
+        pytest.param("onednn", [14] * 6, marks=needs_onednn),  # once for any size
+        (None, [0] * 6),
+    ],
+)
+def test_weights_are_packed_when_it_pays(
+    library: Library | None, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference_plan, "packing_library", lambda: library)
     model = make_model()
-    sizes = [2, 2, 1, 2, 1, 1]
     packed = []
-    for batch in sizes:
-        model(make_pictures(batch))
+    for batch in [2, 2, 1, 2, 1, 1]:
+        x = make_pictures(batch)
+        torch.testing.assert_close(model(x), by_modules(model, x), rtol=2e-6, atol=2e-6)
+        model(x[:0])  # no picture: no plan, and none is lost
         plan = plan_of(model)
         assert plan is not None
         packed.append(plan.packed_rows)
-    assert packed == [0, 14, 14, 14, 14, 7]
+    assert packed == expected
 
 
-@needs_packing
+@needs_mkl
 def test_many_rows_are_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference_plan, "packing_library", lambda: "mkl")
     monkeypatch.setattr(inference_plan, "MOST_ROWS", 10)
     model = make_model()
     assert_agrees(model, make_pictures(2))
