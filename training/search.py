@@ -3,7 +3,7 @@
     python -m training.search --run runs/cifar10 --data-dir DATA --out runs/search
     python -m training.search --run runs/cifar10 --data-dir DATA --out runs/small \
         --bounds.max-params 2e6 --bounds.max-latency-ms 4
-    torchrun --nproc-per-node 2 -m training.search ...
+    torchrun --nproc-per-node 2 -m -- training.search ...
 
 Candidates are scored with inherited weights on the held-out part of the training set; the test set
 is never opened. The directory gets search.json (every candidate), front.svg, and the winner as
