@@ -134,6 +134,8 @@ def take_step(
     else:
         state.skipped += 1
         state.bad_in_row += 1
+        if state.scaler.is_enabled():
+            state.scaler.update()  # or the next step's gradients count as unscaled already
         _log.warning("step %d: loss %s, gradient %s; skipped", plan.step, loss, norm)
     return int(ranks.largest([request.signal])[0])
 
