@@ -149,10 +149,10 @@ SUBNETS = MappingProxyType(
         ),
         # Chosen on held-out pictures by training.choose, see docs/nano.md.
         "autoformer_nano": SubnetConfig(
-            depth=6,
+            depth=7,
             embed_dim=192,
-            num_heads=(3, 3, 3, 3, 3, 2),
-            mlp_ratio=(4.0, 4.0, 3.0, 3.5, 4.0, 3.0),
+            num_heads=(3, 3, 3, 3, 3, 2, 3),
+            mlp_ratio=(4.0, 3.0, 3.5, 4.0, 4.0, 3.5, 3.0),
         ),
     }
 )
