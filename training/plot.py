@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from training.run_directory import LOG, read_log
+from training.run_directory import HELD_OUT, LOG, read_log
 
 CURVE = "curve.svg"
 
@@ -50,7 +50,7 @@ def _figure(columns: int) -> Any:
 def _draw_log(run: Path, left: Any, right: Any) -> None:
     log = read_log(run / LOG)
     steps = [line for line in log if "loss" in line]
-    evaluations = [line for line in log if "held_out_acc1_percent" in line]
+    evaluations = [line for line in log if HELD_OUT in line]
     for size in sorted({line["img_size"] for line in steps}):
         part = [line for line in steps if line["img_size"] == size]
         x = [line["step"] for line in part]
@@ -58,8 +58,8 @@ def _draw_log(run: Path, left: Any, right: Any) -> None:
     left.set(xlabel="step", ylabel="training loss")
     if steps:
         left.legend()
-    for which in evaluations[-1]["held_out_acc1_percent"] if evaluations else ():
-        y = [line["held_out_acc1_percent"][which] for line in evaluations]
+    for which in evaluations[-1][HELD_OUT] if evaluations else ():
+        y = [line[HELD_OUT][which] for line in evaluations]
         right.plot([line["step"] for line in evaluations], y, marker="o", label=which)
     right.set(xlabel="step", ylabel="held-out top-1, %, at the stage's size")
     if evaluations:
