@@ -11,11 +11,11 @@ AutoFormer/model/module/qkv_super.py:72-83.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from autoformer_zoo.space import HEAD_DIM, SubnetConfig, misfit
 
@@ -167,3 +167,20 @@ def _checked_size(img_size: int | tuple[int, int], patch_size: tuple[int, int]) 
             f"img_size is {img_size!r}; expected positive multiples of the patch size {patch_size}"
         )
     return height, width
+
+
+def put_tensors(network: nn.Module, find: Callable[[str], Tensor]) -> None:
+    """Put tensors in the places of all parameters, as plain attributes.
+
+    `functional_call` would take them out again after the forward pass: too early for blocks that
+    are run once more in the backward pass.
+
+    Args:
+        network: changed in place; it has no parameters afterwards.
+        find: the tensor of a parameter, by its name.
+    """
+    for name in [name for name, _ in network.named_parameters()]:
+        module, _, leaf = name.rpartition(".")
+        owner = network.get_submodule(module)
+        delattr(owner, leaf)
+        setattr(owner, leaf, find(name))

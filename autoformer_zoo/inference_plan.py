@@ -195,7 +195,7 @@ class PlanKeeper:
             and not hooks_of_all._global_forward_pre_hooks
         ):
             return None
-        key = grid, x.dtype, choose_form(x.shape[1], "cpu", training=False)
+        key = grid, x.dtype, choose_form(x.shape[1], "cpu", False, x.dtype)
         if key[2] != "augmented" or not x.numel():
             return None
         modules = list(blocks._modules.values())

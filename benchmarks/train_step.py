@@ -5,8 +5,9 @@
 
 Forward and backward pass of one random subnet a round, the same for all competitors, without data
 loading and optimizer, which are the same for all of them: what `training.supernet` does in a step.
-The explicit form in fp32 is what the official code computes. Peak memory is measured apart from
-time, in processes of their own on the CPU. The last line is one JSON document.
+The explicit form in fp32 is what the official code computes. "decomposed-checkpointed" runs every
+block again in the backward pass, as `--grad-checkpointing` does in training. Peak memory is
+measured apart from time, in processes of their own on the CPU. The last line is one JSON document.
 """
 
 from __future__ import annotations
@@ -18,15 +19,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
-from autoformer_zoo.attention import AttentionForm
-from autoformer_zoo.extract import slice_supernet
+from autoformer_zoo.extract import put_tensors, slice_supernet
 from autoformer_zoo.published import SPACES
 from autoformer_zoo.space import SearchSpace, SubnetConfig
 from autoformer_zoo.vit import AutoFormer
@@ -56,7 +55,7 @@ from benchmarks.timing import (
 PROGRAM = "python -m benchmarks.train_step"
 ROWS, RATIOS = "training.csv", "training_ratios.csv"
 WHAT = "supernet step"
-Form = Literal["explicit", "augmented", "decomposed"]
+Form = Literal["explicit", "augmented", "decomposed", "decomposed-checkpointed"]
 Precision = Literal["fp32", "bf16", "fp16"]
 BASELINE: tuple[Form, Precision] = ("explicit", "fp32")
 
@@ -75,8 +74,8 @@ class StepOptions:
     """Pictures a step."""
     precision: tuple[Precision, ...] = ("fp32",)
     """Of the forward and backward pass; half precisions by autocast."""
-    form: tuple[Form, ...] = ("explicit", "augmented", "decomposed")
-    """Of the attention."""
+    form: tuple[Form, ...] = get_args(Form)
+    """Of the attention; "-checkpointed" with the blocks run again in the backward pass."""
     rounds: int = 10
     """Random subnets, each timed in every form and precision."""
     seconds: float | None = None
@@ -119,15 +118,17 @@ class Step:
     """
 
     def __init__(
-        self, space: SearchSpace, form: AttentionForm, precision: str, batch_size: int, device: str
+        self, space: SearchSpace, form: Form, precision: str, batch_size: int, device: str
     ) -> None:
         torch.manual_seed(0)
+        attention, _, checkpointed = form.partition("-")
         sizes = {"img_size": space.img_size, "patch_size": space.patch_size}
         self._arguments: dict[str, Any] = {
             **sizes,
             "num_classes": space.num_classes,
-            "attention": form,
+            "attention": attention,
         }
+        self._checkpointed = bool(checkpointed)
         self._space = space
         self._weights = AutoFormer(space.supernet, **self._arguments).to(device).train()
         self._half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
@@ -140,9 +141,11 @@ class Step:
         sliced = slice_supernet(
             dict(self._weights.named_parameters()), self._space.supernet, subnet, "prefix"
         )
-        network: nn.Module = AutoFormer(subnet, device="meta", **self._arguments).train()
+        network = AutoFormer(subnet, device="meta", **self._arguments).train()
+        network.set_grad_checkpointing(self._checkpointed)
+        put_tensors(network, sliced.__getitem__)
         with torch.autocast(self._images.device.type, self._half, enabled=self._half is not None):
-            logits = functional_call(network, sliced, self._images, strict=True)
+            logits = network(self._images)
         loss = F.cross_entropy(logits.float(), self._labels)
         loss.backward()
         return loss.detach()
@@ -207,7 +210,7 @@ def peak_bytes(options: StepOptions, form: Form, precision: Precision) -> float:
     return float(done.stdout.splitlines()[-1])
 
 
-def child(space: str, form: AttentionForm, precision: str, batch_size: int, device: str) -> float:
+def child(space: str, form: Form, precision: str, batch_size: int, device: str) -> float:
     """Return the peak memory of a step in bytes beyond what was used before it."""
     torch.set_num_threads(1)
     step = Step(SPACES[space], form, precision, batch_size, device)
@@ -242,7 +245,7 @@ def format_table(rows: Sequence[Row], ratios: Sequence[RatioRow]) -> str:
         memory = found.get(("peak_memory", *key))
         held = "" if memory is None else f"{memory:8.0f} MiB"
         speed = found[("throughput", *key)]
-        told = f"{row.backend:10s} {row.precision} {speed:8.1f} pictures/s{held}"
+        told = f"{row.backend:24s} {row.precision} {speed:8.1f} pictures/s{held}"
         lines.append(f"{told}   {', '.join(against)}")
     return "\n".join(lines)
 

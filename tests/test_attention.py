@@ -291,6 +291,25 @@ def test_choose_form_follows_its_table(
     assert choose_form(tokens, device, training) == expected
 
 
+@pytest.mark.parametrize(
+    ("tokens", "device", "expected"),
+    [(65, "cpu", "decomposed"), (4097, "cpu", "augmented"), (197, "cuda", "augmented")],
+)
+def test_half_precision_has_a_form_of_its_own_on_the_cpu(
+    tokens: int, device: str, expected: str
+) -> None:
+    assert choose_form(tokens, device, False, torch.bfloat16) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_softmax_of_half_precision_is_that_of_fp32_rounded_once(dtype: torch.dtype) -> None:
+    logits = (4 * torch.randn(3, 197, 197, generator=torch.Generator().manual_seed(0))).to(dtype)
+    exact = logits.double().softmax(-1)
+    ours, rounded = logits.softmax(-1), logits.float().softmax(-1).to(dtype)
+    assert (ours - exact).abs().max() <= (rounded - exact).abs().max() * 1.001
+    assert (ours != rounded).double().mean() < 1e-4  # a tie that was rounded otherwise
+
+
 def test_unknown_form_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="attention is 'fused'; expected one of auto, explicit"):
         _relpos(_inputs((2, 2)), (2, 2), form="fused")

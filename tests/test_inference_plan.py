@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from autoformer_zoo import inference_plan
+from autoformer_zoo.attention import FORM_VARIABLE
 from autoformer_zoo.block import Mlp, RelPosAttention
 from autoformer_zoo.inference_plan import BlockStep, InferencePlan
 from autoformer_zoo.packed_linear import HAS_MKL, HAS_ONEDNN, Library
@@ -68,10 +69,19 @@ def _no_gradients() -> Any:
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6), (torch.bfloat16, 3e-2)]
 )
-def test_agrees_with_the_modules(dtype: torch.dtype, tolerance: float, batch: int) -> None:
+def test_agrees_with_the_modules(
+    dtype: torch.dtype, tolerance: float, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FORM_VARIABLE, "augmented")  # or bf16 takes another form
     model = make_model(dtype=dtype)
     assert_agrees(model, make_pictures(batch).to(dtype), tolerance)
     assert planned(model) == [True] * CFG.depth
+
+
+def test_bf16_runs_the_modules_whose_form_is_the_faster_one() -> None:
+    model = make_model(dtype=torch.bfloat16)
+    model(make_pictures().to(torch.bfloat16))
+    assert plan_of(model) is None
 
 
 @pytest.mark.parametrize("size", [(32, 48), (48, 32), (16, 16), (16, 80)])

@@ -81,6 +81,7 @@ def make_setting(
         ValueError: torch.compile is asked for where each step has a network of its own.
     """
     space, network = space_of(config), state.network
+    network.grad_checkpointing = resources.grad_checkpointing
     if resources.compile:
         if not network.uses_all:
             raise ValueError(

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from autoformer_zoo.space import SearchSpace, SubnetConfig
 from autoformer_zoo.vit import AutoFormer
@@ -71,10 +70,8 @@ class SeparateSupernet(Supernet):
 
     def forward(self, x: Tensor, subnet: SubnetConfig) -> Tensor:
         """Run one subnet of the space; arguments and result as `Supernet.forward`'s."""
-        network = AutoFormer(subnet, device="meta", **self._arguments).train(self.training)
         tensors: Any = self.weights.tensors
-        taken = {name: tensors[key_of(name, subnet)] for name, _ in network.named_parameters()}
-        return functional_call(network, taken, x, strict=True)
+        return self._static(subnet, lambda name: tensors[key_of(name, subnet)])(x)
 
 
 def key_of(name: str, subnet: SubnetConfig) -> str:

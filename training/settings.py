@@ -284,6 +284,7 @@ class Resources:
     device: str = "auto"  # as PyTorch names it; auto: CUDA where there is some
     workers: int = 2  # processes that decode and augment, for each training process
     accumulate: int = 1  # parts that each process does its share of a batch in, to save memory
+    grad_checkpointing: bool = False  # run blocks again in the backward pass, to save memory
     compile: bool = False  # torch.compile; of sampling fixed only
     plot: bool = True  # draw curve.svg at the end
 

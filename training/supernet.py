@@ -9,13 +9,13 @@ Source: arXiv 2107.00651, section 3.2.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from autoformer_zoo.attention import AttentionForm
-from autoformer_zoo.extract import BiasRule, slice_supernet
+from autoformer_zoo.extract import BiasRule, put_tensors, slice_supernet
 from autoformer_zoo.space import SearchSpace, SubnetConfig
 from autoformer_zoo.vit import AutoFormer
 
@@ -31,6 +31,9 @@ class Supernet(nn.Module):
         attention: form of the attention in every subnet.
         in_chans: channels of the input.
     """
+
+    grad_checkpointing = False
+    """Whether blocks are run again in the backward pass: a third of the memory, more time."""
 
     def __init__(
         self,
@@ -71,8 +74,14 @@ class Supernet(nn.Module):
         """
         tensors = dict(self.weights.named_parameters())
         sliced = slice_supernet(tensors, self.space.supernet, subnet, self.bias_rule)
+        return self._static(subnet, sliced.__getitem__)(x)
+
+    def _static(self, subnet: SubnetConfig, find: Callable[[str], Tensor]) -> AutoFormer:
+        """Return the subnet's network around the tensors that `find` has for its parameters."""
         network = AutoFormer(subnet, device="meta", **self._arguments).train(self.training)
-        return functional_call(network, sliced, x, strict=True)
+        network.set_grad_checkpointing(self.grad_checkpointing)
+        put_tensors(network, find)
+        return network
 
 
 class FixedSubnet(nn.Module):
@@ -87,6 +96,15 @@ class FixedSubnet(nn.Module):
         self.uses_all = True
         self.bias_rule: BiasRule = "prefix"
         self.weights = weights
+
+    @property
+    def grad_checkpointing(self) -> bool:
+        """Whether blocks are run again in the backward pass."""
+        return self.weights.grad_checkpointing
+
+    @grad_checkpointing.setter
+    def grad_checkpointing(self, enable: bool) -> None:
+        self.weights.set_grad_checkpointing(enable)
 
     def forward(self, x: Tensor, subnet: SubnetConfig) -> Tensor:
         """Run the network.
