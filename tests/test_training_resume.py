@@ -213,6 +213,18 @@ def test_full_disk_stops_with_the_last_checkpoint_whole(
     assert_same_run(whole, tmp_path / "cut")
 
 
+def test_full_disk_at_the_first_checkpoint_says_that_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints.torch, "save", fill)
+    with pytest.raises(OSError, match=r"No space left on device.*there is none yet: make room"):
+        save_checkpoint({"step": 0}, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_checkpoint_between_its_renames_is_found(tmp_path: Path) -> None:
     save_checkpoint({"ema": {}, "step": 1}, tmp_path)
     os.replace(tmp_path / NEWEST, tmp_path / PREVIOUS)

@@ -47,9 +47,10 @@ def save_checkpoint(values: Mapping[str, Any], run: Path) -> None:
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:  # the latter where torch's writer was cut short
         temporary.unlink(missing_ok=True)
+        left = "the last one is whole" if has_checkpoint(run) else "there is none yet"
         raise OSError(
-            f"no checkpoint could be written to {run} ({error}); the last one is whole: "
-            "make room and give the same command again"
+            f"no checkpoint could be written to {run} ({error}); {left}: make room and give the "
+            "same command again"
         ) from error
     if (run / NEWEST).exists():
         os.replace(run / NEWEST, run / PREVIOUS)
