@@ -139,7 +139,7 @@ def run_steps(
 
     Raises:
         SystemExit: SIGTERM or SIGINT came; a checkpoint was written. Codes 143 and 130.
-        DivergedError: losses stay infinite or NaN.
+        DivergedError: losses stay infinite or NaN, or no step of the whole run was finite.
         OSError: a file cannot be written.
     """
     from tqdm import tqdm
@@ -169,6 +169,11 @@ def run_steps(
             if stop:
                 ranks.wait()
                 raise SystemExit(128 + stop)
+    if state.step == schedule.total and state.skipped == state.step:
+        raise DivergedError(
+            f"{run}: no loss or gradient of all {state.step} steps was finite, so nothing was "
+            "learned: look at the data, and try a lower lr or precision fp32 with another --out"
+        )
     ranks.wait()
 
 
@@ -196,10 +201,11 @@ def roll_back(state: RunState, config: TrainConfig, run: Path, ranks: Ranks) -> 
 def write_logs(
     state: RunState, setting: Setting, source: Source, plan: StepPlan, run: Path
 ) -> float | None:
-    """Write the lines that are due after a step; returns the mean loss where one was."""
+    """Write the lines that are due after a step; returns the mean loss where one is known."""
     config, ranks, loss = setting.config, setting.ranks, None
     if state.step % config.log_every == 0:
-        loss = sum(state.recent) / max(1, len(state.recent))
+        if state.recent:  # empty where all steps were skipped
+            loss = sum(state.recent) / len(state.recent)
         state.recent.clear()
         if ranks.is_first:
             _log_step(state, config, plan, loss, run)
@@ -246,10 +252,13 @@ def write_held_out(source: Source, run: Path) -> None:
         write_text(run / "held_out.json", json.dumps(source.held_out_list) + "\n")
 
 
-def _log_step(state: RunState, config: TrainConfig, plan: StepPlan, loss: float, run: Path) -> None:
-    line = _line(state, plan.epoch, plan.img_size)
+def _log_step(
+    state: RunState, config: TrainConfig, plan: StepPlan, loss: float | None, run: Path
+) -> None:
+    line = _line(state, plan.epoch, plan.img_size) | {"lr": config.lr * plan.lr_scale}
     counted = {name: getattr(state, name) for name in ("skipped", "broken", "rollbacks")}
-    line |= {"lr": config.lr * plan.lr_scale, "loss": round(loss, 5)}
+    if loss is not None:
+        line["loss"] = round(loss, 5)
     append(run / LOG, line | {name: count for name, count in counted.items() if count})
     append(run / TIMING, {"step": state.step, "seconds": round(state.seconds, 1)})
 
