@@ -373,6 +373,7 @@ def test_predict_skips_unreadable_pictures_when_told_to(
         (("predict", "a.png", "--model", "resnet50"), "no model is called 'resnet50'"),
         (("predict", "a.png", "--checkpoint", "no.pth"), "no.pth"),
         (("predict", "--nonsense"), "--nonsense"),
+        (("list", "--jsn"), "Unrecognized options: --jsn (perhaps --json); see autoformer-zoo"),
         (("info",), "NAME"),
         (("lisst",), "lisst"),
         (("predict", "a.png", "--backend", "onnxruntime"), "give --checkpoint FILE.onnx, which"),
