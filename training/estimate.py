@@ -18,6 +18,7 @@ from training.networks import space_of
 from training.reproduce_config import STAGES, ReproduceConfig
 from training.schedule import Schedule
 from training.sources import open_source
+from training.step import half_type
 from training.train import resolve_precision
 
 TIMED = 3  # calls, after one that is not timed
@@ -80,8 +81,7 @@ def seconds_of_training(config: TrainConfig, data_dir: Path, resources: Resource
     source = open_source(config, data_dir, Ranks(torch.device("cpu")), resources)
     schedule = Schedule(config, source.num_train)
     state, rng, space = make_state(config, device), random.Random(0), space_of(config)
-    precision = resolve_precision(config.precision, device)
-    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    half = half_type(resolve_precision(config.precision, device))
     total = 0.0
     for stage in config.stages:
         x = torch.randn(config.batch_size, 3, stage.img_size, stage.img_size, device=device)

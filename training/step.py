@@ -14,7 +14,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from autoformer_zoo.space import SearchSpace, SubnetConfig
-from training.config import TrainConfig
+from training.config import Precision, TrainConfig
 from training.data import mixed_seed
 from training.distributed import Ranks
 from training.losses import Mixer, Teacher, answer_loss, label_loss
@@ -91,7 +91,12 @@ class Setting:
     @property
     def half(self) -> torch.dtype | None:
         """The type of autocast; None for fp32."""
-        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.precision)
+        return half_type(self.config.precision)
+
+
+def half_type(precision: Precision) -> torch.dtype | None:
+    """Return the type of autocast under a precision; None for fp32."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
 
 def take_step(
