@@ -29,6 +29,7 @@ from training.checkpoints import (
 )
 from training.config import Resources, TrainConfig
 from training.distributed import Ranks
+from training.initial import load_initial
 from training.losses import Mixer, open_teacher
 from training.networks import Network, fixed_subnet, make_network, space_of
 from training.optim import make_optimizer
@@ -58,16 +59,17 @@ def make_state(
         make: makes the network from the config, in training mode.
 
     Raises:
-        ValueError: the config names what cannot be made.
+        ValueError: the config names what cannot be made, or started from.
         CheckpointError: weights cannot be had.
     """
     network = make(config).to(device)
     optimizer = make_optimizer(network.weights, config)
     ema = ModelEmaV3(network, decay=config.ema_decay, use_warmup=True)
     if config.initial:
-        values = load_checkpoint(Path(config.initial), device)
+        values = load_initial(config, network, device)
         network.load_state_dict(values["network"])
         ema.module.load_state_dict(values["ema"])
+        network.bias_rule = ema.module.bias_rule = values["bias_rule"]
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
     return RunState(network, ema, optimizer, scaler)
 
