@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from autoformer_zoo.checkpoint import CheckpointError
+from training.reasons import reason_of
 
 _log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ def newest_whole(run: Path, device: torch.device | None = None) -> tuple[dict[st
         try:
             return _load(run / name, device), name
         except _DAMAGED as error:
-            reasons.append(f"{name}: {str(error).splitlines()[0]}")
+            reasons.append(f"{name}: {reason_of(error)}")
             _log.warning("%s is damaged; trying the one before", run / name)
     raise CheckpointError(
         f"no checkpoint of {run} is whole ({'; '.join(reasons)}); start again with another --out"

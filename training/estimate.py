@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from autoformer_zoo.vit import AutoFormer
 from training.config import Resources, TrainConfig
-from training.distributed import Ranks
+from training.distributed import Ranks, device_of
 from training.loop import make_state
 from training.networks import space_of
 from training.reproduce_config import STAGES, ReproduceConfig
@@ -135,10 +135,3 @@ def _seconds(call: Callable[[], object], device: torch.device) -> float:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
     return min(times[1:])
-
-
-def device_of(name: str) -> torch.device:
-    """Return the device of that name; auto: CUDA where there is some."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
