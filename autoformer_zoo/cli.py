@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import io
 import json
 import logging
 import os
@@ -37,6 +36,7 @@ from autoformer_zoo.predict import iter_predictions
 from autoformer_zoo.prediction import Prediction
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.terminal_text import answer_lines, info_lines, list_lines
+from autoformer_zoo.usage import parse_arguments
 
 PROGRAM = "autoformer-zoo"
 DEFAULT_MODEL = "autoformer_nano"
@@ -242,33 +242,18 @@ def _run(argv: Sequence[str]) -> None:
 
 
 def _parse(argv: Sequence[str]) -> Command:
-    """Turn arguments into a verb; tyro's boxed usage errors into one line."""
-    with contextlib.redirect_stderr(io.StringIO()) as boxed:
-        try:
-            command: Command = tyro.cli(
-                Command,
-                prog=PROGRAM,
-                description="AutoFormer models: see, try, cut, export. --version says which.",
-                args=list(argv),
-                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-            )
-            return command
-        except SystemExit as stop:
-            if not stop.code:
-                raise
-    raise ValueError(f"{_unboxed(boxed.getvalue())}; see {PROGRAM} --help")
+    """Turn arguments into a verb."""
 
+    def parse() -> Command:
+        return tyro.cli(
+            Command,
+            prog=PROGRAM,
+            description="AutoFormer models: see, try, cut, export. --version says which.",
+            args=list(argv),
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        )
 
-def _unboxed(text: str) -> str:
-    """Take the message out of a frame: what stands before the first rule inside it."""
-    lines = [line.strip(" │") for line in text.splitlines() if line.strip()]
-    inner = [line for line in lines if not line.startswith(("╭", "╰"))]
-    message = [line for line in inner[: _first_rule(inner)] if line]
-    return " ".join(message).rstrip(".") or "the arguments were not understood"
-
-
-def _first_rule(lines: Sequence[str]) -> int:
-    return next((i for i, line in enumerate(lines) if line.startswith("──")), len(lines))
+    return parse_arguments(parse, PROGRAM)
 
 
 @contextlib.contextmanager

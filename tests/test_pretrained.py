@@ -1,30 +1,34 @@
-"""Where weights come from: the user's files, the cache, a server, and every way that can fail."""
+"""Where weights come from: the user's files, the cache, a server; and what is in a file."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
-from io import BufferedWriter
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
 import pytest
-import timm
 import torch
-from torch import Tensor
 
 import autoformer_zoo as az
-from autoformer_zoo import download, pretrained
+from autoformer_zoo import pretrained
 from autoformer_zoo.checkpoint import CheckpointError, load_weights, save_subnet, save_supernet
-from autoformer_zoo.sources import SOURCES, Source
+from autoformer_zoo.sources import SOURCES
 from tests.loopback import Loopback, Reply, serve
+from tests.made_downloads import (
+    OFFICIAL,
+    OFFICIAL_FILE,
+    PATH,
+    assert_has,
+    create,
+    left,
+    own_cache,
+    redirect,
+    serve_official,
+)
 from tests.made_weights import (
     SIZES,
     SUBNET,
@@ -36,50 +40,16 @@ from tests.made_weights import (
     supernet_file,
 )
 
-OFFICIAL = make_supernet(bias_rule="packed_prefix")
-OFFICIAL_FILE = supernet_file(OFFICIAL)
-PATH = "/supernet-tiny.pth"
-
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Keep every test in a cache of its own, and off proxies."""
-    folder = tmp_path / "cache"
-    monkeypatch.setenv(pretrained.CACHE_VARIABLE, str(folder))
-    monkeypatch.delenv(pretrained.WEIGHTS_VARIABLE, raising=False)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    return folder
+    return own_cache(tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def server() -> Iterator[Loopback]:
-    with serve({PATH: Reply(OFFICIAL_FILE)}) as loopback:
+    with serve_official() as loopback:
         yield loopback
-
-
-def _create(url: str, name: str = "autoformer_tiny", **kwargs: Any) -> torch.nn.Module:
-    """Make a small model of a tag whose source is redirected to `url`."""
-    overlay = {"url": url}
-    arguments = {"subnet": SUBNET, "pretrained_cfg_overlay": overlay, **SIZES, **kwargs}
-    return az.create_model(name, True, **arguments)
-
-
-def _redirect(monkeypatch: pytest.MonkeyPatch, name: str, url: str, **changes: Any) -> Source:
-    """Change the table itself, where the tag's own hash and kind matter."""
-    source = replace(SOURCES[name], url=url, **changes)
-    monkeypatch.setattr(pretrained, "SOURCES", MappingProxyType({**SOURCES, name: source}))
-    return source
-
-
-def _assert_has(model: torch.nn.Module, tensors: Any) -> None:
-    state: dict[str, Tensor] = model.state_dict()
-    assert state.keys() == dict(tensors).keys()
-    for name, tensor in tensors.items():
-        assert torch.equal(state[name], tensor), name
-
-
-def _left(cache: Path) -> list[str]:
-    return sorted(path.name for path in cache.iterdir()) if cache.exists() else []
 
 
 # The order
@@ -90,26 +60,26 @@ def test_first_call_downloads_and_second_opens_only_the_safetensors(
 ) -> None:
     url = server.url + PATH
 
-    first = _create(url)
+    first = create(url)
     assert server.requests == [f"GET {PATH}"]
     kept = [path for path in cache.iterdir() if path.suffix == ".safetensors"]
     assert len(kept) == 1
     for path in cache.iterdir():
         if path not in kept:
             path.unlink()
-    second = _create(url)
+    second = create(url)
 
     assert server.requests == [f"GET {PATH}"]
-    _assert_has(first, cut(OFFICIAL).tensors)
-    _assert_has(second, cut(OFFICIAL).tensors)
+    assert_has(first, cut(OFFICIAL).tensors)
+    assert_has(second, cut(OFFICIAL).tensors)
 
 
 def test_cache_keeps_the_converted_file_and_a_record_of_the_original(
     server: Loopback, cache: Path
 ) -> None:
-    _create(server.url + PATH)
+    create(server.url + PATH)
 
-    names = _left(cache)
+    names = left(cache)
     assert [Path(name).suffix for name in names] == [".json", ".safetensors"]
     record = json.loads((cache / names[0]).read_text())
     assert record == {
@@ -126,12 +96,12 @@ def test_cache_keeps_the_converted_file_and_a_record_of_the_original(
 def test_file_of_the_user_comes_before_cache_and_source(
     server: Loopback, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _create(server.url + PATH)
+    create(server.url + PATH)
     own = make_supernet(bias_rule="packed_prefix", seed=1)
     (tmp_path / "own.pth").write_bytes(supernet_file(own))
     monkeypatch.setenv(pretrained.WEIGHTS_VARIABLE, str(tmp_path / "own.pth"))
 
-    _assert_has(_create(server.url + PATH), cut(own).tensors)
+    assert_has(create(server.url + PATH), cut(own).tensors)
 
 
 @pytest.mark.parametrize(
@@ -151,14 +121,14 @@ def test_folder_of_the_user_is_searched_by_name(
 
     model = az.create_model("autoformer_tiny", pretrained=True, subnet=SUBNET, **SIZES)
 
-    _assert_has(model, cut(OFFICIAL).tensors)
+    assert_has(model, cut(OFFICIAL).tensors)
 
 
 def test_folder_without_the_file_leaves_it_to_the_source(
     server: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(pretrained.WEIGHTS_VARIABLE, str(tmp_path))
-    _assert_has(_create(server.url + PATH), cut(OFFICIAL).tensors)
+    assert_has(create(server.url + PATH), cut(OFFICIAL).tensors)
 
 
 def test_prenas_tag_reads_the_same_keys_by_its_own_rule(
@@ -171,7 +141,7 @@ def test_prenas_tag_reads_the_same_keys_by_its_own_rule(
 
     model = az.create_model("prenas_tiny_6m", pretrained=True, subnet=SUBNET, **SIZES)
 
-    _assert_has(model, cut(prenas).tensors)
+    assert_has(model, cut(prenas).tensors)
     assert "supernet-tiny.pth is read as PreNAS's file" in caplog.text
 
 
@@ -193,7 +163,7 @@ def test_file_of_the_user_may_be_of_any_kind(
 
     model = az.create_model("autoformer_tiny", pretrained=True, subnet=SUBNET, **SIZES)
 
-    _assert_has(model, cut(own).tensors)
+    assert_has(model, cut(own).tensors)
 
 
 def test_user_file_that_does_not_exist_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +173,7 @@ def test_user_file_that_does_not_exist_is_an_error(monkeypatch: pytest.MonkeyPat
 
 
 def test_cache_dir_argument_moves_the_cache(server: Loopback, cache: Path, tmp_path: Path) -> None:
-    _create(server.url + PATH, cache_dir=tmp_path / "elsewhere")
+    create(server.url + PATH, cache_dir=tmp_path / "elsewhere")
     assert not cache.exists()
     assert len(list((tmp_path / "elsewhere").glob("*.safetensors"))) == 1
 
@@ -220,11 +190,11 @@ def test_sources_of_the_same_file_name_lie_apart_in_the_cache() -> None:
 
 
 def test_damaged_cache_is_reported_with_the_way_out(server: Loopback, cache: Path) -> None:
-    _create(server.url + PATH)
+    create(server.url + PATH)
     kept = next(cache.glob("*.safetensors"))
     kept.write_bytes(kept.read_bytes()[:-1000])
     with pytest.raises(CheckpointError, match=r"\.safetensors: .*; delete it, and it will be"):
-        _create(server.url + PATH)
+        create(server.url + PATH)
 
 
 # What is in the file
@@ -240,13 +210,13 @@ def test_nni_file_is_checked_against_the_start_of_its_hash(
     subnets = {**az.SUBNETS, "autoformer_tiny": SUBNET}
     monkeypatch.setattr(pretrained, "SUBNETS", subnets)
 
-    source = _redirect(monkeypatch, "nni-tiny", server.url + "/nni.pth", sha256=digest[:8])
-    model = _create(source.url, "autoformer_tiny.nni_in1k")
-    _assert_has(model, weights.tensors)
+    source = redirect(monkeypatch, "nni-tiny", server.url + "/nni.pth", sha256=digest[:8])
+    model = create(source.url, "autoformer_tiny.nni_in1k")
+    assert_has(model, weights.tensors)
 
-    source = _redirect(monkeypatch, "nni-tiny", server.url + "/nni.pth?2", sha256="12ed42ff")
+    source = redirect(monkeypatch, "nni-tiny", server.url + "/nni.pth?2", sha256="12ed42ff")
     with pytest.raises(CheckpointError, match=f"sha256 is {digest}; expected .* 12ed42ff"):
-        _create(source.url, "autoformer_tiny.nni_in1k")
+        create(source.url, "autoformer_tiny.nni_in1k")
 
 
 def test_nni_tag_holds_one_subnet_only() -> None:
@@ -261,162 +231,26 @@ def test_subnet_that_does_not_fit_is_refused_before_the_download() -> None:
 
 
 def test_changed_file_is_reported_with_both_hashes(server: Loopback, cache: Path) -> None:
-    _create(server.url + PATH)
+    create(server.url + PATH)
     next(cache.glob("*.safetensors")).unlink()
     changed = supernet_file(make_supernet(bias_rule="packed_prefix", seed=4))
     server.replies[PATH] = Reply(changed)
 
     old, new = (hashlib.sha256(content).hexdigest() for content in (OFFICIAL_FILE, changed))
     with pytest.raises(CheckpointError, match=f"{new}, at the first download it was {old}"):
-        _create(server.url + PATH)
-    assert [Path(name).suffix for name in _left(cache)] == [".json"]
+        create(server.url + PATH)
+    assert [Path(name).suffix for name in left(cache)] == [".json"]
 
     next(cache.glob("*.json")).unlink()
-    _create(server.url + PATH)
+    create(server.url + PATH)
 
 
 def test_damaged_record_is_reported(server: Loopback, cache: Path) -> None:
-    _create(server.url + PATH)
+    create(server.url + PATH)
     next(cache.glob("*.safetensors")).unlink()
     next(cache.glob("*.json")).write_text("[]")
     with pytest.raises(CheckpointError, match=r"\.json is not a record of a download: delete it"):
-        _create(server.url + PATH)
-
-
-# Failures
-
-REPLIES = {
-    "not found": (Reply(status=404), "the server answered 404 Not Found"),
-    "server error": (Reply(status=503), "the server answered 503 Service Unavailable"),
-    "cut": (
-        Reply(OFFICIAL_FILE, sent_bytes=5000),
-        rf"the connection was cut at 5000 of {len(OFFICIAL_FILE)} bytes",
-    ),
-    "silent": (Reply(OFFICIAL_FILE, sent_bytes=5000, stalls=True), "nothing came for 0 s"),
-    "web page": (
-        Reply(b"<html>Log in</html>", content_type="text/html; charset=utf-8"),
-        "the server sent a web page",
-    ),
-    "web page in disguise": (
-        Reply(b"<!DOCTYPE html><html>Log in</html>"),
-        "what came was refused, is a web page",
-    ),
-    "nonsense": (Reply(b"nonsense" * 100), "what came was refused, is neither safetensors"),
-    "empty": (Reply(b""), "what came was refused, is empty"),
-    "cut, length unknown": (
-        Reply(OFFICIAL_FILE[:5000], announces_length=False),
-        "what came was refused, damaged or truncated",
-    ),
-    "other model": (
-        Reply(saved({"model": {"conv1.weight": torch.zeros(3)}})),
-        "what came was refused, its 1 tensors are not an AutoFormer's",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", REPLIES)
-def test_failed_download_says_why_and_what_to_do(
-    case: str, server: Loopback, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reply, cause = REPLIES[case]
-    server.replies[PATH] = reply
-    if reply.stalls:
-        monkeypatch.setattr(download, "SILENCE_SECONDS", 0.3)
-
-    with pytest.raises(CheckpointError, match=cause) as caught:
-        _create(server.url + PATH)
-
-    text = str(caught.value)
-    assert "\n" not in text
-    assert f"no weights of autoformer_tiny.ms_in1k from {server.url}{PATH}: " in text
-    assert "AUTOFORMER_ZOO_WEIGHTS=FILE or checkpoint_path=" in text
-    assert "another tag, autoformer_tiny.nni_in1k" in text
-    assert _left(cache) == []
-
-
-def test_refused_connection_says_why(server: Loopback, cache: Path) -> None:
-    with pytest.raises(CheckpointError, match="Connection refused"):
-        _create("http://127.0.0.1:9/supernet-tiny.pth")  # the discard port: nobody listens
-    assert _left(cache) == []
-
-
-def test_server_that_never_answers_is_given_up(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    release = threading.Event()
-    monkeypatch.setattr(download, "urlopen", lambda *args, **kwargs: release.wait(20))
-    monkeypatch.setattr(download, "CONNECT_SECONDS", 0.1)
-    with pytest.raises(CheckpointError, match="no answer in 0 s"):
-        _create("http://name-server-is-silent.invalid/supernet-tiny.pth")
-    release.set()
-    assert _left(cache) == []
-
-
-def test_time_limits_keep_their_promise() -> None:
-    assert download.CONNECT_SECONDS + download.SILENCE_SECONDS < 15
-
-
-def test_full_disk_says_so(server: Loopback, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class FullDisk(BufferedWriter):
-        def write(self, data: Any) -> int:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    def open_full(path: Path, mode: str) -> FullDisk:
-        return FullDisk(open(path, mode, buffering=0))  # type: ignore[arg-type]
-
-    monkeypatch.setattr(download, "open", open_full, raising=False)
-    with pytest.raises(CheckpointError, match=r"cannot write .*: No space left on device"):
-        _create(server.url + PATH)
-    assert _left(cache) == []
-
-
-def test_disk_that_fills_up_at_the_conversion_leaves_nothing(
-    server: Loopback, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_space(*args: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(pretrained, "convert_supernet", no_space)
-    with pytest.raises(CheckpointError, match=r"cannot write .*\.safetensors: No space left"):
-        _create(server.url + PATH)
-    assert _left(cache) == []
-
-
-def test_cache_that_cannot_be_made_is_reported(
-    server: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv(pretrained.CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
-    with pytest.raises(CheckpointError, match="Not a directory"):
-        _create(server.url + PATH)
-
-
-def test_wrong_size_is_told_from_the_header(
-    server: Loopback, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = _redirect(monkeypatch, "official-tiny", server.url + PATH, size_bytes=1000)
-    with pytest.raises(CheckpointError, match=f"has {len(OFFICIAL_FILE)} bytes; expected 1000"):
-        _create(source.url)
-    assert _left(cache) == []
-
-
-def test_prenas_without_another_tag_names_another_model(server: Loopback) -> None:
-    with pytest.raises(CheckpointError, match="a model that needs no download, autoformer_nano"):
-        _create(server.url + "/missing.pth", "prenas_tiny_6m")
-
-
-def test_timm_raises_the_same_error(server: Loopback) -> None:
-    with pytest.raises(CheckpointError, match=r"no weights of autoformer_tiny.ms_in1k"):
-        timm.create_model(
-            "autoformer_tiny",
-            pretrained=True,
-            pretrained_cfg_overlay={"url": server.url + "/missing.pth"},
-        )
-
-
-def test_generic_name_has_no_weights_of_its_own() -> None:
-    with pytest.raises(CheckpointError, match=r"autoformer_subnet has no weights of its own: name"):
-        az.create_model("autoformer_subnet", pretrained=True)
+        create(server.url + PATH)
 
 
 # Together
@@ -425,7 +259,7 @@ def test_generic_name_has_no_weights_of_its_own() -> None:
 def test_two_that_start_together_download_once(server: Loopback, cache: Path) -> None:
     models: list[torch.nn.Module] = []
     threads = [
-        threading.Thread(target=lambda: models.append(_create(server.url + PATH))) for _ in range(3)
+        threading.Thread(target=lambda: models.append(create(server.url + PATH))) for _ in range(3)
     ]
     for thread in threads:
         thread.start()
@@ -434,30 +268,30 @@ def test_two_that_start_together_download_once(server: Loopback, cache: Path) ->
 
     assert len(models) == 3
     for model in models:
-        _assert_has(model, cut(OFFICIAL).tensors)
+        assert_has(model, cut(OFFICIAL).tensors)
     assert server.requests == [f"GET {PATH}"]
-    assert [Path(name).suffix for name in _left(cache)] == [".json", ".safetensors"]
+    assert [Path(name).suffix for name in left(cache)] == [".json", ".safetensors"]
 
 
 def test_after_a_failed_download_the_next_succeeds(server: Loopback, cache: Path) -> None:
     server.replies[PATH] = Reply(OFFICIAL_FILE, sent_bytes=5000)
     with pytest.raises(CheckpointError, match="cut"):
-        _create(server.url + PATH)
+        create(server.url + PATH)
     server.replies[PATH] = Reply(OFFICIAL_FILE)
-    _assert_has(_create(server.url + PATH), cut(OFFICIAL).tensors)
+    assert_has(create(server.url + PATH), cut(OFFICIAL).tensors)
 
 
 def test_address_of_ones_own_may_hold_a_subnet(server: Loopback) -> None:
     weights = cut(make_supernet(seed=5))
     server.replies["/mine.pth"] = Reply(saved(weights.tensors))
-    _assert_has(_create(server.url + "/mine.pth"), weights.tensors)
-    generic = _create(server.url + "/mine.pth?generic", "autoformer_subnet")
-    _assert_has(generic, weights.tensors)
+    assert_has(create(server.url + "/mine.pth"), weights.tensors)
+    generic = create(server.url + "/mine.pth?generic", "autoformer_subnet")
+    assert_has(generic, weights.tensors)
 
 
 def test_supernet_itself_is_a_subnet_too(server: Loopback) -> None:
-    model = _create(server.url + PATH, subnet=SUPERNET)
-    _assert_has(model, cut(OFFICIAL, SUPERNET).tensors)
+    model = create(server.url + PATH, subnet=SUPERNET)
+    assert_has(model, cut(OFFICIAL, SUPERNET).tensors)
 
 
 # Real sizes
@@ -477,7 +311,7 @@ def test_supernet_of_real_size_is_fetched_and_cut(space: str, cache: Path) -> No
         overlay = {"url": loopback.url + PATH}
         for _ in range(2):
             model = az.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
-            _assert_has(model, cut(supernet, az.SUBNETS[name]).tensors)
+            assert_has(model, cut(supernet, az.SUBNETS[name]).tensors)
         assert loopback.requests == [f"GET {PATH}"]
 
 
@@ -501,4 +335,4 @@ def test_two_processes_that_start_together_end_well(server: Loopback, cache: Pat
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
     assert server.requests == [f"GET {PATH}"]
-    assert [Path(name).suffix for name in _left(cache)] == [".json", ".safetensors"]
+    assert [Path(name).suffix for name in left(cache)] == [".json", ".safetensors"]

@@ -236,10 +236,37 @@ def test_train_command_reports_a_mistake_in_one_line(
     arguments = ["--data-dir", str(tmp_path), "--out", str(tmp_path / "run"), "--preset", "smoke"]
     assert run_train([*arguments, "--workers", "0"]) == 2
     assert "no whole CIFAR-10" in capsys.readouterr().err
-    with pytest.raises(SystemExit, match="2"):
-        run_train([*arguments, "--stages", "ten"])
-    assert "stage 'ten': expected EPOCHS:PIXELS" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (["--stages", "ten"], "stage 'ten': expected EPOCHS:PIXELS"),
+        (["--preset", "nope"], "invalid choice 'nope' for argument '--preset'. Expected one of"),
+        (["--augment.mixupp", "1"], "Unrecognized options: --augment.mixupp, 1 (perhaps --augmen"),
+        (["--seed", "one"], "Error parsing --seed: invalid literal for int()"),
+        (["--lr", "-1"], "lr is -1.0; expected a positive number"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_wrong_flags_are_told_in_one_line(
+    seen: list[TrainConfig], capsys: pytest.CaptureFixture[str], flags: list[str], text: str
+) -> None:
+    assert run_train([*PATHS, *flags]) == 2
+    out, err = capsys.readouterr()
+    assert text in err
+    assert (out, err.count("\n"), seen) == ("", 1, [])
+
+
+def test_help_lists_the_presets_and_says_what_a_flag_is_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        run_train(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "imagenet-tiny" in text
+    assert "run directory; an unfinished run in it goes on" in text
 
 
 def test_unknown_space_is_told_before_a_directory_is_made(

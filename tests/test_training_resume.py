@@ -28,8 +28,10 @@ from training import checkpoints, loop, sources, step
 from training.checkpoints import NEWEST, PREVIOUS, load_checkpoint, save_checkpoint
 from training.config import Stage, TrainConfig
 from training.loop import DivergedError
+from training.plot import plot_curve
 from training.run_directory import cut_log
 from training.train import train
+from training.weights import WEIGHTS
 
 
 class KilledError(Exception):
@@ -213,6 +215,18 @@ def test_full_disk_stops_with_the_last_checkpoint_whole(
     assert_same_run(whole, tmp_path / "cut")
 
 
+def test_full_disk_at_the_first_checkpoint_says_that_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints.torch, "save", fill)
+    with pytest.raises(OSError, match=r"No space left on device.*there is none yet: make room"):
+        save_checkpoint({"step": 0}, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_checkpoint_between_its_renames_is_found(tmp_path: Path) -> None:
     save_checkpoint({"ema": {}, "step": 1}, tmp_path)
     os.replace(tmp_path / NEWEST, tmp_path / PREVIOUS)
@@ -250,12 +264,31 @@ def break_losses(monkeypatch: pytest.MonkeyPatch, bad: set[int]) -> list[int]:
 def test_steps_that_are_not_finite_change_nothing_and_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    break_losses(monkeypatch, set(range(5)))
-    state = run(tmp_path, replace(MINI_CONFIG, stages=(Stage(1, 16),)))
-    assert state.skipped == state.step == 5
+    break_losses(monkeypatch, set(range(4)))
+    config = replace(MINI_CONFIG, stages=(Stage(1, 16),), log_every=2)
+    state = run(tmp_path, config, stop_at=4)
+    assert state.skipped == state.step == 4
     start = loop.make_state(MINI_CONFIG, torch.device("cpu")).network.state_dict()
-    assert all(torch.equal(start[name], t) for name, t in state.network.state_dict().items())
-    assert log_lines(tmp_path)[4]["skipped"] == 5
+    for part in (state.network, state.ema.module):
+        assert all(torch.equal(start[name], t) for name, t in part.state_dict().items())
+    assert [(line["skipped"], "loss" in line) for line in log_lines(tmp_path)] == [
+        (2, False),
+        (4, False),
+    ]
+    assert run(tmp_path, config).skipped == 4  # the fifth step is a good one
+    assert (tmp_path / WEIGHTS).exists()
+
+
+def test_run_without_a_finite_step_publishes_no_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_losses(monkeypatch, set(range(5)))
+    config = replace(MINI_CONFIG, stages=(Stage(1, 16),))
+    for _ in range(2):  # the same command again says the same
+        with pytest.raises(DivergedError, match=r"of all 5 steps was finite, .* lower lr"):
+            run(tmp_path, config)
+    assert not (tmp_path / WEIGHTS).exists()
+    assert plot_curve(tmp_path).exists()
 
 
 def test_bad_steps_in_a_row_go_back_to_the_last_good_weights(

@@ -320,15 +320,6 @@ def test_subnet_trained_alone_is_a_static_network_of_its_size(tmp_path: Path) ->
     assert list(log_lines(tmp_path)[-1]["held_out_acc1_percent"]) == ["subnet"]
 
 
-def test_run_starts_from_another_runs_weights_and_averages(tmp_path: Path) -> None:
-    first = run(tmp_path / "first", MINI_CONFIG)
-    config = replace(MINI_CONFIG, initial=str(tmp_path / "first"))
-    start = make_state(config, CPU)
-    for part in ("network", "ema"):
-        one, other = (getattr(state, part).state_dict() for state in (first, start))
-        assert all(torch.equal(other[name], one[name]) for name in one)
-
-
 @pytest.fixture
 def supernet_file(tmp_path: Path) -> Path:
     torch.manual_seed(5)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from autoformer_zoo.checkpoint import CheckpointError
+from training.reasons import reason_of
 
 _log = logging.getLogger(__name__)
 
@@ -47,9 +48,10 @@ def save_checkpoint(values: Mapping[str, Any], run: Path) -> None:
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:  # the latter where torch's writer was cut short
         temporary.unlink(missing_ok=True)
+        left = "the last one is whole" if has_checkpoint(run) else "there is none yet"
         raise OSError(
-            f"no checkpoint could be written to {run} ({error}); the last one is whole: "
-            "make room and give the same command again"
+            f"no checkpoint could be written to {run} ({error}); {left}: make room and give the "
+            "same command again"
         ) from error
     if (run / NEWEST).exists():
         os.replace(run / NEWEST, run / PREVIOUS)
@@ -88,7 +90,7 @@ def newest_whole(run: Path, device: torch.device | None = None) -> tuple[dict[st
         try:
             return _load(run / name, device), name
         except _DAMAGED as error:
-            reasons.append(f"{name}: {str(error).splitlines()[0]}")
+            reasons.append(f"{name}: {reason_of(error)}")
             _log.warning("%s is damaged; trying the one before", run / name)
     raise CheckpointError(
         f"no checkpoint of {run} is whole ({'; '.join(reasons)}); start again with another --out"

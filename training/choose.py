@@ -23,9 +23,9 @@ from tqdm import tqdm
 from autoformer_zoo.checkpoint import SupernetWeights, save_supernet
 from autoformer_zoo.complexity import count_params
 from autoformer_zoo.space import SearchSpace, SubnetConfig
-from training.config import TrainConfig
 from training.data import Pictures, load_test, load_train
 from training.evaluate import MemoryBatches, inherited_accuracy, load_averaged
+from training.run_directory import read_config
 from training.train import find_space
 
 METADATA = {"origin": "trained by autoformer_zoo on CIFAR-10", "licence": "MIT"}
@@ -58,7 +58,7 @@ def choose(
     Raises:
         FileNotFoundError: the run has no checkpoint, or the data is not there.
     """
-    config = TrainConfig.from_json((run / "config.json").read_text())
+    config = read_config(run)
     space = find_space(config.space)
     supernet = replace(load_averaged(run), metadata=METADATA)
     _, held_out = load_train(data_dir, config.held_out_per_class, config.seed)

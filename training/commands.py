@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial, wraps
 from importlib.util import find_spec
 from itertools import zip_longest
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from autoformer_zoo.checkpoint import CheckpointError
+from autoformer_zoo.usage import parse_arguments
 from training.config import DEFAULT_RESOURCES, PRESETS, Resources, TrainConfig
 
 EXTRA = ("tqdm", "matplotlib")  # of the extra `train`; torchvision comes with timm
@@ -81,10 +83,15 @@ def run_command(command: Callable[..., Any], argv: list[str] | None, prog: str) 
             file=sys.stderr,
         )
         return 2
+
+    @wraps(command)  # the parser reads its signature and docstring
+    def bind(*args: Any, **kwargs: Any) -> Callable[[], Any]:
+        return partial(command, *args, **kwargs)
+
     try:
-        tyro.cli(command, args=argv, prog=prog)
+        parse_arguments(lambda: tyro.cli(bind, args=argv, prog=prog), prog)()
     except (ValueError, OSError, CheckpointError) as error:
-        print(f"{prog}: {error}", file=sys.stderr)
+        print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except RuntimeError as error:
         if type(error).__module__.partition(".")[0] != "training":

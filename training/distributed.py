@@ -91,7 +91,7 @@ def join(config: TrainConfig, resources: Resources) -> Ranks:
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
-    ranks = Ranks(_device(resources.device, local, world), rank, world, resources.accumulate)
+    ranks = Ranks(device_of(resources.device, local, world), rank, world, resources.accumulate)
     size, parts = config.batch_size, ranks.parts
     if size % parts:
         raise ValueError(
@@ -111,16 +111,27 @@ def join(config: TrainConfig, resources: Resources) -> Ranks:
     return ranks
 
 
-def _device(name: str, local_rank: int, world: int) -> torch.device:
+def device_of(name: str, local_rank: int = 0, world: int = 1) -> torch.device:
+    """Return the device of that name; auto: CUDA where there is some.
+
+    Args:
+        name: as PyTorch has it.
+        local_rank: number of this process on its machine: of its GPU, where there are several.
+        world: number of processes.
+
+    Raises:
+        ValueError: there is no such device, or it is of no use here.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device is {name!r}; expected cpu, cuda, cuda:1 and the like") from None
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise ValueError(f"device is {name!r}, but there is no CUDA here; take cpu or auto")
-        if world > 1 or device.index is None:
+        if device.type == "cuda" and (world > 1 or device.index is None):
             device = torch.device("cuda", local_rank)
+        torch.zeros(1, device=device).item()  # the only sure test: there, and it can hold a number
+    except (RuntimeError, AssertionError, ImportError):
+        raise ValueError(
+            f"device is {name!r}, which cannot be used here; expected cpu, cuda, cuda:1 and the "
+            "like, or auto"
+        ) from None
     return device

@@ -12,12 +12,13 @@ import torch.nn.functional as F
 
 from autoformer_zoo.vit import AutoFormer
 from training.config import Resources, TrainConfig
-from training.distributed import Ranks
+from training.distributed import Ranks, device_of
 from training.loop import make_state
 from training.networks import space_of
 from training.reproduce_config import STAGES, ReproduceConfig
 from training.schedule import Schedule
 from training.sources import open_source
+from training.step import half_type
 from training.train import resolve_precision
 
 TIMED = 3  # calls, after one that is not timed
@@ -80,8 +81,7 @@ def seconds_of_training(config: TrainConfig, data_dir: Path, resources: Resource
     source = open_source(config, data_dir, Ranks(torch.device("cpu")), resources)
     schedule = Schedule(config, source.num_train)
     state, rng, space = make_state(config, device), random.Random(0), space_of(config)
-    precision = resolve_precision(config.precision, device)
-    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    half = half_type(resolve_precision(config.precision, device))
     total = 0.0
     for stage in config.stages:
         x = torch.randn(config.batch_size, 3, stage.img_size, stage.img_size, device=device)
@@ -135,10 +135,3 @@ def _seconds(call: Callable[[], object], device: torch.device) -> float:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
     return min(times[1:])
-
-
-def device_of(name: str) -> torch.device:
-    """Return the device of that name; auto: CUDA where there is some."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)

@@ -29,6 +29,7 @@ from training.checkpoints import (
 )
 from training.config import Resources, TrainConfig
 from training.distributed import Ranks
+from training.initial import load_initial
 from training.losses import Mixer, open_teacher
 from training.networks import Network, fixed_subnet, make_network, space_of
 from training.optim import make_optimizer
@@ -58,16 +59,17 @@ def make_state(
         make: makes the network from the config, in training mode.
 
     Raises:
-        ValueError: the config names what cannot be made.
+        ValueError: the config names what cannot be made, or started from.
         CheckpointError: weights cannot be had.
     """
     network = make(config).to(device)
     optimizer = make_optimizer(network.weights, config)
     ema = ModelEmaV3(network, decay=config.ema_decay, use_warmup=True)
     if config.initial:
-        values = load_checkpoint(Path(config.initial), device)
+        values = load_initial(config, network, device)
         network.load_state_dict(values["network"])
         ema.module.load_state_dict(values["ema"])
+        network.bias_rule = ema.module.bias_rule = values["bias_rule"]
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
     return RunState(network, ema, optimizer, scaler)
 
@@ -140,7 +142,7 @@ def run_steps(
 
     Raises:
         SystemExit: SIGTERM or SIGINT came; a checkpoint was written. Codes 143 and 130.
-        DivergedError: losses stay infinite or NaN.
+        DivergedError: losses stay infinite or NaN, or no step of the whole run was finite.
         OSError: a file cannot be written.
     """
     from tqdm import tqdm
@@ -170,6 +172,11 @@ def run_steps(
             if stop:
                 ranks.wait()
                 raise SystemExit(128 + stop)
+    if state.step == schedule.total and state.skipped == state.step:
+        raise DivergedError(
+            f"{run}: no loss or gradient of all {state.step} steps was finite, so nothing was "
+            "learned: look at the data, and try a lower lr or precision fp32 with another --out"
+        )
     ranks.wait()
 
 
@@ -197,10 +204,11 @@ def roll_back(state: RunState, config: TrainConfig, run: Path, ranks: Ranks) -> 
 def write_logs(
     state: RunState, setting: Setting, source: Source, plan: StepPlan, run: Path
 ) -> float | None:
-    """Write the lines that are due after a step; returns the mean loss where one was."""
+    """Write the lines that are due after a step; returns the mean loss where one is known."""
     config, ranks, loss = setting.config, setting.ranks, None
     if state.step % config.log_every == 0:
-        loss = sum(state.recent) / max(1, len(state.recent))
+        if state.recent:  # empty where all steps were skipped
+            loss = sum(state.recent) / len(state.recent)
         state.recent.clear()
         if ranks.is_first:
             _log_step(state, config, plan, loss, run)
@@ -247,10 +255,13 @@ def write_held_out(source: Source, run: Path) -> None:
         write_text(run / "held_out.json", json.dumps(source.held_out_list) + "\n")
 
 
-def _log_step(state: RunState, config: TrainConfig, plan: StepPlan, loss: float, run: Path) -> None:
-    line = _line(state, plan.epoch, plan.img_size)
+def _log_step(
+    state: RunState, config: TrainConfig, plan: StepPlan, loss: float | None, run: Path
+) -> None:
+    line = _line(state, plan.epoch, plan.img_size) | {"lr": config.lr * plan.lr_scale}
     counted = {name: getattr(state, name) for name in ("skipped", "broken", "rollbacks")}
-    line |= {"lr": config.lr * plan.lr_scale, "loss": round(loss, 5)}
+    if loss is not None:
+        line["loss"] = round(loss, 5)
     append(run / LOG, line | {name: count for name, count in counted.items() if count})
     append(run / TIMING, {"step": state.step, "seconds": round(state.seconds, 1)})
 

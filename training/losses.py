@@ -5,7 +5,9 @@ Losses are computed in fp32 whatever the network's precision is.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
+from pathlib import Path
 
 import timm
 import torch
@@ -17,6 +19,7 @@ import autoformer_zoo  # noqa: F401 - its models can be teachers too
 from autoformer_zoo.checkpoint import CheckpointError
 from training.config import TrainConfig
 from training.data import mixed_seed, seed_all
+from training.reasons import reason_of
 from training.sources import Batch
 
 
@@ -83,7 +86,8 @@ def open_teacher(config: TrainConfig, num_classes: int, device: torch.device) ->
     """Open the config's teacher; None where it has none.
 
     Raises:
-        ValueError: the teacher has another number of classes.
+        ValueError: the teacher is unknown, has another number of classes, or cannot read pictures
+            of a stage's size.
         CheckpointError: its weights cannot be had or do not match.
     """
     from training.timm_data import NORMALISATIONS
@@ -91,30 +95,54 @@ def open_teacher(config: TrainConfig, num_classes: int, device: torch.device) ->
     name, path = config.distill.teacher, config.distill.checkpoint
     if not name:
         return None
-    if path:
-        model = timm.create_model(name, num_classes=num_classes)
-        try:
-            timm.models.load_checkpoint(model, path)
-        except (RuntimeError, OSError, KeyError) as error:
-            raise CheckpointError(
-                f"distill.checkpoint {path} is no {name} of {num_classes} classes: {error}"
-            ) from None
-    else:
-        try:
-            model = timm.create_model(name, pretrained=True)  # with its own head, or not at all
-        except (RuntimeError, OSError) as error:
-            raise CheckpointError(
-                f"no weights for the teacher {name}: {error}; give distill.checkpoint"
-            ) from None
-        if model.num_classes != num_classes:
-            raise ValueError(
-                f"the teacher {name} has {model.num_classes} classes, the data {num_classes}; "
-                "give distill.checkpoint of one trained on this data"
-            )
+    if ":" not in name and not timm.is_model(name):  # with a colon: on the Hub, or in a folder
+        near = difflib.get_close_matches(name, timm.list_models())
+        raise ValueError(
+            f"distill.teacher is {name!r}, which timm does not know; "
+            f"{'the nearest are ' + ', '.join(near) if near else 'timm.list_models() has all'}"
+        )
+    model = _load_teacher(name, path, num_classes) if path else _fetch_teacher(name, num_classes)
     own = resolve_model_data_config(model)
     model.requires_grad_(False)
     given = NORMALISATIONS[config.data.normalisation]
-    return Teacher(model.eval().to(device), (own["mean"], own["std"]), given)
+    teacher = Teacher(model.eval().to(device), (own["mean"], own["std"]), given)
+    for size in {stage.img_size for stage in config.stages}:
+        try:
+            teacher.labels(torch.zeros(1, 3, size, size, device=device))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"the teacher {name} cannot read pictures of {size} px ({reason_of(error)}); give "
+                f"one of any size, or stages of {own['input_size'][-1]} px alone"
+            ) from None
+    return teacher
+
+
+def _load_teacher(name: str, path: str, num_classes: int) -> nn.Module:
+    if not Path(path).is_file():
+        raise CheckpointError(f"distill.checkpoint {path} is not there; expected a file of weights")
+    try:
+        model = timm.create_model(name, num_classes=num_classes)
+        timm.models.load_checkpoint(model, path)
+    except Exception as error:  # what is no checkpoint makes readers raise errors of any kind
+        raise CheckpointError(
+            f"distill.checkpoint {path} is no {name} of {num_classes} classes: {reason_of(error)}"
+        ) from None
+    return model
+
+
+def _fetch_teacher(name: str, num_classes: int) -> nn.Module:
+    try:
+        model = timm.create_model(name, pretrained=True)  # with its own head, or not at all
+    except (RuntimeError, OSError) as error:
+        raise CheckpointError(
+            f"no weights for the teacher {name}: {reason_of(error)}; give distill.checkpoint"
+        ) from None
+    if model.num_classes != num_classes:
+        raise ValueError(
+            f"the teacher {name} has {model.num_classes} classes, the data {num_classes}; "
+            "give distill.checkpoint of one trained on this data"
+        )
+    return model
 
 
 def label_loss(

@@ -24,6 +24,7 @@ from training.sampling import parse_subnet
 from training.supernet import FixedSubnet, Supernet
 
 Network = Supernet | FixedSubnet
+CHANNELS = 3  # of the pictures of every source
 
 
 def find_space(name: str) -> SearchSpace:
@@ -64,23 +65,36 @@ def make_network(config: TrainConfig) -> Network:
     return network.train()
 
 
+def require_sizes(config: TrainConfig, patch_size: int) -> None:
+    """Refuse stages whose pictures cannot be cut into whole patches.
+
+    Raises:
+        ValueError: as said; the text has a size that can.
+    """
+    for stage in config.stages:
+        if stage.img_size % patch_size:
+            near = max(1, round(stage.img_size / patch_size)) * patch_size
+            raise ValueError(
+                f"stage {stage.epochs}:{stage.img_size}: the network's patches have {patch_size} "
+                f"px; expected a multiple of them, such as {stage.epochs}:{near}"
+            )
+
+
 def _make_supernet(config: TrainConfig, space: SearchSpace) -> Supernet:
+    require_sizes(config, space.patch_size)
     if config.freeze_blocks:
         raise ValueError("freeze_blocks is of sampling fixed: subnets share blocks; expected 0")
     path = config.weights.checkpoint
     if not path:
         return Supernet(space, drop_path_rate=config.drop_path_rate)
     weights = load_supernet(path, config.weights.layout or None)
-    given = (weights.num_classes, weights.img_size[0], weights.patch_size[0])
-    if not same_sizes(weights.sizes, space.supernet) or given != (
-        space.num_classes,
-        space.img_size,
-        space.patch_size,
-    ):
+    given = (weights.num_classes, weights.img_size[0], weights.patch_size[0], weights.in_chans)
+    own = (space.num_classes, space.img_size, space.patch_size, CHANNELS)
+    if not same_sizes(weights.sizes, space.supernet) or given != own:
         raise ValueError(
-            f"{path} holds the supernet {weights.sizes.to_json()} for (classes, pixels, patch) "
-            f"{given}; the config's space has {space.supernet.to_json()} for "
-            f"{(space.num_classes, space.img_size, space.patch_size)}: name its space"
+            f"{path} holds the supernet {weights.sizes.to_json()} for (classes, pixels, patch, "
+            f"channels) {given}; the config's space has {space.supernet.to_json()} for "
+            f"{own}: name its space"
         )
     supernet = Supernet(space, weights.bias_rule, config.drop_path_rate)
     supernet.weights.load_state_dict({name: t.float() for name, t in weights.tensors.items()})
@@ -96,14 +110,20 @@ def _make_subnet(config: TrainConfig, space: SearchSpace) -> AutoFormer:
         "dynamic_img_size": True,  # stages change the input size
     }
     subnet = parse_subnet(config.subnet) if config.subnet else None
-    if config.weights.model:
-        model = create_model(config.weights.model, pretrained=True, subnet=subnet, **arguments)
-        return _checked_autoformer(model, config.weights.model)
-    if config.weights.checkpoint:
-        layout = config.weights.layout or None
-        weights = load_weights(Path(config.weights.checkpoint), subnet, layout)
-        model = build_static(weights, **arguments)
-        return _checked_autoformer(model.float(), config.weights.checkpoint)
+    if name := config.weights.model:
+        bare = _checked_autoformer(create_model(name, subnet=subnet, device="meta"), name)
+        require_sizes(config, bare.patch_embed.patch_size[0])
+        model = create_model(name, pretrained=True, subnet=subnet, **arguments)
+        return _checked_autoformer(model, name)
+    if path := config.weights.checkpoint:
+        weights = load_weights(Path(path), subnet, config.weights.layout or None)
+        require_sizes(config, weights.patch_size[0])
+        if weights.in_chans != CHANNELS:
+            raise ValueError(
+                f"{path} is for {weights.in_chans} channels; expected {CHANNELS}, as pictures have"
+            )
+        return build_static(weights, **arguments).float()
+    require_sizes(config, space.patch_size)
     if subnet is None:
         raise ValueError("sampling is fixed, but no subnet is given: name one in subnet")
     # The space's own size, so that a subnet trained alone has the supernet's position embedding.

@@ -40,8 +40,8 @@ from autoformer_zoo.space import SearchSpace, SubnetConfig
 from training.answers import answer
 from training.config import DEFAULT_RESOURCES, MEMORY, Resources, TrainConfig
 from training.data import load_test
-from training.distributed import Ranks
-from training.estimate import device_of, plan
+from training.distributed import Ranks, device_of
+from training.estimate import plan
 from training.evaluate import LabelledBatch, MemoryBatches, accuracy_on, inherited_accuracy
 from training.evolution import best_so_far, evolve, random_search
 from training.journal import require_same, write_json

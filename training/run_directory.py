@@ -34,7 +34,7 @@ def open_run(run: Path, config: TrainConfig, device: torch.device, world: int) -
     """
     path = run / "config.json"
     if path.exists():
-        found = differences(TrainConfig.from_json(path.read_text()), config)
+        found = differences(read_config(run), config)
         if found:
             raise ValueError(
                 f"{run} holds a run with {'; '.join(found)}: give another --out or the same config"
@@ -44,6 +44,22 @@ def open_run(run: Path, config: TrainConfig, device: torch.device, world: int) -
     environment = describe_environment(device, world)
     write_text(run / "environment.json", json.dumps(environment, indent=1) + "\n")
     write_text(path, config.to_json() + "\n")
+
+
+def read_config(run: Path) -> TrainConfig:
+    """Read the config of a run.
+
+    Raises:
+        FileNotFoundError: it is no run directory.
+        ValueError: the file is damaged; the text says what is wrong in it.
+    """
+    path = run / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there; expected the directory of a training run")
+    try:
+        return TrainConfig.from_json(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def describe_environment(device: torch.device, world: int) -> dict[str, Any]:

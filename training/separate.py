@@ -22,8 +22,8 @@ from training.checkpoints import load_checkpoint
 from training.config import DEFAULT_RESOURCES, Resources, TrainConfig
 from training.distributed import join
 from training.loop import make_setting, make_state, resume, run_steps
-from training.networks import space_of
-from training.run_directory import open_run
+from training.networks import require_sizes, space_of
+from training.run_directory import open_run, read_config
 from training.sources import open_source
 from training.step import RunState
 from training.supernet import Supernet
@@ -88,7 +88,9 @@ def key_of(name: str, subnet: SubnetConfig) -> str:
 def make_separate(config: TrainConfig) -> SeparateSupernet:
     """Make the untrained network, from the config's seed."""
     torch.manual_seed(config.seed)
-    return SeparateSupernet(space_of(config), config.drop_path_rate).train()
+    space = space_of(config)
+    require_sizes(config, space.patch_size)
+    return SeparateSupernet(space, config.drop_path_rate).train()
 
 
 def train_separate(
@@ -116,7 +118,7 @@ def load_separate(run: Path) -> SeparateSupernet:
     Raises:
         FileNotFoundError: the run has no checkpoint.
     """
-    config = TrainConfig.from_json((run / "config.json").read_text())
+    config = read_config(run)
     network = SeparateSupernet(space_of(config), config.drop_path_rate)
     network.load_state_dict(load_checkpoint(run)["ema"])
     return network.eval()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Annotated, Any, Literal
 
 from tyro.constructors import PrimitiveConstructorSpec
@@ -315,6 +315,14 @@ _NOT_NEGATIVE = (
     *("num_classes", "held_out_per_class", "clip_grad", "weight_decay", "min_lr_ratio"),
     *("freeze_blocks", "most_rollbacks"),
 )
+# What JSON has for a field, by its annotation; choices and parts are checked where they are made.
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "bool": ((bool,), "true or false"),
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "str": ((str,), "a text"),
+    "Stages": ((list,), "a list of stages, such as [{'epochs': 10, 'img_size': 32}]"),
+}
 _PARTS = {
     "data": DataConfig,
     "augment": AugmentConfig,
@@ -339,4 +347,13 @@ def _checked_keys(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{cls.__name__}: expected a JSON object, not {values!r}")
     if unknown := sorted(set(values) - {field.name for field in fields(cls)}):
         raise ValueError(f"{cls.__name__}: unknown keys {unknown}")
+    for field in fields(cls):
+        if field.name in values:
+            kinds, expected = _KINDS.get(str(field.type), (None, ""))
+            if kinds and type(values[field.name]) not in kinds:
+                raise ValueError(
+                    f"{cls.__name__}: {field.name} is {values[field.name]!r}; expected {expected}"
+                )
+        elif field.default is MISSING:
+            raise ValueError(f"{cls.__name__}: {field.name} is missing")
     return dict(values)

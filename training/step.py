@@ -14,7 +14,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from autoformer_zoo.space import SearchSpace, SubnetConfig
-from training.config import TrainConfig
+from training.config import Precision, TrainConfig
 from training.data import mixed_seed
 from training.distributed import Ranks
 from training.losses import Mixer, Teacher, answer_loss, label_loss
@@ -40,7 +40,7 @@ class RunState:
     seconds: float = 0.0
     skipped: int = 0  # steps whose loss or gradient was not finite
     broken: int = 0  # pictures that could not be read
-    bad_in_row: int = 0  # of the skipped steps, those at the end
+    bad_in_row: int = 0  # of the skipped steps, those at the end that the scale is no excuse for
     rollbacks: int = 0
     recent: list[float] = field(default_factory=list)  # losses since the last line of the log
 
@@ -91,7 +91,12 @@ class Setting:
     @property
     def half(self) -> torch.dtype | None:
         """The type of autocast; None for fp32."""
-        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.precision)
+        return half_type(self.config.precision)
+
+
+def half_type(precision: Precision) -> torch.dtype | None:
+    """Return the type of autocast under a precision; None for fp32."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
 
 def take_step(
@@ -124,20 +129,34 @@ def take_step(
     loss, broken = ranks.sums([loss, broken])
     state.step += 1
     state.broken += int(broken)
-    # Too large a scale is the scaler's own business: it skips the step and takes a smaller one.
-    if math.isfinite(loss) and (math.isfinite(norm) or state.scaler.is_enabled()):
+    if math.isfinite(loss) and math.isfinite(norm):
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.ema.update(state.network, step=state.step)
         state.recent.append(loss)
         state.bad_in_row = 0
     else:
-        state.skipped += 1
-        state.bad_in_row += 1
-        if state.scaler.is_enabled():
-            state.scaler.update()  # or the next step's gradients count as unscaled already
+        _skip(state, loss)
         _log.warning("step %d: loss %s, gradient %s; skipped", plan.step, loss, norm)
     return int(ranks.largest([request.signal])[0])
+
+
+def _skip(state: RunState, loss: float) -> None:
+    """Count a step that was not made, and take a smaller scale where that can help.
+
+    A gradient that overflows under a finite loss may be the scale's fault: the scaler halves it, at
+    the start several times until one fits, and none of these steps brings a return to a checkpoint
+    nearer. At a scale of 1, which is also that of fp32 and bf16, the gradient itself is bad; and no
+    scale mends a loss, which is computed without it.
+    """
+    state.skipped += 1
+    scale = state.scaler.get_scale()
+    if math.isfinite(loss):
+        state.bad_in_row += scale <= 1
+        state.scaler.update()
+    else:
+        state.bad_in_row += 1
+        state.scaler.update(scale)  # as it is; the next gradient would count as unscaled otherwise
 
 
 def _backward(

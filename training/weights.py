@@ -8,8 +8,8 @@ from typing import Any
 from autoformer_zoo.checkpoint import SubnetWeights, SupernetWeights, save_subnet, save_supernet
 from autoformer_zoo.space import SubnetConfig
 from training.checkpoints import load_checkpoint
-from training.config import TrainConfig
 from training.networks import space_of
+from training.run_directory import read_config
 
 WEIGHTS = "weights.safetensors"
 
@@ -21,7 +21,7 @@ def averaged_weights(run: Path) -> SupernetWeights | SubnetWeights:
         FileNotFoundError: the run has no checkpoint.
         CheckpointError: none is whole.
     """
-    config = TrainConfig.from_json((run / "config.json").read_text())
+    config = read_config(run)
     space, values = space_of(config), load_checkpoint(run)
     prefix = "weights."
     tensors = {name.removeprefix(prefix): t.contiguous() for name, t in values["ema"].items()}
