@@ -56,18 +56,34 @@ def require_same(old: Mapping[str, Any], new: Mapping[str, Any], where: Path) ->
     Raises:
         ValueError: they differ; the text shows the first difference.
     """
-    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    before, now = _leaves(old), _leaves(new)
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if names:
         name = names[0]
         raise ValueError(
-            f"{where} was begun with {name}={old.get(name)!r}, asked for {new.get(name)!r} "
+            f"{where} was begun with {name}={before.get(name)!r}, asked for {now.get(name)!r} "
             f"(differing: {', '.join(names)}); give another --out or the same arguments"
         )
 
 
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values by dotted names, as their flags have them."""
+    leaves: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            leaves |= _leaves(value, f"{prefix}{name}.")
+        else:
+            leaves[prefix + name] = value
+    return leaves
+
+
 def write_json(values: Mapping[str, Any], path: Path) -> None:
-    """Write indented JSON under a temporary name first."""
-    write_text(path, json.dumps(values, indent=1) + "\n")
+    """Write indented JSON under a temporary name first.
+
+    Raises:
+        ValueError: a number is infinite or NaN, which JSON does not have.
+    """
+    write_text(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:
