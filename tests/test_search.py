@@ -175,6 +175,30 @@ def test_limits_hold_and_impossible_ones_end_at_once(tmp_path: Path, subject: Su
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize(
+    ("bounds", "text"),
+    [
+        ({"max_params": float("nan")}, "bounds.max_params is nan; expected 0 or more"),
+        ({"min_macs": -1}, "bounds.min_macs is -1; expected 0 or more"),
+        (
+            {"min_latency_ms": 5, "max_latency_ms": 4},
+            "bounds.min_latency_ms is 5 and bounds.max_latency_ms 4; expected the lower end first",
+        ),
+    ],
+    ids=["nan", "negative", "empty"],
+)
+def test_bounds_that_cannot_be_meant_are_refused(bounds: dict[str, float], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        Bounds(**bounds)
+
+
+def test_command_refuses_such_a_bound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--data-dir", str(tmp_path), "--out", str(tmp_path), "--run", str(tmp_path)]
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments, "--bounds.max-params", "nan"])
+    assert "bounds.max_params is nan" in capsys.readouterr().err
+
+
 def test_supernet_of_another_space_is_refused(tmp_path: Path, subject: Subject) -> None:
     with pytest.raises(ValueError, match="the supernet is not of this space: depth 7 needs"):
         search(replace(subject, space=az.SPACES["nano"]), CONFIG, tmp_path)
