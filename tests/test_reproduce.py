@@ -27,6 +27,7 @@ from training.comparisons import (
     student_t,
 )
 from training.config import Stage
+from training.evaluate import load_averaged
 from training.evolution import EvolutionConfig
 from training.reproduce import Reproduction, main
 from training.reproduce_config import PRESETS, STAGES, ReproduceConfig
@@ -110,6 +111,10 @@ def test_stages_that_are_done_are_left_out_and_missing_ones_named(
     again.run("train", "search")  # from the journal
     old, new = json.loads(first), json.loads((tmp_path / "out" / "stage-search.json").read_text())
     assert {**old, "seconds": 0, "scored": 0} == {**new, "seconds": 0, "scored": 0}
+    other = {**new, "held_out_percent": -1.0}
+    (tmp_path / "out" / "stage-search.json").write_text(json.dumps(other))
+    with pytest.raises(ValueError, match=r"scores \d.* %, the search found -1.0 %: the file or"):
+        again.run("extract", "extract")
     with pytest.raises(ValueError, match="was begun with seeds=1, asked for 2"):
         Reproduction(replace(few, seeds=2), tmp_path, tmp_path / "out")
 
@@ -196,6 +201,8 @@ def test_separate_run_goes_on_and_is_read_back(tmp_path: Path, made_data: list[i
         torch.testing.assert_close(network(x, subnet), state.ema.module.eval()(x, subnet))
     again = train_separate(config, tmp_path, tmp_path / "run", False, QUICK)
     assert again.step == state.step == 4
+    with pytest.raises(ValueError, match=r"run trained weights of their own for each choice"):
+        load_averaged(tmp_path / "run")
 
 
 # Statistics
