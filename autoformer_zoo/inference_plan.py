@@ -158,11 +158,10 @@ class InferencePlan:
     def _steps_for(self, rows: int) -> list[BlockStep | nn.Module]:
         packed_rows, packed = self._packed
         again, self._last_rows = rows == self._last_rows, rows
-        if packed_rows == rows or (packed and self._library == "onednn"):
+        is_mkl = self._library == "mkl"
+        if packed and (packed_rows == rows or not is_mkl):
             return packed
-        if self._library is None:
-            return self._steps
-        if self._library == "mkl" and not (again and rows <= MOST_ROWS):
+        if self._library is None or (is_mkl and not (again and rows <= MOST_ROWS)):
             return self._steps
         self._packed = 0, []  # let go of the old ones first
         packed = [

@@ -8,15 +8,15 @@ with PyTorch, and which one is faster depends on the processor: see `packing_lib
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from autoformer_zoo.processor import processor
 
 Library = Literal["mkl", "onednn"]
 
@@ -37,14 +37,10 @@ def packing_library() -> Library | None:
     MKL takes its AVX2 code on processors that are not Intel's: on two cores of a Zen 5, 213 GFLOP/s
     against oneDNN's 503 (1576 x 192 by 576). On Intel's, MKL was ahead by a tenth.
     """
-    if HAS_ONEDNN and torch.backends.cpu.get_cpu_capability() == "AVX512" and not _is_intel():
+    is_fast = HAS_ONEDNN and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    if is_fast and "Intel" not in processor("vendor_id"):
         return "onednn"
     return "mkl" if HAS_MKL else None
-
-
-def _is_intel() -> bool:
-    cpuinfo = Path("/proc/cpuinfo")
-    return "Intel" in (cpuinfo.read_text() if cpuinfo.exists() else platform.processor())
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ class AccuracyOptions:
 
     models: tuple[str, ...] = ()  # NAME, NAME=FILE, FILE or FILE.onnx
     published: bool = False  # every model whose authors state an accuracy
-    supernet: str | None = None  # NAME or NAME=FILE: whose subnets --subnets lists
+    supernet: str | None = None  # NAME, NAME=FILE or FILE: whose subnets --subnets lists
     subnets: Path | None = None  # JSON: a list of subnet configs
     root: Path = Path("data")  # folder of the data set
     data: str = ""  # timm's name: "" for folders by class, wds/, hfds/NAME, torch/cifar10

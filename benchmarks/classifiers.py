@@ -1,17 +1,21 @@
 """What can be scored: a model's name, a file of weights, an ONNX file, or a subnet of a supernet.
 
     NAME            weights of timm's or this package's registry
-    NAME=FILE       that architecture with weights from a file; a supernet's are cut
-    FILE            one subnet's file of this package, for 1000 classes
+    NAME=FILE       weights from a file, pictures prepared as for that name; of a supernet's file
+                    the name's subnet is cut
+    FILE            one subnet's file of this package, as autoformer_subnet=FILE
     FILE.onnx       in onnxruntime, with the preprocessing that the file describes
 
+A file of this package says its sizes and classes, but not how pictures are prepared. Where no name
+tells, it is as for the model here with its patch size and number of classes: nano's, or ImageNet's.
 Weights that cannot be had are a `MissingWeightsError`, and never random.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +25,20 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from autoformer_zoo import create_model
-from autoformer_zoo.checkpoint import CheckpointError, load_subnet
+from autoformer_zoo.autoformer import MODELS, PATCH_SIZES, build_static
+from autoformer_zoo.checkpoint import (
+    CheckpointError,
+    SubnetWeights,
+    holds_supernet,
+    load_weights,
+)
 from autoformer_zoo.space import SubnetConfig
 from benchmarks.competitors import DTYPES, has_forms, split_spec
 from benchmarks.onnx_sessions import make_session
+
+ANY_SUBNET = "autoformer_subnet"  # the name that says nothing about the file
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+PREPARATION = ("interpolation", "mean", "std", "crop_pct", "crop_mode")
 
 
 class MissingWeightsError(Exception):
@@ -60,12 +74,36 @@ def open_classifier(spec: str, device: str, precision: str, threads: int) -> Cla
     """
     if spec.endswith(".onnx"):
         return _open_onnx(Path(spec), threads)
+    name, file = split_file(spec)
+    if file is None:
+        return of_model(spec, _open_pretrained(name), device, precision)
+    if not has_forms(name):
+        return of_model(spec, _open_timm_file(name, file), device, precision)
+    if (subnet := _subnet_of(name)) is None and holds_supernet(file):
+        raise ValueError(
+            f"{file} holds a supernet: give NAME={file} with the model whose subnet is to be cut, "
+            f"or --supernet {file} with --subnets"
+        )
+    with _naming(spec):
+        # A file of one subnet is taken as it is; only what a supernet's is cut to needs a name.
+        weights = load_weights(file, subnet if holds_supernet(file) else None)
+        return _of_weights(spec, name, weights, device, precision)
+
+
+def split_file(spec: str) -> tuple[str, Path | None]:
+    """Split NAME, NAME=FILE or FILE into a name and a file.
+
+    Raises:
+        ValueError: the name is unknown, or the file is not there.
+    """
     name, _, file = spec.partition("=")
-    if not file and Path(name).is_file():
-        return of_model(spec, _open_subnet_file(Path(name)), device, precision)
-    split_spec(name)
-    model = _open_file(name, Path(file)) if file else _open_pretrained(name)
-    return of_model(spec, model, device, precision)
+    if not file and (Path(name).is_file() or Path(name).suffix in WEIGHT_SUFFIXES):
+        name, file = ANY_SUBNET, name
+    if form := split_spec(name)[1]:
+        raise ValueError(f"{name}: answers do not depend on a form; leave @{form} out")
+    if file and not Path(file).is_file():
+        raise ValueError(f"{file} does not exist; expected the weights of {name}")
+    return name, Path(file) if file else None
 
 
 def open_subnets(
@@ -74,21 +112,33 @@ def open_subnets(
     """Name the subnets of a supernet; each is cut when it is asked for.
 
     Args:
-        supernet: NAME, whose own supernet it is, or NAME=FILE.
+        supernet: NAME, whose own supernet it is, NAME=FILE or FILE.
         subnets: what to cut.
         device: as in `open_classifier`.
         precision: as in `open_classifier`.
+
+    Raises:
+        ValueError: there is no such supernet.
+        CheckpointError: the file is refused.
     """
-    name, _, file = supernet.partition("=")
-    split_spec(name)
+    name, file = split_file(supernet)
     if not has_forms(name):
         raise ValueError(f"{name} has no supernet: expected a model of this package")
+    if file is not None and not holds_supernet(file):
+        raise ValueError(f"{file} holds one subnet, no supernet: score it by --models {supernet}")
 
     def opener(index: int, subnet: SubnetConfig) -> Callable[[], Classifier]:
+        title = f"{name}[{index}]"
+
         def open_one() -> Classifier:
-            weights: dict[str, Any] = {"checkpoint_path": file} if file else {"pretrained": True}
-            model = _with_weights(name, lambda: create_model(name, subnet=subnet, **weights))
-            return of_model(f"{name}[{index}]", model, device, precision)
+            with _naming(title):
+                if file is not None:
+                    weights = load_weights(file, subnet)
+                    return _of_weights(title, name, weights, device, precision)
+                made = _with_weights(
+                    name, lambda: create_model(name, pretrained=True, subnet=subnet)
+                )
+                return of_model(title, made, device, precision)
 
         return open_one
 
@@ -110,6 +160,52 @@ def of_model(name: str, model: nn.Module, device: str, precision: str) -> Classi
     return Classifier(name, run, module.num_classes, params, data, "eager", precision)
 
 
+def _of_weights(
+    title: str, name: str, weights: SubnetWeights, device: str, precision: str
+) -> Classifier:
+    """Make a classifier of a file's weights: sizes are the file's, the preparation is the name's.
+
+    Raises:
+        ValueError: the file has no head, or neither name nor sizes tell the preparation.
+    """
+    if not weights.num_classes:
+        raise ValueError("the file has no head, so nothing to score; expected a classifier's")
+    made = of_model(title, build_static(weights), device, precision)
+    cfg = timm.models.get_pretrained_cfg(_prepared_as(name, weights)).to_dict()
+    prepared = {key: cfg[key] for key in PREPARATION if cfg.get(key) is not None}
+    return replace(made, data={**made.data, **prepared})
+
+
+def _prepared_as(name: str, weights: SubnetWeights) -> str:
+    """Name the model for which pictures are prepared as for these weights."""
+    if _subnet_of(name) is not None:
+        return name
+    sizes = weights.patch_size[0], weights.num_classes
+    for model in MODELS:
+        if (PATCH_SIZES.get(model, 16), timm.get_pretrained_cfg(model).num_classes) == sizes:
+            return model
+    raise ValueError(
+        f"the file is for {sizes[1]} classes with patches of {sizes[0]} px and does not say how "
+        "pictures are prepared: give NAME=FILE, with the model whose preparation holds "
+        "(autoformer_nano: as CIFAR-10, autoformer_tiny: as ImageNet)"
+    )
+
+
+def _subnet_of(name: str) -> SubnetConfig | None:
+    """Return the subnet that a name of this package stands for, if it stands for one."""
+    model = name.split(".")[0]
+    return None if model == ANY_SUBNET else MODELS[model]
+
+
+@contextmanager
+def _naming(title: str) -> Iterator[None]:
+    """Put in front of an error what was opened, for there may be many."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{title}: {error}") from None
+
+
 def _open_pretrained(name: str) -> nn.Module:
     cfg = timm.models.get_pretrained_cfg(name)
     if not has_forms(name) and not (cfg and cfg.has_weights):  # timm would warn and go on
@@ -126,26 +222,12 @@ def _with_weights(name: str, make: Callable[[], nn.Module]) -> nn.Module:
         raise MissingWeightsError(text if name in text else f"{name}: {text}") from error
 
 
-def _open_file(name: str, file: Path) -> nn.Module:
-    if not file.is_file():
-        raise ValueError(f"{file} does not exist; expected the weights of {name}")
-    if has_forms(name):
-        return create_model(name, checkpoint_path=file)
+def _open_timm_file(name: str, file: Path) -> nn.Module:
     try:
         return timm.create_model(name, checkpoint_path=str(file))
     except (RuntimeError, KeyError) as error:
         text = " ".join(str(error).split())
         raise ValueError(f"{file} does not hold the weights of {name}: {text[:200]}") from None
-
-
-def _open_subnet_file(file: Path) -> nn.Module:
-    classes = load_subnet(file).num_classes
-    if classes != 1000:
-        raise ValueError(
-            f"{file} is for {classes} classes and does not say how pictures are prepared: give "
-            f"NAME={file}, with the model whose preparation holds"
-        )
-    return create_model("autoformer_subnet", checkpoint_path=file)
 
 
 def _open_onnx(file: Path, threads: int) -> Classifier:

@@ -19,6 +19,7 @@ import timm
 import torch
 
 import autoformer_zoo
+from autoformer_zoo.processor import processor
 from benchmarks.timing import Ratio, Summary
 
 
@@ -240,14 +241,7 @@ def current_environment(device: str, packages: Sequence[str] = ()) -> Environmen
 def _machine_name(device: str) -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():  # elsewhere platform.processor() is all that there is
-        lines = cpuinfo.read_text().splitlines()
-        name = next(
-            (line.split(": ", 1)[1] for line in lines if line.startswith("model name")), name
-        )
-    return f"{name}, {os.cpu_count()} CPUs"
+    return f"{processor('model name') or platform.machine()}, {os.cpu_count()} CPUs"
 
 
 def current_commit(folder: Path = Path(__file__).parent) -> str:

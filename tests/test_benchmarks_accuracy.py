@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,18 @@ from PIL import Image
 from torch import Tensor
 
 from autoformer_zoo import create_model
-from autoformer_zoo.checkpoint import save_supernet
+from autoformer_zoo.checkpoint import SubnetWeights, load_weights, save_subnet, save_supernet
 from autoformer_zoo.complexity import count_params
 from autoformer_zoo.published import SPACES, SUBNETS
 from autoformer_zoo.space import SubnetConfig
 from benchmarks import accuracy, classifiers
 from benchmarks.accuracy import PUBLISHED, TIMM_COLUMNS, main
-from benchmarks.classifiers import Classifier, MissingWeightsError, open_classifier
+from benchmarks.classifiers import (
+    Classifier,
+    MissingWeightsError,
+    open_classifier,
+    open_subnets,
+)
 from benchmarks.evaluation import Score, evaluate, open_dataset, read_real_labels
 from benchmarks.results import read_rows
 from benchmarks.rows import Row
@@ -61,6 +67,14 @@ def supernet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A nano supernet with made-up weights."""
     path = tmp_path_factory.mktemp("supernet") / "supernet.safetensors"
     save_supernet(make_supernet(NANO.supernet, img_size=32, patch_size=4), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def subnet_file(supernet: Path) -> Path:
+    """The smallest subnet of that supernet in a file of its own."""
+    path = supernet.with_name("subnet.safetensors")
+    save_subnet(load_weights(supernet, SMALLEST), path)
     return path
 
 
@@ -167,17 +181,84 @@ def test_answers_are_those_of_the_model_in_that_file(folder: Path, supernet: Pat
         torch.testing.assert_close(scored.run(pictures), model(pictures))
 
 
+@pytest.mark.parametrize("name", ["", "autoformer_nano=", "autoformer_subnet="])
+def test_file_of_ten_classes_is_scored_as_what_it_holds(
+    name: str, folder: Path, subnet_file: Path
+) -> None:
+    scored = open_classifier(f"{name}{subnet_file}", "cpu", "fp32", 1)
+    model = create_model("autoformer_subnet", checkpoint_path=subnet_file).eval()
+    pictures = torch.rand(2, 3, 32, 32)
+
+    with torch.inference_mode():
+        torch.testing.assert_close(scored.run(pictures), model(pictures))
+    assert scored.num_classes == 10
+    nano = open_classifier("autoformer_nano", "cpu", "fp32", 1)
+    assert scored.data == nano.data  # prepared as the pictures that such files are trained on
+    assert evaluate(scored, open_dataset("", folder, "val"), batch_size=16).pictures == 30
+
+
+def test_name_says_how_pictures_are_prepared_and_the_file_all_else(subnet_file: Path) -> None:
+    scored = open_classifier(f"autoformer_tiny={subnet_file}", "cpu", "fp32", 1)
+    assert (scored.num_classes, scored.data["input_size"]) == (10, (3, 32, 32))
+    assert (scored.data["crop_pct"], scored.data["mean"]) == (0.875, (0.485, 0.456, 0.406))
+
+
+def _other_classes(weights: SubnetWeights, classes: int) -> SubnetWeights:
+    head = {f"head.{n}": weights.tensors[f"head.{n}"][:classes] for n in ("weight", "bias")}
+    tensors = {k: v for k, v in weights.tensors.items() if not k.startswith("head.")}
+    return replace(weights, tensors={**tensors, **(head if classes else {})}, num_classes=classes)
+
+
+@pytest.mark.parametrize(
+    ("classes", "text"),
+    [
+        (7, "is for 7 classes with patches of 4 px and does not say how pictures are prepared: gi"),
+        (0, "the file has no head, so nothing to score"),
+    ],
+)
+def test_file_that_cannot_be_scored_alone_is_refused(
+    classes: int, text: str, subnet_file: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "other.safetensors"
+    save_subnet(_other_classes(load_weights(subnet_file, None), classes), path)
+    with pytest.raises(ValueError, match=f"other.safetensors: .*{text}"):
+        open_classifier(str(path), "cpu", "fp32", 1)
+    if classes:
+        named = open_classifier(f"autoformer_nano={path}", "cpu", "fp32", 1)
+        assert named.num_classes == classes
+
+
+def test_supernet_without_a_subnet_is_refused(supernet: Path) -> None:
+    for spec in (str(supernet), f"autoformer_subnet={supernet}"):
+        with pytest.raises(
+            ValueError, match=r"holds a supernet: give NAME=.* or --supernet .* wit"
+        ):
+            open_classifier(spec, "cpu", "fp32", 1)
+
+
+def test_subnets_that_cannot_be_cut_are_refused(supernet: Path, subnet_file: Path) -> None:
+    with pytest.raises(ValueError, match="holds one subnet, no supernet: score it by --models /"):
+        open_subnets(str(subnet_file), [SMALLEST], "cpu", "fp32")
+    with pytest.raises(ValueError, match=r"gone\.pth does not exist; expected the weights of"):
+        open_subnets("autoformer_nano=gone.pth", [SMALLEST], "cpu", "fp32")
+    large = SPACES["tiny"].largest
+    with pytest.raises(ValueError, match=r"autoformer_nano\[0\]: the subnet does not fit the sup"):
+        open_subnets(f"autoformer_nano={supernet}", [large], "cpu", "fp32")[0]()
+
+
+@pytest.mark.parametrize("name", ["autoformer_nano=", "autoformer_subnet=", ""])
 def test_list_of_subnets_is_cut_from_one_supernet(
-    folder: Path, supernet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, folder: Path, supernet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     subnets = tmp_path / "subnets.json"
     subnets.write_text(json.dumps([SMALLEST.to_dict(), NANO.largest.to_dict()]))
-    args = ["--supernet", f"autoformer_nano={supernet}", "--subnets", str(subnets)]
+    args = ["--supernet", f"{name}{supernet}", "--subnets", str(subnets)]
     assert main([*args, "--root", str(folder), "--threads", "1"]) == 0
 
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     models = [row["model"] for row in document["rows"] if row["what"] == "top1"]
-    assert models == ["autoformer_nano[0]", "autoformer_nano[1]"]
+    title = name.rstrip("=") or "autoformer_subnet"
+    assert models == [f"{title}[0]", f"{title}[1]"]
 
 
 def test_missing_weights_are_reported_and_never_random(
@@ -229,6 +310,8 @@ def test_failed_download_of_timm_is_missing_weights(monkeypatch: pytest.MonkeyPa
         (["--models", "qqq"], "no model 'qqq'"),
         (["--models", "test_vit=gone.pth"], "gone.pth does not exist; expected the weights of"),
         (["--models", "gone.onnx"], "gone.onnx does not exist; expected an ONNX file"),
+        (["--models", "gone.pth"], "gone.pth does not exist; expected the weights of"),
+        (["--models", "autoformer_nano@explicit"], "do not depend on a form; leave @explicit out"),
         (["--subnets", "x.json"], "--supernet and --subnets go together"),
         (["--models", "test_vit", "--root", "gone"], "gone does not exist; expected the folder"),
         (["--models", "test_vit", "--data", "torch/qqq"], "timm cannot open torch/qqq"),

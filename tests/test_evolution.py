@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
 
 from autoformer_zoo.published import SPACES
 from autoformer_zoo.space import SearchSpace, SubnetConfig
+from training import evolution
 from training.costs import params_cost
 from training.evolution import (
     Evaluated,
@@ -76,6 +77,17 @@ def test_small_space_is_searched_to_its_end() -> None:
     space = SearchSpace((64,), (1, 2), (1.0,), (1, 2), SubnetConfig.uniform(2, 64, 2, 1.0))
     done = evolve(Feasible(space), lambda subnets: [float(s.depth) for s in subnets], FEW)
     assert len(done) == space.size == 6
+
+
+@pytest.mark.parametrize("method", [evolve, random_search])
+def test_search_ends_when_all_within_narrow_limits_are_scored(
+    method: Callable[..., list[Evaluated]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evolution, "EXHAUSTED", 10**9)  # or the test would not end
+    params = params_cost(NANO)
+    feasible = Feasible(NANO, [Limit(params, params.of(NANO.largest) - 60_000)])
+    done = method(feasible, rugged, replace(FEW, generations=99))
+    assert len(done) == feasible.count == 15  # the largest, and one block smaller
 
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from autoformer_zoo.complexity import count_macs, count_params
 from autoformer_zoo.published import SPACES
 from autoformer_zoo.space import SearchSpace, SubnetConfig
+from training import mixtures
 from training.costs import macs_cost, params_cost
 from training.limits import Cost, Feasible, Limit, every_subnet, reachable
 
@@ -114,6 +120,96 @@ def test_limits_in_a_gap_or_in_conflict_end_with_what_can_be_reached() -> None:
     text = rf"within the other limits: macs .*, params {least:,} to {least:,}$"
     with pytest.raises(ValueError, match=text):
         Feasible(SMALL, [few_macs, Limit(PARAMS, most - 10)])
+
+
+def _latency(space: SearchSpace, seed: int) -> Cost:
+    """Make up a latency in ns: sums that hardly ever meet."""
+    rng = random.Random(seed)
+    kinds = product(space.embed_dim, space.num_heads, space.mlp_ratio)
+    blocks = {kind: rng.randrange(1, 10**6) for kind in kinds}
+    rests = {dim: rng.randrange(10**6) for dim in space.embed_dim}
+    return Cost("latency_ms", rests.__getitem__, lambda *kind: blocks[kind], 10**6)
+
+
+@st.composite
+def _spaces(draw: st.DrawFn) -> SearchSpace:
+    def choices(values: Sequence[float]) -> tuple[Any, ...]:
+        return tuple(draw(st.sets(st.sampled_from(values), min_size=1, max_size=2)))
+
+    return SearchSpace(
+        embed_dim=choices((64, 80)),
+        num_heads=choices((1, 2, 3)),
+        mlp_ratio=choices((1.0, 1.5, 2.0)),
+        depth=choices((1, 2, 3, 4)),
+        supernet=SubnetConfig.uniform(4, 80, 3, 2.0),
+        img_size=16,
+        patch_size=4,
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(_spaces(), st.integers(0, 99), st.data())
+def test_limits_on_sums_that_hardly_meet_are_those_of_brute_force(
+    space: SearchSpace, seed: int, data: st.DataObject
+) -> None:
+    costs = data.draw(st.permutations([_latency(space, seed), params_cost(space), CROOKED]))
+    subnets = list(every_subnet(space))
+    limits = []
+    for cost in costs[: data.draw(st.integers(1, 3))]:
+        reached = sorted({cost.of(subnet) for subnet in subnets})
+        ends = data.draw(st.tuples(st.sampled_from(reached), st.sampled_from(reached)))
+        gap = data.draw(st.sampled_from([0, 0, 5e-7]))  # between ns, where nothing is
+        limits.append(Limit(cost, min(ends) + gap, max(ends) + gap))
+    within = {s for s in subnets if all(limit.keeps(s) for limit in limits)}
+
+    if not within:
+        with pytest.raises(ValueError, match="no subnet of the space has"):
+            Feasible(space, limits)
+        return
+    feasible, rng = Feasible(space, limits), random.Random(seed)
+    assert feasible.count == len(within)
+    assert {feasible.sample(rng) for _ in range(5)} <= within
+    assert {feasible._drawn_exactly(rng) for _ in range(20)} <= within
+    if len(within) <= 3 and len(space.depth) == 1:
+        assert {feasible._drawn_exactly(rng) for _ in range(99)} == within
+
+
+def test_what_is_told_to_be_within_reach_is() -> None:
+    latency = _latency(SMALL, 1)
+    costs = sorted(latency.of(subnet) for subnet in SUBNETS)
+    with pytest.raises(ValueError, match=rf"it reaches {costs[0]} to {costs[-1]}$"):
+        Feasible(SMALL, [Limit(latency, 0, 1e-6)])
+    for end in (costs[0], costs[-1]):
+        assert Feasible(SMALL, [Limit(latency, end, end)]).count
+
+    fewest = Limit(PARAMS, 0, reachable(SMALL, PARAMS)[0])
+    beside = [latency.of(subnet) for subnet in SUBNETS if fewest.keeps(subnet)]
+    text = rf"within the other limits: .*, latency_ms {min(beside)} to {max(beside)}$"
+    with pytest.raises(ValueError, match=text):
+        Feasible(SMALL, [fewest, Limit(latency, costs[-1])])
+
+
+@pytest.mark.parametrize("name", ["small", "base"])
+def test_latencies_of_a_real_space_are_counted_and_drawn_from(name: str) -> None:
+    space = SPACES[name]
+    latency, params = _latency(space, 2), params_cost(space)
+    some = space.sample(random.Random(3))
+    only = latency.of(some)
+    feasible = Feasible(space, [Limit(latency, only, only), Limit(params, 0, params.of(some))])
+    orders = Counter(zip(some.num_heads, some.mlp_ratio, strict=True))
+    drawn = feasible.sample(random.Random(0))
+    assert feasible.keeps(drawn)
+    assert feasible.count >= 1000
+    assert Counter(zip(drawn.num_heads, drawn.mlp_ratio, strict=True)) == orders
+    with pytest.raises(ValueError, match="it lies in a gap of latency_ms"):
+        Feasible(space, [Limit(latency, only + 2e-7, only + 8e-7)])
+
+
+def test_too_many_sums_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mixtures, "MOST_SUMS", 5)
+    assert Feasible(SMALL, [Limit(PARAMS, 0, 1e9)]).sample(random.Random(0)) in SUBNETS
+    with pytest.raises(ValueError, match=r"has more than 5: widen the limits, or give the space"):
+        Feasible(SMALL, [_middle(PARAMS, 0.0)])
 
 
 def test_empty_range_is_refused() -> None:

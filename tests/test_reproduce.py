@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import statistics
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,16 @@ from training import reproduce as reproduce_module
 from training import search as search_module
 from training import search_plot, sources
 from training.answers import answer
-from training.comparisons import difference, exceeds, kendall_tau, mean_of, spread_of
+from training.comparisons import (
+    difference,
+    exceeds,
+    kendall_tau,
+    mean_of,
+    spread_of,
+    student_t,
+)
 from training.config import Stage
+from training.evaluate import load_averaged
 from training.evolution import EvolutionConfig
 from training.reproduce import Reproduction, main
 from training.reproduce_config import PRESETS, STAGES, ReproduceConfig
@@ -102,6 +111,10 @@ def test_stages_that_are_done_are_left_out_and_missing_ones_named(
     again.run("train", "search")  # from the journal
     old, new = json.loads(first), json.loads((tmp_path / "out" / "stage-search.json").read_text())
     assert {**old, "seconds": 0, "scored": 0} == {**new, "seconds": 0, "scored": 0}
+    other = {**new, "held_out_percent": -1.0}
+    (tmp_path / "out" / "stage-search.json").write_text(json.dumps(other))
+    with pytest.raises(ValueError, match=r"scores \d.* %, the search found -1.0 %: the file or"):
+        again.run("extract", "extract")
     with pytest.raises(ValueError, match="was begun with seeds=1, asked for 2"):
         Reproduction(replace(few, seeds=2), tmp_path, tmp_path / "out")
 
@@ -188,6 +201,8 @@ def test_separate_run_goes_on_and_is_read_back(tmp_path: Path, made_data: list[i
         torch.testing.assert_close(network(x, subnet), state.ema.module.eval()(x, subnet))
     again = train_separate(config, tmp_path, tmp_path / "run", False, QUICK)
     assert again.step == state.step == 4
+    with pytest.raises(ValueError, match=r"run trained weights of their own for each choice"):
+        load_averaged(tmp_path / "run")
 
 
 # Statistics
@@ -196,11 +211,27 @@ def test_separate_run_goes_on_and_is_read_back(tmp_path: Path, made_data: list[i
 def test_means_have_students_intervals() -> None:
     mean = mean_of([1.0, 2.0, 3.0])
     assert mean.mean == 2
-    assert mean.half_width == pytest.approx(4.30 / math.sqrt(3))
+    assert mean.half_width == pytest.approx(4.302653 / math.sqrt(3))
     assert str(mean) == "2.00 ± 2.48"
     assert mean_of([5.0]).half_width is None
     with pytest.raises(ValueError, match="no value to take the mean of"):
         mean_of([])
+
+
+@pytest.mark.parametrize(
+    ("degrees", "t"),
+    [(1, 12.706), (2, 4.303), (3, 3.182), (10, 2.228), (11, 2.201), (30, 2.042), (120, 1.980)],
+)
+def test_students_t_is_that_of_the_tables(degrees: int, t: float) -> None:
+    assert student_t(degrees) == pytest.approx(t, abs=5e-4)
+    values = [float(i) for i in range(degrees + 1)]
+    half_width = t * statistics.stdev(values) / math.sqrt(len(values))
+    assert mean_of(values).half_width == pytest.approx(half_width, rel=5e-4)
+
+
+def test_students_t_takes_any_share_and_nears_the_normal() -> None:
+    assert student_t(10, 0.99) == pytest.approx(3.1693, abs=5e-5)
+    assert student_t(100_000) == pytest.approx(statistics.NormalDist().inv_cdf(0.975), abs=1e-4)
 
 
 def test_difference_is_seed_by_seed() -> None:

@@ -164,6 +164,25 @@ def test_damaged_journal_is_named(tmp_path: Path) -> None:
         Journal(path, {})
 
 
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ({"subnet": SPACE.smallest.to_dict()}, "'score' is missing"),
+        ({"score": 1.0}, "'subnet' is missing"),
+        ({"subnet": {"depth": 1}, "score": 1.0}, "SubnetConfig: unknown keys"),
+        ({"subnet": SPACE.smallest.to_dict(), "score": None}, "the score is None"),
+        ([1], "list indices must be integers"),
+    ],
+    ids=["no score", "no subnet", "half a subnet", "score of nothing", "a list"],
+)
+def test_journal_without_scores_is_named(tmp_path: Path, line: object, reason: str) -> None:
+    path = tmp_path / "journal-3.jsonl"
+    path.write_text('{"header": {}}\n' + json.dumps(line) + "\n")
+    text = rf"journal-3\.jsonl is damaged \(line 2: {reason}.*\); delete it to start anew"
+    with pytest.raises(ValueError, match=text):
+        SpreadScore(lambda subnet: 1.0, tmp_path, {}, progress=False)
+
+
 @pytest.mark.usefixtures("no_plot")
 def test_limits_hold_and_impossible_ones_end_at_once(tmp_path: Path, subject: Subject) -> None:
     bounds = Bounds(max_params=1e5, min_macs=1e6)
@@ -173,6 +192,30 @@ def test_limits_hold_and_impossible_ones_end_at_once(tmp_path: Path, subject: Su
     with pytest.raises(ValueError, match=r"no subnet of the space has params from 0 to 10; it rea"):
         search(subject, few, tmp_path / "none", progress=False)
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("bounds", "text"),
+    [
+        ({"max_params": float("nan")}, "bounds.max_params is nan; expected 0 or more"),
+        ({"min_macs": -1}, "bounds.min_macs is -1; expected 0 or more"),
+        (
+            {"min_latency_ms": 5, "max_latency_ms": 4},
+            "bounds.min_latency_ms is 5 and bounds.max_latency_ms 4; expected the lower end first",
+        ),
+    ],
+    ids=["nan", "negative", "empty"],
+)
+def test_bounds_that_cannot_be_meant_are_refused(bounds: dict[str, float], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        Bounds(**bounds)
+
+
+def test_command_refuses_such_a_bound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--data-dir", str(tmp_path), "--out", str(tmp_path), "--run", str(tmp_path)]
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments, "--bounds.max-params", "nan"])
+    assert "bounds.max_params is nan" in capsys.readouterr().err
 
 
 def test_supernet_of_another_space_is_refused(tmp_path: Path, subject: Subject) -> None:
@@ -350,3 +393,10 @@ def test_subject_of_a_run_is_its_rounded_average(tmp_path: Path, made_data: None
     assert opened[0].identity["supernet_sha256"] != opened[1].identity["supernet_sha256"]
     with pytest.raises(FileNotFoundError):
         open_subject(tmp_path, tmp_path / "nowhere")
+
+    deeper = replace(SPACE, depth=(3,), supernet=SubnetConfig.uniform(3, 96, 2, 2.0))
+    other = replace(config, space=deeper.to_json())
+    (tmp_path / "run" / "config.json").write_text(other.to_json())
+    text = r"not of the space in its config\.json: blocks\.2\.norm1\.weight is missing, expected"
+    with pytest.raises(ValueError, match=text):
+        open_subject(tmp_path, tmp_path / "run")

@@ -14,7 +14,7 @@ from typing import Literal
 
 Verdict = Literal["yes", "no", "undecided"]
 
-T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # Student's t, 1 to 9 degrees
+COVERED = 0.95  # of an interval around a mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +61,36 @@ def mean_of(values: Sequence[float]) -> Mean:
         raise ValueError("no value to take the mean of; expected at least one")
     if len(values) == 1:
         return Mean(values[0], None, 1)
-    t = T_95[len(values) - 2] if len(values) - 2 < len(T_95) else 1.96
-    half_width = t * statistics.stdev(values) / math.sqrt(len(values))
+    half_width = student_t(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return Mean(statistics.fmean(values), half_width, len(values))
+
+
+def student_t(degrees: int, covered: float = COVERED) -> float:
+    """Return t such that Student's distribution has the share `covered` between -t and t.
+
+    By bisection of the angle atan(t / sqrt(degrees)), whose share is a finite series.
+
+    Args:
+        degrees: of freedom, from 1 on.
+        covered: more than 0 and less than 1.
+
+    Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4.
+    """
+    low, high = 0.0, math.pi / 2
+    while low < (angle := (low + high) / 2) < high:
+        low, high = (angle, high) if _share_within(angle, degrees) < covered else (low, angle)
+    return math.sqrt(degrees) * math.tan(angle)
+
+
+def _share_within(angle: float, degrees: int) -> float:
+    is_odd = degrees % 2
+    term = math.cos(angle) if is_odd else 1.0
+    total = 0.0
+    for power in range(2 + is_odd, degrees + 1, 2):  # of the cosine, in the term after this one
+        total += term
+        term *= (power - 1) / power * math.cos(angle) ** 2
+    total *= math.sin(angle)
+    return 2 / math.pi * (angle + total) if is_odd else total
 
 
 def difference(ones: Sequence[float], others: Sequence[float]) -> Mean:

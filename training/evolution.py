@@ -236,9 +236,9 @@ def _fill(
     size: int,
     rng: random.Random,
 ) -> None:
-    """Add new random subnets up to `size`, or until no new ones seem to be left."""
+    """Add new random subnets up to `size`, or until no new ones are, or seem to be, left."""
     missed = 0
-    while len(population) < size and missed < EXHAUSTED:
+    while len(population) < size and missed < EXHAUSTED and not feasible.is_exhausted_by(len(seen)):
         drawn = feasible.sample(rng)
         if drawn in seen:
             missed += 1

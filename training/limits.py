@@ -2,8 +2,9 @@
 
 Every cost here adds up: a part for the width, and a part for each block. So the range that a space
 can reach is exact, whether any subnet keeps several limits at once is exact, and a subnet within
-the narrowest of limits is drawn without trial and error. Pure functions of integers; what a cost
-is (parameters, multiply-adds, latency) is `costs.py`'s, the search is `evolution.py`'s.
+the narrowest of limits is drawn without trial and error (`mixtures.py`). Pure functions of
+integers; what a cost is (parameters, multiply-adds, latency) is `costs.py`'s, the search is
+`evolution.py`'s.
 """
 
 from __future__ import annotations
@@ -11,13 +12,19 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from autoformer_zoo.space import SearchSpace, SubnetConfig
+from training.mixtures import Half, Mixtures
 
-REJECTIONS = 200  # draws from the whole space before the exact way, which costs more, is taken
+INFINITE = float("inf")
+REJECTIONS = 200  # draws from the whole space, one of which is within unless limits are narrow
+WIDE = 10  # of these draws within limits that are not narrow: rejecting the others is quick
 
-State = tuple[int, ...]  # units of every limited cost, summed over the blocks so far
 Block = tuple[int, float]  # heads and MLP ratio
 
 
@@ -63,7 +70,7 @@ class Limit:
 
     cost: Cost
     low: float = 0
-    high: float = float("inf")
+    high: float = INFINITE
 
     def __post_init__(self) -> None:
         if not self.low <= self.high:
@@ -74,10 +81,15 @@ class Limit:
 
     def keeps(self, subnet: SubnetConfig) -> bool:
         """Tell whether a subnet is within."""
-        return self.low <= self.cost.of(subnet) <= self.high
+        return bool(self.holds(self.cost.units(subnet)))
+
+    def holds(self, units: Any) -> Any:  # int or an array of them; bool or an array
+        """Tell whether a cost in units is within."""
+        shown = self.cost.shown(units)
+        return (self.low <= shown) & (shown <= self.high)
 
     def __str__(self) -> str:
-        if self.high == float("inf"):
+        if self.high == INFINITE:
             return f"{self.cost.name} from {_text(self.low)} on"
         return f"{self.cost.name} from {_text(self.low)} to {_text(self.high)}"
 
@@ -101,7 +113,8 @@ class Feasible:
         limits: ranges of their costs; none for the whole space.
 
     Raises:
-        ValueError: no subnet keeps them; the text says what can be reached.
+        ValueError: no subnet keeps them, and the text says what can be reached; or few do, and the
+            space has too many different costs to count them.
     """
 
     def __init__(self, space: SearchSpace, limits: Sequence[Limit] = ()) -> None:
@@ -114,7 +127,11 @@ class Feasible:
                     f"no subnet of the space has {limit}; it reaches {_text(least)} to "
                     f"{_text(most)}"
                 )
-        if self._drawn(random.Random(0)) is None and not self.count:
+        rng = random.Random(0)
+        tried = REJECTIONS if self.limits else 0
+        within = sum(self.keeps(space.sample(rng)) for _ in range(tried))
+        self.is_narrow = within < min(WIDE, tried)
+        if self.is_narrow and not self.count:
             raise ValueError(self._conflict())
 
     def keeps(self, subnet: SubnetConfig) -> bool:
@@ -126,54 +143,60 @@ class Feasible:
 
         Always ends: where few subnets keep the limits, they are counted and drawn from exactly.
         """
-        drawn = self._drawn(rng)
-        return self._drawn_exactly(rng) if drawn is None else drawn
+        for _ in range(0 if self.is_narrow else REJECTIONS):
+            subnet = self.space.sample(rng)
+            if self.keeps(subnet):
+                return subnet
+        return self._drawn_exactly(rng)
 
     @cached_property
     def count(self) -> int:
         """Number of subnets within the limits; exact."""
-        return sum(sum(table.final.values()) for table in self._tables)
+        return sum(mixtures.count for *_, mixtures in self._mixtures)
 
-    def cost_range(self, index: int) -> tuple[float, float] | None:
-        """Return the least and greatest of one limited cost within the limits; None for none."""
-        cost = self.limits[index].cost
-        units = [
-            cost.rest(table.embed_dim) + state[index]
-            for table in self._tables
-            for state in table.final
-        ]
-        return (cost.shown(min(units)), cost.shown(max(units))) if units else None
-
-    def _drawn(self, rng: random.Random) -> SubnetConfig | None:
-        for _ in range(REJECTIONS if self.limits else 1):
-            subnet = self.space.sample(rng)
-            if self.keeps(subnet):
-                return subnet
-        return None
+    def is_exhausted_by(self, seen: int) -> bool:
+        """Tell whether so many different subnets are all; only narrow limits are counted for it."""
+        return self.is_narrow and seen >= self.count
 
     def _drawn_exactly(self, rng: random.Random) -> SubnetConfig:
-        tables = [table for table in self._tables if table.final]
-        kinds = len(self.space.num_heads) * len(self.space.mlp_ratio)
         # As rejection would: every (width, depth) by the share of its subnets that is within.
-        weights = [sum(table.final.values()) / kinds**table.depth for table in tables]
-        return rng.choices(tables, weights)[0].sample(rng)
+        kinds = _blocks(self.space)
+        shares = [mixtures.count / len(kinds) ** depth for _, depth, mixtures in self._mixtures]
+        dim, depth, mixtures = rng.choices(self._mixtures, shares)[0]
+        heads, ratios = zip(*(kinds[kind] for kind in mixtures.sample(rng)), strict=True)
+        return SubnetConfig(depth, dim, heads, ratios)
 
     @cached_property
-    def _tables(self) -> list[_Table]:
-        return [
-            _Table(self.space, self.limits, dim, depth)
-            for dim in self.space.embed_dim
-            for depth in self.space.depth
-        ]
+    def _mixtures(self) -> list[tuple[int, int, Mixtures]]:
+        return self._mixtures_within(self.limits)
+
+    def _mixtures_within(self, limits: Sequence[Limit]) -> list[tuple[int, int, Mixtures]]:
+        """Return the blocks of every width and depth, within limits on the same costs."""
+        found = []
+        for dim in self.space.embed_dim:
+            rests = [limit.cost.rest(dim) for limit in limits]
+            for depth in self.space.depth:
+                within = partial(_within, limits, rests)
+                found.append((dim, depth, Mixtures(self._halves[dim], depth, within)))
+        return found
+
+    @cached_property
+    def _halves(self) -> dict[int, tuple[Half, Half]]:
+        """The kinds of blocks of every width in two halves."""
+        kinds, costs = _blocks(self.space), [limit.cost for limit in self.limits]
+        halves = {}
+        for dim in self.space.embed_dim:
+            steps = [tuple(cost.block(dim, *kind) for cost in costs) for kind in kinds]
+            parts = steps[: len(steps) // 2], steps[len(steps) // 2 :]
+            one, other = (Half(part, len(costs), self.space.depth[-1]) for part in parts)
+            halves[dim] = one, other
+        return halves
 
     def _conflict(self) -> str:
         """Say how far the limits are apart, each against the others."""
         reaches = []
         for i, limit in enumerate(self.limits):
-            loose = [Limit(e.cost) if i == j else e for j, e in enumerate(self.limits)]
-            found = object.__new__(Feasible)  # its constructor would end here again
-            found.space, found.limits = self.space, tuple(loose)
-            if (reach := found.cost_range(i)) is not None:
+            if (reach := self._reach_beside(i)) is not None:
                 reaches.append(f"{limit.cost.name} {_text(reach[0])} to {_text(reach[1])}")
         asked = " and ".join(map(str, self.limits))
         if not reaches:
@@ -182,59 +205,29 @@ class Feasible:
             return f"no subnet of the space has {asked}: it lies in a gap of {reaches[0]}; widen it"
         return f"no subnet of the space has {asked}; within the other limits: {', '.join(reaches)}"
 
-
-class _Table:
-    """How many sequences of blocks lead to which costs, for one width and depth.
-
-    `ways[k][state]` counts the sequences of k blocks that sum up to `state`; states from which the
-    limits cannot be kept any more are left out.
-    """
-
-    def __init__(
-        self, space: SearchSpace, limits: Sequence[Limit], embed_dim: int, depth: int
-    ) -> None:
-        self.embed_dim, self.depth = embed_dim, depth
-        self.blocks = _blocks(space)
-        self.steps = [
-            tuple(e.cost.block(embed_dim, *block) for e in limits) for block in self.blocks
+    def _reach_beside(self, index: int) -> tuple[float, float] | None:
+        """Return the least and greatest of one cost within the limits on the others, if any."""
+        cost = self.limits[index].cost
+        loose = [
+            Limit(each.cost, -INFINITE, INFINITE) if i == index else each
+            for i, each in enumerate(self.limits)
         ]
-        rests = [limit.cost.rest(embed_dim) for limit in limits]
-        least = [min(step[i] for step in self.steps) for i in range(len(limits))]
-        most = [max(step[i] for step in self.steps) for i in range(len(limits))]
+        ends = [
+            cost.rest(dim) + end
+            for dim, _, mixtures in self._mixtures_within(loose)
+            for end in mixtures.extent(index)
+        ]
+        return (cost.shown(min(ends)), cost.shown(max(ends))) if ends else None
 
-        def may_end_within(state: State, left: int) -> bool:
-            return all(
-                limit.cost.shown(rests[i] + state[i] + left * least[i]) <= limit.high
-                and limit.cost.shown(rests[i] + state[i] + left * most[i]) >= limit.low
-                for i, limit in enumerate(limits)
-            )
 
-        self.ways: list[dict[State, int]] = [{(0,) * len(limits): 1}]
-        for left in reversed(range(depth)):
-            reached: dict[State, int] = {}
-            for state, ways in self.ways[-1].items():
-                for step in self.steps:
-                    after = tuple(map(int.__add__, state, step))
-                    reached[after] = reached.get(after, 0) + ways
-            kept = {state: ways for state, ways in reached.items() if may_end_within(state, left)}
-            self.ways.append(kept)
-
-    @property
-    def final(self) -> dict[State, int]:
-        """Sequences of all blocks, by their costs, that keep the limits."""
-        return self.ways[-1]
-
-    def sample(self, rng: random.Random) -> SubnetConfig:
-        """Draw one of these sequences, all with the same chance."""
-        state = rng.choices(list(self.final), list(self.final.values()))[0]
-        drawn: list[Block] = []
-        for before in reversed(self.ways[:-1]):
-            origins = [tuple(map(int.__sub__, state, step)) for step in self.steps]
-            taken = rng.choices(range(len(origins)), [before.get(o, 0) for o in origins])[0]
-            drawn.append(self.blocks[taken])
-            state = origins[taken]
-        heads, ratios = zip(*drawn, strict=True)
-        return SubnetConfig(self.depth, self.embed_dim, heads, ratios)
+def _within(
+    limits: Sequence[Limit], rests: Sequence[int], sums: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Tell which sums over blocks (..., limits) keep all limits, with the rest of the network."""
+    mask = np.ones(sums.shape[:-1], np.bool_)
+    for i, (limit, rest) in enumerate(zip(limits, rests, strict=True)):
+        mask &= limit.holds(rest + sums[..., i])
+    return mask
 
 
 def every_subnet(space: SearchSpace) -> Iterator[SubnetConfig]:
@@ -253,4 +246,5 @@ def _blocks(space: SearchSpace) -> list[Block]:
 
 
 def _text(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
+    """Write a number in full: what is told to be reachable must be."""
+    return f"{int(value) if float(value).is_integer() else value:,}"

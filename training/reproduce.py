@@ -244,7 +244,11 @@ class Reproduction:
         found = accuracy_on(model.to(self._device), self._first.batches, self._device)
         expected = self.result("search")["held_out_percent"]
         if found != expected:
-            raise RuntimeError(f"{path} scores {found}, the search found {expected}")
+            raise ValueError(
+                f"{path} scores {found} %, the search found {expected} %: the file or the device "
+                f"changed since; delete {self._path('search')} and start --from search, on the "
+                "device that searched"
+            )
         params = count_params(self._winner, *_sizes(self.space))
         return {
             "file": str(path.relative_to(self.out)),

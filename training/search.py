@@ -62,7 +62,11 @@ MOST_KEPT_BYTES = 8 << 30  # of held-out pictures; more are read again for every
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Ranges of costs that a subnet has to stay in, ends included; several hold together."""
+    """Ranges of costs that a subnet has to stay in, ends included; several hold together.
+
+    Raises:
+        ValueError: a bound is no number or below 0, or a range is empty.
+    """
 
     min_params: float = 0
     max_params: float = INFINITE
@@ -70,6 +74,18 @@ class Bounds:
     max_macs: float = INFINITE
     min_latency_ms: float = 0  # of one call, see `SearchConfig.latency_table`
     max_latency_ms: float = INFINITE
+
+    def __post_init__(self) -> None:
+        for name in ("params", "macs", "latency_ms"):
+            low, high = (getattr(self, f"{end}_{name}") for end in ("min", "max"))
+            for end, value in (("min", low), ("max", high)):
+                if not value >= 0:  # nan is not, either
+                    raise ValueError(f"bounds.{end}_{name} is {value:g}; expected 0 or more")
+            if low > high:
+                raise ValueError(
+                    f"bounds.min_{name} is {low:g} and bounds.max_{name} {high:g}; expected the "
+                    "lower end first"
+                )
 
     @property
     def limits_latency(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,11 +128,29 @@ def _read(folder: Path, header: Mapping[str, Any]) -> dict[SubnetConfig, float] 
     known: dict[SubnetConfig, float] = {}
     try:
         for path in sorted(folder.glob(PATTERN)):
-            for line in Journal(path, header).lines:
-                known[SubnetConfig.from_dict(line["subnet"])] = line["score"]
+            known.update(_scores(Journal(path, header)))
     except ValueError as error:
         return str(error)
     return known
+
+
+def _scores(journal: Journal) -> Iterator[tuple[SubnetConfig, float]]:
+    """Yield what is in a journal.
+
+    Raises:
+        ValueError: a line is no subnet with its score; the text names the line.
+    """
+    for number, line in enumerate(journal.lines, start=2):  # below the header
+        try:
+            subnet, score = SubnetConfig.from_dict(line["subnet"]), line["score"]
+            if not isinstance(score, (int, float)):
+                raise TypeError(f"the score is {score!r}")
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else error
+            raise ValueError(
+                f"{journal.path} is damaged (line {number}: {reason}); delete it to start anew"
+            ) from None
+        yield subnet, score
 
 
 def threads_for(world: int) -> None:

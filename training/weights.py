@@ -7,6 +7,7 @@ from typing import Any
 
 from autoformer_zoo.checkpoint import SubnetWeights, SupernetWeights, save_subnet, save_supernet
 from autoformer_zoo.space import SubnetConfig
+from autoformer_zoo.upstream_formats import Architecture
 from training.checkpoints import load_checkpoint
 from training.networks import space_of
 from training.run_directory import read_config
@@ -20,11 +21,17 @@ def averaged_weights(run: Path) -> SupernetWeights | SubnetWeights:
     Raises:
         FileNotFoundError: the run has no checkpoint.
         CheckpointError: none is whole.
+        ValueError: the weights are of separate choices, or not of the config's supernet.
     """
     config = read_config(run)
     space, values = space_of(config), load_checkpoint(run)
     prefix = "weights."
     tensors = {name.removeprefix(prefix): t.contiguous() for name, t in values["ema"].items()}
+    if "patch_embed.proj.weight" not in tensors:
+        raise ValueError(
+            f"{run} trained weights of their own for each choice (classic weight sharing), which "
+            "make no supernet; expected a run of training.train"
+        )
     patch = tensors["patch_embed.proj.weight"].shape
     shared: dict[str, Any] = {
         "patch_size": (int(patch[2]), int(patch[3])),
@@ -38,7 +45,23 @@ def averaged_weights(run: Path) -> SupernetWeights | SubnetWeights:
             tensors, SubnetConfig.from_json(values["subnet"]), img_size=size, **shared
         )
     size = (space.img_size, space.img_size)
-    return SupernetWeights(tensors, space.supernet, values["bias_rule"], img_size=size, **shared)
+    weights = SupernetWeights(tensors, space.supernet, values["bias_rule"], img_size=size, **shared)
+    _require_whole(weights, run)
+    return weights
+
+
+def _require_whole(weights: SupernetWeights, run: Path) -> None:
+    """Refuse tensors that are not of the supernet that the config names."""
+    sizes = weights.img_size, weights.patch_size, weights.in_chans, weights.num_classes
+    expected = Architecture(weights.sizes, *sizes).shapes()
+    found = {name: tuple(tensor.shape) for name, tensor in weights.tensors.items()}
+    for name in {**expected, **found}:
+        if found.get(name) != expected.get(name):
+            raise ValueError(
+                f"the checkpoint of {run} is not of the space in its config.json: {name} is "
+                f"{found.get(name, 'missing')}, expected {expected.get(name, 'none')}; put back "
+                "the config.json that it was trained with"
+            )
 
 
 def write_weights(run: Path) -> Path:
