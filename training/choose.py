@@ -1,6 +1,6 @@
 """Choose a subnet of a trained supernet, and keep the supernet as a file of the package.
 
-    python -m training.choose --run runs/nano --data-dir DATA --out nano.safetensors
+    python -m training.choose --run-dir runs/nano --data-dir DATA --out nano.safetensors
 
 Candidates are compared on the held-out pictures with inherited weights, as they will be after
 rounding to fp16. The test set is opened once, after the choice is made: for the chosen subnet and,

@@ -42,7 +42,7 @@ def run_choose(argv: list[str] | None = None) -> int:
     from training.plot import plot_run
 
     def command(
-        run: Path,
+        run_dir: Path,
         data_dir: Path,
         out: Path,
         results: Path = Path("results.json"),
@@ -53,7 +53,7 @@ def run_choose(argv: list[str] | None = None) -> int:
         """Choose a subnet on held-out pictures and keep the supernet.
 
         Args:
-            run: run directory of training.train.
+            run_dir: run directory of training.train.
             data_dir: directory that holds cifar-10-batches-py.
             out: canonical supernet file to write, fp16.
             results: JSON file to write with everything measured.
@@ -61,10 +61,10 @@ def run_choose(argv: list[str] | None = None) -> int:
             candidates: random subnets to choose from.
             random_tested: of these, how many are tested on the test set, beside the chosen one.
         """
-        measured = choose(run, data_dir, out, candidates, random_tested)
+        measured = choose(run_dir, data_dir, out, candidates, random_tested)
         write_json(measured, results)
         if plot is not None:
-            plot_run(run, measured, plot)
+            plot_run(run_dir, measured, plot)
         print(json.dumps({key: measured[key] for key in measured if key != "held_out"}))
 
     return run_command(command, argv, prog="python -m training.choose")

@@ -1,105 +1,194 @@
-"""The plan of a reproduction, with how long it takes here: from a few steps, not for a table."""
+"""The plan of a reproduction, with how long it takes here: from a few steps, not from a table."""
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
-from autoformer_zoo.vit import AutoFormer
-from training.config import Resources, TrainConfig
+from autoformer_zoo.checkpoint import SupernetWeights
+from autoformer_zoo.extract import extract_subnet
+from autoformer_zoo.space import SubnetConfig
+from training.config import Resources, Stage, TrainConfig
 from training.distributed import Ranks, device_of
-from training.loop import make_state
-from training.networks import space_of
+from training.loop import make_setting, make_state
+from training.networks import Network, make_network, space_of
 from training.reproduce_config import STAGES, ReproduceConfig
 from training.schedule import Schedule
-from training.sources import open_source
-from training.step import half_type
+from training.separate import make_separate
+from training.sources import Source, open_source
+from training.step import RunState, Setting, take_step
+from training.stopping import StopRequest
+from training.supernet import Supernet
 from training.train import resolve_precision
 
 TIMED = 3  # calls, after one that is not timed
+MOST_PIXELS = (
+    1 << 20
+)  # of a timed batch: 20 pictures of 224 px; larger ones take as many times more
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Estimated seconds.
+
+    Args:
+        opening: to open the data and make the network.
+        steps: of all steps of a training.
+        looks: of all evaluations on held-out pictures between them.
+    """
+
+    opening: float
+    steps: float
+    looks: float
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole training."""
+        return self.opening + self.steps + self.looks
 
 
 def plan(
-    config: ReproduceConfig, done: Collection[str], data_dir: Path, resources: Resources
+    config: ReproduceConfig,
+    stages: Sequence[str],
+    left: Collection[str],
+    data_dir: Path,
+    resources: Resources,
+    world: int = 1,
 ) -> list[str]:
     """Say what a reproduction is going to do, and about how long it takes here.
 
     Args:
         config: of the reproduction.
-        done: stages that are done already.
+        stages: that are asked for.
+        left: stages of these that are not done yet.
         data_dir: root of the data.
         resources: device and workers.
+        world: number of processes, which share the work.
 
     Returns:
         Lines: one a stage, and the sum.
+
+    Raises:
+        FileNotFoundError: the data is not there.
+        ValueError: the config cannot be followed.
     """
-    each_training = seconds_of_training(config.train, data_dir, resources)
-    each_network = seconds_of_candidate(config.train, config.pictures, resources)
-    sandwich = 2 + config.train.sandwich_random  # subnets a step
-    runs = len(config.runs())
-    trainings = {
-        "train": config.seeds + sandwich * config.sandwich_seeds + config.separate_seeds,
-        "retrain": config.seeds,
-    }
+    runs, one = config.runs(), config.train
     scored = {
         "search": 2 * config.search_seeds * config.search.evolution.evaluations,
-        "evaluate": config.random_subnets + config.compared_subnets * (runs - 1),
+        "evaluate": config.random_subnets + config.compared_subnets * (len(runs) - 1),
     }
     what = {
-        "train": f"{runs} supernets, epochs: {config.train.epochs}",
+        "train": f"{len(runs)} supernets, epochs: {one.epochs}",
         "search": f"{scored['search']} candidates at most",
         "extract": "the winner as a file",
         "retrain": f"the winner alone, {config.seeds} times",
         "evaluate": f"{scored['evaluate']} subnets" + (", the test set" if config.tests else ""),
     }
-    lines, total = [], 0.0
-    for name in STAGES:
-        seconds = trainings.get(name, 0) * each_training + scored.get(name, 0) * each_network
-        total += 0 if name in done else seconds
-        state = "done" if name in done else f"about {_duration(seconds)}"
-        lines.append(f"{name:10s}{what.get(name, ''):42s}{state}")
+    cost: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+    uniform = time_training(one, data_dir, resources)
+    if {"train", "retrain"} & set(left):
+        timed = partial(time_training, data_dir=data_dir, resources=resources)
+        alone = space_of(one).sample(random.Random(0)).to_json()
+        each = [
+            (config.seeds, uniform),
+            (config.sandwich_seeds, timed(replace(one, sampling="sandwich"))),
+            (config.separate_seeds, timed(one, make=make_separate)),
+        ]
+        cost["train"] = sum(count * timing.seconds for count, timing in each)
+        fixed = timed(replace(one, sampling="fixed", subnet=alone))
+        cost["retrain"] = config.seeds * fixed.seconds
+    candidate = seconds_of_candidate(one, config.pictures, resources)
+    for name, count in scored.items():
+        cost[name] = count * candidate
+    cost["evaluate"] += len(runs) * uniform.opening
+    lines = [
+        f"{name:10s}{what.get(name, ''):42s}{_state(name, stages, left, cost[name] / world)}"
+        for name in STAGES
+    ]
+    total = sum(cost[name] for name in left) / world
     return [*lines, f"Expected in all: {_duration(total)}, by a few steps timed on this machine."]
 
 
-def seconds_of_training(config: TrainConfig, data_dir: Path, resources: Resources) -> float:
-    """Estimate the seconds of a whole training with one random subnet a step.
+def time_training(
+    config: TrainConfig,
+    data_dir: Path,
+    resources: Resources,
+    make: Callable[[TrainConfig], Network] = make_network,
+) -> Timing:
+    """Estimate how long a training takes, from a few of its steps at every input size.
 
     Args:
         config: what to train.
-        data_dir: root of the data, for the number of pictures.
+        data_dir: root of the data.
         resources: device and workers.
+        make: makes the network.
 
     Raises:
         FileNotFoundError: the data is not there.
+        ValueError: the config cannot be followed.
     """
-    device = device_of(resources.device)
-    source = open_source(config, data_dir, Ranks(torch.device("cpu")), resources)
-    schedule = Schedule(config, source.num_train)
-    state, rng, space = make_state(config, device), random.Random(0), space_of(config)
-    half = half_type(resolve_precision(config.precision, device))
-    total = 0.0
+    started = time.perf_counter()
+    ranks = Ranks(device_of(resources.device))
+    config = replace(config, precision=resolve_precision(config.precision, ranks.device))
+    source = open_source(config, data_dir, ranks, resources)
+    state = make_state(config, ranks.device, make)
+    setting = make_setting(config, state, source, ranks, resources)
+    opening, steps, looks = time.perf_counter() - started, 0.0, 0.0
+    schedule = setting.schedule
     for stage in config.stages:
-        x = torch.randn(config.batch_size, 3, stage.img_size, stage.img_size, device=device)
-        labels = torch.arange(len(x), device=device) % space.num_classes
+        share = min(1.0, MOST_PIXELS / (config.batch_size * stage.img_size**2))
+        few = replace(
+            config, stages=(stage,), batch_size=max(2, round(config.batch_size * share / 2) * 2)
+        )
+        seconds = _seconds_of_step(few, state, setting, data_dir, resources)
+        factor = config.batch_size / few.batch_size
+        steps += seconds * factor * stage.epochs * schedule.steps_per_epoch
+        looks += (
+            stage.epochs / config.evaluate_every * _seconds_of_look(state, setting, source, stage)
+        )
+    return Timing(opening, steps, looks)
 
-        def step(x: torch.Tensor = x, labels: torch.Tensor = labels) -> None:
-            with torch.autocast(device.type, half, enabled=half is not None):
-                logits = state.network(x, space.sample(rng))
-            state.optimizer.zero_grad()
-            F.cross_entropy(logits.float(), labels).backward()
-            state.optimizer.step()
 
-        total += _seconds(step, device) * schedule.steps_per_epoch * stage.epochs
-    return total
+def _seconds_of_step(
+    config: TrainConfig, state: RunState, setting: Setting, data_dir: Path, resources: Resources
+) -> float:
+    """Time whole steps, from the picture on the disk to the averaged weights."""
+    source = open_source(config, data_dir, setting.ranks, resources)
+    schedule = Schedule(config, source.num_train)
+    setting = replace(setting, config=config, schedule=schedule)
+    state.step = 0
+    with closing(source.train(schedule, 0, 1 + TIMED)) as batches:
+        step = partial(take_step, state, setting, batches, StopRequest())
+        return _seconds(step, setting.ranks.device)
+
+
+def _seconds_of_look(state: RunState, setting: Setting, source: Source, stage: Stage) -> float:
+    """Time the smallest and the largest subnet on a batch of the held-out pictures, for all."""
+    network, space, device = state.ema.module, setting.space, setting.ranks.device
+    pictures = setting.config.held_out_per_class * space.num_classes
+    for batch in islice(source.held_out(stage.img_size), 1):
+        x = batch.x[: max(1, MOST_PIXELS // stage.img_size**2)]
+        subnets = [setting.fixed] if setting.fixed else [space.smallest, space.largest]
+
+        @torch.no_grad()
+        def look(x: torch.Tensor, subnets: Sequence[SubnetConfig]) -> None:
+            for subnet in subnets:
+                network(x, subnet)
+
+        return _seconds(partial(look, x, subnets), device) * pictures / len(x)
+    return 0.0
 
 
 def seconds_of_candidate(config: TrainConfig, pictures: int, resources: Resources) -> float:
-    """Estimate the seconds that a subnet's held-out accuracy takes.
+    """Estimate the seconds that a subnet's held-out accuracy takes, extraction included.
 
     Args:
         config: of the supernet.
@@ -107,17 +196,24 @@ def seconds_of_candidate(config: TrainConfig, pictures: int, resources: Resource
         resources: the device.
     """
     device, space, size = device_of(resources.device), space_of(config), config.largest_size
-    network = AutoFormer(
-        space.sample(random.Random(0)),
-        img_size=size,
-        patch_size=space.patch_size,
-        num_classes=space.num_classes,
-        device=device,
-    ).eval()
-    x = torch.randn(50, 3, size, size, device=device)
+    rng, sides = random.Random(0), ((space.img_size,) * 2, (space.patch_size,) * 2)
+    tensors = {name: t.half() for name, t in Supernet(space).weights.state_dict().items()}
+    weights = SupernetWeights(tensors, space.supernet, "prefix", *sides, 3, space.num_classes)
+    held_out = config.held_out_per_class * space.num_classes
+    pictures = min(pictures, held_out) or held_out
+    x = torch.randn(max(1, min(pictures, 250, MOST_PIXELS // size**2)), 3, size, size)
+    x = x.to(device)
+    extract = partial(extract_subnet, weights, space.sample(rng), size)
+    network = extract().to(device)
     with torch.no_grad():
-        seconds = _seconds(lambda: network(x), device)
-    return seconds * (pictures or config.held_out_per_class * space.num_classes) / len(x)
+        forward = _seconds(lambda: network(x), device)
+    return _seconds(extract, device) + forward * pictures / len(x)
+
+
+def _state(name: str, stages: Sequence[str], left: Collection[str], seconds: float) -> str:
+    if name not in stages:
+        return "not asked for"
+    return f"about {_duration(seconds)}" if name in left else "done"
 
 
 def _duration(seconds: float) -> str:
@@ -127,11 +223,13 @@ def _duration(seconds: float) -> str:
 
 
 def _seconds(call: Callable[[], object], device: torch.device) -> float:
-    times = []
-    for _ in range(1 + TIMED):
-        started = time.perf_counter()
+    """Return the mean time of a call, after one that is not timed: subnets differ in size."""
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(TIMED):
         call()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    return min(times[1:])
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - started) / TIMED

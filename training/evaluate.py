@@ -58,7 +58,6 @@ class _Batch:
         self.x, self.labels = x, labels
 
 
-@torch.no_grad()
 def accuracy_on(
     network: Callable[[Tensor], Tensor], batches: Iterable[LabelledBatch], device: str = "cpu"
 ) -> float:
@@ -72,11 +71,28 @@ def accuracy_on(
     Raises:
         ValueError: there is no picture.
     """
+    return percent(*count_correct(network, batches, device))
+
+
+@torch.no_grad()
+def count_correct(
+    network: Callable[[Tensor], Tensor], batches: Iterable[LabelledBatch], device: str = "cpu"
+) -> tuple[int, int]:
+    """Return how many pictures are classified rightly, and of how many; as `accuracy_on`."""
     correct = seen = 0
     for batch in batches:
         labels = batch.labels.to(device)
         correct += int((network(batch.x.to(device)).argmax(1) == labels).sum())
         seen += int((labels >= 0).sum())
+    return correct, seen
+
+
+def percent(correct: float, seen: float) -> float:
+    """Return the share in percent.
+
+    Raises:
+        ValueError: there is no picture.
+    """
     if not seen:
         raise ValueError("no picture to classify: hold some out (held_out_per_class)")
     return 100 * correct / seen

@@ -3,6 +3,7 @@
     python -m training.reproduce --data-dir DATA --out runs/reproduce             # preset cifar10
     python -m training.reproduce --data-dir DATA --out runs/smoke --preset smoke
     python -m training.reproduce --data-dir DATA --out runs/smoke --preset smoke --from compare
+    torchrun --nproc-per-node 2 -m training.reproduce --data-dir DATA --out runs/two
 
 It tells its plan and the expected time first. Each stage leaves stage-NAME.json when it is done and
 is left out then; within a stage, training goes on from checkpoints and scoring from journals. The
@@ -22,39 +23,49 @@ import random
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 import tyro
 
 from autoformer_zoo.checkpoint import load_subnet
 from autoformer_zoo.complexity import count_params
-from autoformer_zoo.extract import build_subnet
+from autoformer_zoo.extract import build_subnet, extract_subnet
 from autoformer_zoo.factory import create_model
 from autoformer_zoo.space import SearchSpace, SubnetConfig
 from training.answers import answer
 from training.config import DEFAULT_RESOURCES, MEMORY, Resources, TrainConfig
+from training.costs import LatencyTable
 from training.data import load_test
-from training.distributed import Ranks, device_of
+from training.distributed import Ranks, join
 from training.estimate import plan
-from training.evaluate import LabelledBatch, MemoryBatches, accuracy_on, inherited_accuracy
+from training.evaluate import (
+    LabelledBatch,
+    MemoryBatches,
+    accuracy_on,
+    count_correct,
+    percent,
+)
 from training.evolution import best_so_far, evolve, random_search
 from training.journal import require_same, write_json
-from training.limits import Feasible
+from training.limits import Cost, Feasible
 from training.networks import space_of
 from training.report import write_report
-from training.reproduce_config import PRESETS, STAGES, ReproduceConfig
+from training.reproduce_config import PRESETS, STAGES, ReproduceConfig, StageName
 from training.run_directory import HELD_OUT, LOG, TIMING, describe_environment, read_log
 from training.search import (
     Subject,
+    config_to_dict,
     costs_of,
+    find_latencies,
     hash_tensors,
     keep_held_out,
+    keep_latencies,
     limits_of,
     open_subject,
     result_of,
@@ -63,11 +74,11 @@ from training.search import (
 )
 from training.separate import load_separate, train_separate
 from training.sources import open_source
-from training.spread import SpreadScore
+from training.spread import SpreadScore, threads_for
 from training.train import train
 from training.weights import WEIGHTS
 
-StageName = Literal["train", "search", "extract", "retrain", "evaluate", "compare", "report"]
+SHARED = ("train", "search", "retrain", "evaluate")  # stages that all processes do together
 
 
 class Reproduction:
@@ -76,12 +87,12 @@ class Reproduction:
     Args:
         config: what to do.
         data_dir: root of the data.
-        out: the directory.
+        out: the directory; one that all processes see, where there are several.
         resources: device, workers and the like, for training.
         progress: show progress bars.
 
     Raises:
-        ValueError: `out` holds another reproduction.
+        ValueError: `out` holds another reproduction, or a batch cannot be divided equally.
     """
 
     def __init__(
@@ -95,17 +106,13 @@ class Reproduction:
         self.config, self.data_dir, self.out = config, data_dir, out
         self.resources = resources
         self.progress = progress
-        values = json.loads(json.dumps(asdict(config)))
-        path = out / "config.json"
-        if path.exists():
-            require_same(json.loads(path.read_text()), values, out)
-            return
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(describe_environment(torch.device("cpu"), 1), out / "environment.json")
-        write_json(values, path)
+        self.ranks = join(config.train, resources)
+        threads_for(self.ranks.world)
+        if self._config_path.exists():
+            require_same(json.loads(self._config_path.read_text()), config.to_dict(), out)
 
-    def run(self, first: str, last: str) -> None:
-        """Do the stages from `first` to `last` that are not done yet.
+    def check(self, first: str, last: str) -> tuple[StageName, ...]:
+        """Return the stages from `first` to `last`.
 
         Raises:
             ValueError: the order is wrong, or a stage before `first` is not done.
@@ -115,16 +122,69 @@ class Reproduction:
             raise ValueError(f"stage {first} comes after {last}; expected the earlier one first")
         if missing := [name for name in STAGES[:start] if not self.is_done(name)]:
             raise ValueError(f"{self.out} has not done {', '.join(missing)}; start from there")
-        for name in STAGES[start : end + 1]:
+        return STAGES[start : end + 1]
+
+    def run(self, first: str, last: str) -> None:
+        """Do the stages from `first` to `last` that are not done yet.
+
+        Raises:
+            ValueError: the order is wrong, or a stage before `first` is not done.
+        """
+        names = self.check(first, last)
+        table, _, _ = self._limits
+        if self.ranks.is_first:
+            self._begin(table)
+        for name in names:
+            self.ranks.wait()  # what a stage left is there for all
             if self.is_done(name):
                 self._say(f"{name}: done before")
                 continue
+            self.ranks.wait()  # nobody leaves a result before all have looked
             self._say(f"{name}: begins")
             started = time.perf_counter()
-            result = getattr(self, f"_{name}")()
+            result = getattr(self, f"_{name}")() if self._takes_part(name) else {}
             seconds = time.perf_counter() - started
-            write_json({"seconds": round(seconds, 1), **result}, self._path(name))
+            if self.ranks.is_first:
+                write_json({"seconds": round(seconds, 1), **result}, self._path(name))
             self._say(f"{name}: {seconds:.0f} s")
+        self.ranks.wait()
+
+    def _takes_part(self, stage: str) -> bool:
+        return self.ranks.is_first or stage in SHARED
+
+    @cached_property
+    def _limits(self) -> tuple[LatencyTable | None, list[Cost], Feasible]:
+        """What subnets cost, and which keep the limits: known before anything is trained.
+
+        Raises:
+            ValueError: no subnet keeps them.
+        """
+        config, train = self.config.search, self.config.train
+        space = replace(self.space, img_size=train.largest_size)
+        table = find_latencies(space, config, self._searched, self._latency_header, self.ranks.rank)
+        costs = costs_of(space, table)
+        return table, costs, Feasible(self.space, limits_of(config.bounds, costs))
+
+    @property
+    def _searched(self) -> Path:
+        return self.out / "search"
+
+    @property
+    def _latency_header(self) -> dict[str, Any]:
+        return {"config": self.config.to_dict()}
+
+    def _begin(self, table: LatencyTable | None) -> None:
+        if table is not None:
+            keep_latencies(table, self._latency_header, self._searched)
+        if not self._config_path.exists():
+            self.out.mkdir(parents=True, exist_ok=True)
+            environment = describe_environment(self.ranks.device, self.ranks.world)
+            write_json(environment, self.out / "environment.json")
+            write_json(self.config.to_dict(), self._config_path)
+
+    @property
+    def _config_path(self) -> Path:
+        return self.out / "config.json"
 
     def result(self, stage: str) -> dict[str, Any]:
         """Return what a stage left."""
@@ -139,7 +199,8 @@ class Reproduction:
         return self.out / f"stage-{stage}.json"
 
     def _say(self, text: str) -> None:
-        print(f"reproduce: {text}", file=sys.stderr)
+        if self.ranks.is_first:
+            print(f"reproduce: {text}", file=sys.stderr)
 
     # Training
 
@@ -174,13 +235,14 @@ class Reproduction:
 
     def _subject(self, name: str) -> Subject:
         """Open a supernet with as many of its held-out pictures as are asked for."""
-        run = self.out / "train" / name
-        half = self.config.search.half
-        subject = open_subject(self.data_dir, run, half=half, device=self.resources.device)
-        if not self.config.pictures:
-            return subject
-        batches = list(_first_pictures(subject.batches, self.config.pictures))
-        return replace(subject, batches=batches)
+        run, config = self.out / "train" / name, self.config
+        return open_subject(
+            self.data_dir,
+            run,
+            half=config.search.half,
+            device=str(self.ranks.device),
+            pictures=config.pictures,
+        )
 
     def _scorer(self, name: str) -> SpreadScore:
         """Return the score of any subnet of a run, on the run's own held-out pictures; journaled.
@@ -202,14 +264,15 @@ class Reproduction:
             score = subject.accuracy
 
         header = {"supernet_sha256": identity, "pictures": self.config.pictures}
-        return SpreadScore(score, self.out / "scores" / name, header, progress=self.progress)
+        folder, ranks = self.out / "scores" / name, self.ranks
+        return SpreadScore(score, folder, header, ranks.rank, ranks.world, self.progress)
 
     # Search, extraction, retraining
 
     def _search(self) -> dict[str, Any]:
         subject, config = self._first, self.config.search
-        costs = costs_of(self.space, None)
-        feasible = Feasible(self.space, limits_of(config.bounds, costs))
+        table, costs, feasible = self._limits
+        header = {"supernet": "uniform-0", "config": config_to_dict(config), **subject.identity}
         score = self._scorer("uniform-0")
         traces: dict[str, list[list[float]]] = {"evolution": [], "random": []}
         found = []
@@ -221,11 +284,10 @@ class Reproduction:
                 traces[name].append(best_so_far(done))
                 if name == "evolution":
                     found.append(done)
-        header = {"supernet": "uniform-0", **subject.identity}
         first = result_of(header, found[0], costs)
-        folder = self.out / "search"
-        folder.mkdir(exist_ok=True)
-        write_result(first, subject, None, folder)
+        if self.ranks.is_first:
+            self._searched.mkdir(exist_ok=True)
+            write_result(first, subject, table, self._searched)
         return {
             "winner": winner_of(first).to_dict(),
             "held_out_percent": first["candidates"][first["best"]]["score"],
@@ -239,9 +301,10 @@ class Reproduction:
 
     def _extract(self) -> dict[str, Any]:
         """Check that the winner's file is a model like any other, with the accuracy it had."""
-        path, size = self.out / "search" / "subnet.safetensors", self.config.train.largest_size
-        model = create_model("autoformer_subnet", checkpoint_path=path, img_size=size).eval()
-        found = accuracy_on(model.to(self._device), self._first.batches, self._device)
+        path = self._searched / "subnet.safetensors"
+        model = create_model("autoformer_subnet", checkpoint_path=path).eval()
+        device = str(self.ranks.device)
+        found = accuracy_on(model.to(device), self._first.batches, device)
         expected = self.result("search")["held_out_percent"]
         if found != expected:
             raise ValueError(
@@ -249,7 +312,8 @@ class Reproduction:
                 f"changed since; delete {self._path('search')} and start --from search, on the "
                 "device that searched"
             )
-        params = count_params(self._winner, *_sizes(self.space))
+        space = self._first.scored_space
+        params = count_params(self._winner, space.img_size, space.patch_size, space.num_classes)
         return {
             "file": str(path.relative_to(self.out)),
             "params": params,
@@ -283,22 +347,25 @@ class Reproduction:
 
     def _test(self) -> dict[str, list[float]]:
         """Open the test set, for the winner: with inherited weights, and trained alone."""
-        batches, size = open_test(self.config.train, self.data_dir), self.config.train.largest_size
-        device = self._device
-        inherited, alone = [], []
+        train, size = self.config.train, self.config.train.largest_size
+        batches = open_test(train, self.data_dir, self.ranks)
+        found: dict[str, list[float]] = {"inherited": [], "alone": []}
         for i in range(self.config.seeds):
             supernet = self._subject(f"uniform-{i}").supernet
-            inherited.append(inherited_accuracy(supernet, self._winner, batches, device, size))
-            weights = load_subnet(self.out / "train" / f"alone-{i}" / WEIGHTS)
-            alone.append(accuracy_on(build_subnet(weights, size).to(device), batches, device))
-        return {"inherited": inherited, "alone": alone}
+            alone = load_subnet(self.out / "train" / f"alone-{i}" / WEIGHTS)
+            networks = extract_subnet(supernet, self._winner, size), build_subnet(alone, size)
+            for name, network in zip(found, networks, strict=True):
+                device = self.ranks.device
+                counts = count_correct(network.to(device), batches, str(device))
+                found[name].append(percent(*self.ranks.sums(counts)))
+        return found
 
     def _compare(self) -> dict[str, Any]:
         stages = {name: self.result(name) for name in ("train", "search", "retrain", "evaluate")}
         return answer(stages, self.config.search.evolution.evaluations)
 
     def _report(self) -> dict[str, Any]:
-        stages = {name: self.result(name) for name in STAGES[:-1]}
+        stages: dict[str, Any] = {name: self.result(name) for name in STAGES[:-1]}
         return {"files": write_report(stages, json.loads(self._config_text()), self.out)}
 
     def _config_text(self) -> str:
@@ -311,45 +378,27 @@ class Reproduction:
             drawn[self.space.sample(rng)] = None
         return list(drawn)
 
-    @property
-    def _device(self) -> str:
-        return str(device_of(self.resources.device))
 
-
-def open_test(config: TrainConfig, data_dir: Path) -> Iterable[LabelledBatch]:
-    """Open the test set of a config's data.
+def open_test(config: TrainConfig, data_dir: Path, ranks: Ranks) -> Iterable[LabelledBatch]:
+    """Open this process's share of the test set of a config's data.
 
     Raises:
         FileNotFoundError: it is not there.
     """
     if config.data.source == MEMORY:
-        return MemoryBatches(load_test(data_dir), config.largest_size)
+        batches = list(MemoryBatches(load_test(data_dir), config.largest_size))
+        return batches[ranks.rank :: ranks.world]
     # In the held-out pictures' place: they are read as these are, unchanged and all of them.
     data = replace(config.data, held_out_split=config.data.test_split, test_split="(opened)")
     alone = replace(
-        config, data=data, batch_size=2, augment=replace(config.augment, mixup=0.0, cutmix=0.0)
+        config,
+        data=data,
+        batch_size=2 * ranks.world,
+        augment=replace(config.augment, mixup=0.0, cutmix=0.0),
     )
-    source = open_source(alone, data_dir, Ranks(torch.device("cpu")), DEFAULT_RESOURCES)
+    share = Ranks(torch.device("cpu"), ranks.rank, ranks.world)
+    source = open_source(alone, data_dir, share, DEFAULT_RESOURCES)
     return keep_held_out(source, config.largest_size)[0]
-
-
-def _sizes(space: SearchSpace) -> tuple[int, int, int]:
-    return space.img_size, space.patch_size, space.num_classes
-
-
-def _first_pictures(batches: Iterable[LabelledBatch], count: int) -> Iterable[LabelledBatch]:
-    """Yield batches until there are `count` pictures; the last one is cut."""
-    left = count
-    for batch in batches:
-        if left <= 0:
-            return
-        yield _Cut(batch.x[:left], batch.labels[:left])
-        left -= len(batch.labels)
-
-
-class _Cut:
-    def __init__(self, x: torch.Tensor, labels: torch.Tensor) -> None:
-        self.x, self.labels = x, labels
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -382,10 +431,15 @@ def main(argv: list[str] | None = None) -> int:
         if preset not in PRESETS:
             raise ValueError(f"preset is {preset!r}; expected one of {', '.join(PRESETS)}")
         whole = Reproduction(config, data_dir, out, resources)
-        done = [name for name in STAGES if whole.is_done(name)]
-        print("\n".join(plan(config, done, data_dir, resources)), flush=True)
+        names = whole.check(first, last)
+        left = [name for name in names if not whole.is_done(name)]
+        if whole.ranks.is_first:
+            lines = plan(config, names, left, data_dir, resources, whole.ranks.world)
+            print("\n".join(lines), flush=True)
         if not plan_only:
             whole.run(first, last)
+        if not whole.ranks.is_first:
+            return
         done = [name for name in STAGES if whole.is_done(name)]
         if "report" in done:
             print((out / "report.md").read_text())

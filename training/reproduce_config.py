@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
 
 from training.config import PRESETS as TRAIN_PRESETS
 from training.config import TrainConfig
 from training.evolution import EvolutionConfig
-from training.search import DEFAULT_SEARCH, SearchConfig
+from training.search import DEFAULT_SEARCH, SearchConfig, config_to_dict
 from training.settings import Stage
 
-STAGES = ("train", "search", "extract", "retrain", "evaluate", "compare", "report")
+StageName = Literal["train", "search", "extract", "retrain", "evaluate", "compare", "report"]
+STAGES: tuple[StageName, ...] = get_args(StageName)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +50,23 @@ class ReproduceConfig:
                     f"{name} is {getattr(self, name)}; expected 0 to seeds = {self.seeds}: each is "
                     "compared with the supernet of the same seed"
                 )
+        if self.pictures < 0:
+            raise ValueError(f"pictures is {self.pictures}; expected 0 for all, or how many")
+        if self.search.method != "evolution":
+            raise ValueError(
+                f"search.method is {self.search.method!r}; expected evolution: random search is "
+                "what it is compared with, and done anyway"
+            )
         if self.train.sampling != "uniform":
             raise ValueError(
                 f"train.sampling is {self.train.sampling!r}; expected uniform: the stages set the "
                 "others themselves"
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-able values; a bound that limits nothing is None."""
+        values = {**asdict(self), "search": config_to_dict(self.search)}
+        return json.loads(json.dumps(values))  # type: ignore[no-any-return]
 
     def runs(self) -> dict[str, TrainConfig]:
         """Return the supernets to train, by the name of their run."""

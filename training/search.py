@@ -1,9 +1,9 @@
 """Search a trained supernet for the best subnet within limits (arXiv 2107.00651, section 3.3).
 
-    python -m training.search --run runs/cifar10 --data-dir DATA --out runs/search
-    python -m training.search --run runs/cifar10 --data-dir DATA --out runs/small \
+    python -m training.search --run-dir runs/cifar10 --data-dir DATA --out runs/search
+    python -m training.search --run-dir runs/cifar10 --data-dir DATA --out runs/small \
         --bounds.max-params 2e6 --bounds.max-latency-ms 4
-    torchrun --nproc-per-node 2 -m -- training.search ...
+    torchrun --nproc-per-node 2 -m training.search ...
 
 Candidates are scored with inherited weights on the held-out part of the training set; the test set
 is never opened. The directory gets search.json (every candidate), front.svg, and the winner as
@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -33,9 +34,9 @@ from autoformer_zoo.checkpoint import (
     load_supernet,
     save_subnet,
 )
-from autoformer_zoo.extract import slice_supernet
+from autoformer_zoo.extract import extract_subnet, slice_supernet
 from autoformer_zoo.space import SearchSpace, SubnetConfig, misfit
-from training.config import PRESETS, Resources, TrainConfig
+from training.config import PRESETS, Resources
 from training.costs import LatencyTable, macs_cost, measure_latencies, measure_ms, params_cost
 from training.distributed import Ranks
 from training.evaluate import LabelledBatch, inherited_accuracy, load_averaged
@@ -50,13 +51,14 @@ from training.evolution import (
 from training.journal import require_same, write_json
 from training.limits import Cost, Feasible, Limit
 from training.networks import space_of
-from training.run_directory import write_text
-from training.sources import Source, open_source
+from training.run_directory import read_config, write_text
+from training.sources import Batch, Source, open_source
 from training.spread import SpreadScore, join_ranks, threads_for
 
 _log = logging.getLogger(__name__)
 
 INFINITE = float("inf")
+LATENCIES, BEGUN = "latency.json", "search-config.json"
 MOST_KEPT_BYTES = 8 << 30  # of held-out pictures; more are read again for every candidate
 
 
@@ -129,6 +131,11 @@ class Subject:
     device: str = "cpu"
     img_size: int | None = None
 
+    @property
+    def scored_space(self) -> SearchSpace:
+        """The space, at the size of the pictures: what costs are counted at."""
+        return replace(self.space, img_size=self.img_size or self.space.img_size)
+
     def accuracy(self, subnet: SubnetConfig) -> float:
         """Return the held-out accuracy in percent of a subnet with inherited weights."""
         return inherited_accuracy(self.supernet, subnet, self.batches, self.device, self.img_size)
@@ -157,11 +164,14 @@ def search(
     rank, world = join_ranks()
     threads_for(world)
     header: dict[str, Any] = {"config": config_to_dict(config), **subject.identity}
-    table = _latency_table(subject.space, config, out, header, rank)
-    if table is not None:  # other latencies, another search
-        header["latency_sha256"] = hashlib.sha256(table.to_json().encode()).hexdigest()
-    costs = costs_of(subject.space, table)
+    table = find_latencies(subject.scored_space, config, out, header, rank)
+    costs = costs_of(subject.scored_space, table)
     feasible = Feasible(subject.space, limits_of(config.bounds, costs))
+    if table is not None:
+        if rank == 0:
+            keep_latencies(table, header, out)
+        # Other latencies, another search.
+        header["latency_sha256"] = hashlib.sha256(table.to_json().encode()).hexdigest()
     score = SpreadScore(subject.accuracy, out, header, rank, world, progress)
     started = time.perf_counter()
     method = evolve if config.method == "evolution" else random_search
@@ -178,13 +188,26 @@ def winner_of(result: Mapping[str, Any]) -> SubnetConfig:
     return SubnetConfig.from_dict(result["candidates"][result["best"]]["subnet"])
 
 
-def cut_subnet(supernet: SupernetWeights, subnet: SubnetConfig) -> SubnetWeights:
-    """Return the weights that a subnet inherits, in tensors of their own."""
+def cut_subnet(
+    supernet: SupernetWeights, subnet: SubnetConfig, img_size: int | None = None
+) -> SubnetWeights:
+    """Return the weights that a subnet inherits, in tensors of their own.
+
+    Args:
+        supernet: trained weights.
+        subnet: which one.
+        img_size: side of the pictures that it is for; the supernet's where None. For another one
+            the position embedding is resampled, in fp32, as in scoring.
+    """
     tensors = slice_supernet(supernet.tensors, supernet.sizes, subnet, supernet.bias_rule)
+    own = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+    size = (img_size, img_size) if img_size else supernet.img_size
+    if size != supernet.img_size:
+        own["pos_embed"] = extract_subnet(supernet, subnet, size).pos_embed.detach()
     return SubnetWeights(
-        {name: tensor.clone().contiguous() for name, tensor in tensors.items()},
+        own,
         subnet,
-        *(supernet.img_size, supernet.patch_size, supernet.in_chans, supernet.num_classes),
+        *(size, supernet.patch_size, supernet.in_chans, supernet.num_classes),
         supernet.metadata,
     )
 
@@ -196,6 +219,7 @@ def open_subject(
     preset: str = "cifar10",
     half: bool = True,
     device: str = "auto",
+    pictures: int = 0,
 ) -> Subject:
     """Open a run of `training.train`, or a supernet file with a preset that says the rest.
 
@@ -206,16 +230,17 @@ def open_subject(
         preset: with a file, whose space, data and held-out pictures to take.
         half: round the run's weights to fp16.
         device: where candidates run; auto: CUDA where there is some.
+        pictures: held-out pictures to score on, spread evenly over all of them; 0: all.
 
     Raises:
-        ValueError: both or neither is given.
+        ValueError: both or neither of run and supernet is given, or `pictures` is below 0.
         FileNotFoundError: the run, the file or the data is not there.
         CheckpointError: the weights cannot be read.
     """
     if (run is None) == (supernet is None):
-        raise ValueError("give either --run, a run directory, or --supernet, a file")
+        raise ValueError("give either --run-dir, a training run, or --supernet, a file")
     if run is not None:
-        config = TrainConfig.from_json((run / "config.json").read_text())
+        config = read_config(run)
         weights = load_averaged(run, half)
     else:
         assert supernet is not None
@@ -225,58 +250,108 @@ def open_subject(
     alone = replace(config, batch_size=1, augment=replace(config.augment, mixup=0.0, cutmix=0.0))
     ranks = Ranks(torch.device("cpu"))  # every process sees all pictures: candidates are shared
     source = open_source(alone, data_dir, ranks, Resources())
-    batches, held_out = keep_held_out(source, config.largest_size)
+    batches, held_out = keep_held_out(source, config.largest_size, pictures)
     identity = {
         "supernet_sha256": hash_tensors(weights.tensors),
         "space": space_of(config).to_dict(),
         "img_size": config.largest_size,
+        "source": config.data.source,
+        "split": config.data.held_out_split or config.data.train_split,
         **held_out,
     }
     return Subject(weights, space_of(config), batches, identity, device, config.largest_size)
 
 
-class _Streamed:
-    """Held-out pictures that are read anew for every candidate."""
+class _HeldOut:
+    """Held-out pictures, spread evenly over all of them; read anew by everyone who goes through.
 
-    def __init__(self, source: Source, img_size: int) -> None:
-        self._source, self._img_size = source, img_size
+    Args:
+        source: where they come from.
+        img_size: their side, in pixels.
+        share: (n, N) to keep n pictures of every N.
+    """
 
-    def __iter__(self) -> Iterator[LabelledBatch]:
-        return iter(self._source.held_out(self._img_size))
+    def __init__(self, source: Source, img_size: int, share: tuple[int, int] = (1, 1)) -> None:
+        self._source, self._img_size, self._share = source, img_size, share
+
+    def __iter__(self) -> Iterator[Batch]:
+        kept, of = self._share
+        first = 0
+        for batch in self._source.held_out(self._img_size):
+            number = torch.arange(first, first + len(batch.labels))
+            chosen = (number + 1) * kept // of > number * kept // of
+            first += len(number)
+            if chosen.any():
+                chosen = chosen.to(batch.labels.device)
+                yield Batch(batch.x[chosen], batch.labels[chosen], batch.broken)
 
 
-def keep_held_out(source: Source, img_size: int) -> tuple[Iterable[LabelledBatch], dict[str, Any]]:
-    """Keep held-out pictures in memory, where they fit, and say which they are."""
+def keep_held_out(
+    source: Source, img_size: int, pictures: int = 0
+) -> tuple[Iterable[LabelledBatch], dict[str, Any]]:
+    """Keep held-out pictures in memory, where they fit, and say which they are.
+
+    Args:
+        source: where they come from.
+        img_size: their side, in pixels.
+        pictures: how many, spread evenly: a folder is sorted by class. 0: all.
+
+    Raises:
+        ValueError: `pictures` is below 0.
+    """
+    if pictures < 0:
+        raise ValueError(f"pictures is {pictures}; expected 0 for all, or how many")
     positions = source.held_out_list
-    if len(positions) * 3 * img_size**2 * 4 > MOST_KEPT_BYTES:
-        listed = hashlib.sha256(json.dumps(positions).encode()).hexdigest()
-        return _Streamed(source, img_size), {"held_out": len(positions), "held_out_sha256": listed}
-    batches: list[LabelledBatch] = list(source.held_out(img_size))
-    labels = torch.cat([batch.labels for batch in batches]) if batches else torch.empty(0)
-    digest = hashlib.sha256(labels.numpy().tobytes()).hexdigest()
-    return batches, {"held_out": int((labels >= 0).sum()), "held_out_sha256": digest}
+    total = len(positions) or sum(len(batch.labels) for batch in source.held_out(img_size))
+    count = min(pictures, total) or total
+    batches: Iterable[Batch] = _HeldOut(source, img_size, (count, total) if total else (1, 1))
+    if count * 3 * img_size**2 * 4 <= MOST_KEPT_BYTES:
+        batches = list(batches)
+    digest = hashlib.sha256(json.dumps(positions).encode())
+    for batch in batches if isinstance(batches, list) else ():
+        digest.update(batch.labels.numpy().tobytes())
+    return batches, {"held_out": count, "held_out_of": total, "held_out_sha256": digest.hexdigest()}
 
 
-def _latency_table(
-    space: SearchSpace, config: SearchConfig, out: Path, header: Mapping[str, Any], rank: int
+def find_latencies(
+    space: SearchSpace, config: SearchConfig, out: Path, header: Mapping[str, Any], rank: int = 0
 ) -> LatencyTable | None:
-    """Read the table, or measure one and keep it, so that going on sees the same latencies."""
+    """Read the table that is named or was kept, or measure one; None where nothing asks for it.
+
+    Args:
+        space: whose blocks.
+        config: names the table, or the device and the bounds.
+        out: where `keep_latencies` keeps them.
+        header: of the search, that going on has to be of.
+        rank: of this process; the first one tells the others.
+
+    Raises:
+        ValueError: `out` holds another search, or the table is none of this space.
+        FileNotFoundError: the table is not there.
+    """
     if config.latency_table:
         return LatencyTable.from_json(Path(config.latency_table).read_text())
     if not config.bounds.limits_latency:
         return None
-    path, begun = out / "latency.json", out / "search-config.json"
+    found: list[Any] = [None]
     if rank == 0:
-        out.mkdir(parents=True, exist_ok=True)
+        path, begun = out / LATENCIES, out / BEGUN
         if path.exists() and begun.exists():
             require_same(json.loads(begun.read_text()), header, out)
+            found = [path.read_text()]
         else:
             table = measure_latencies(space, config.latency_device, config.latency_batch_size)
-            write_text(path, table.to_json() + "\n")
-            write_json(json.loads(json.dumps(header)), begun)
+            found = [table.to_json()]
     if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-    return LatencyTable.from_json(path.read_text())
+        torch.distributed.broadcast_object_list(found, src=0)
+    return LatencyTable.from_json(found[0])
+
+
+def keep_latencies(table: LatencyTable, header: Mapping[str, Any], out: Path) -> None:
+    """Keep a table beside a search that can begin, so that going on sees the same latencies."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / LATENCIES, table.to_json() + "\n")
+    write_json(header, out / BEGUN)
 
 
 def costs_of(space: SearchSpace, table: LatencyTable | None) -> list[Cost]:
@@ -332,11 +407,11 @@ def write_result(
     winner = winner_of(result)
     write_json(result, out / "search.json")
     write_text(out / "subnet.json", winner.to_json() + "\n")
-    save_subnet(cut_subnet(subject.supernet, winner), out / "subnet.safetensors")
+    save_subnet(cut_subnet(subject.supernet, winner, subject.img_size), out / "subnet.safetensors")
     plot_search(result, out / "front.svg")
     if table is not None and table.device == "cpu":
-        summed = table.cost(subject.space).of(winner)
-        measured = measure_ms(subject.space, winner, table)
+        summed = table.cost(subject.scored_space).of(winner)
+        measured = measure_ms(subject.scored_space, winner, table)
         _log.info("latency of the winner: %.3f ms by the table, %.3f measured", summed, measured)
 
 
@@ -371,10 +446,11 @@ def main(argv: list[str] | None = None) -> int:
     def command(
         data_dir: Path,
         out: Path,
-        run: Path | None = None,
+        run_dir: Path | None = None,
         supernet: Path | None = None,
         preset: str = "cifar10",
         device: Literal["auto", "cpu", "cuda"] = "auto",
+        pictures: int = 0,
         config: Annotated[SearchConfig, tyro.conf.arg(name="")] = DEFAULT_SEARCH,
     ) -> None:
         """Search a trained supernet for the best subnet within limits.
@@ -382,16 +458,18 @@ def main(argv: list[str] | None = None) -> int:
         Args:
             data_dir: root of the data.
             out: directory to write; an unfinished search in it goes on.
-            run: run directory of training.train.
+            run_dir: run directory of training.train.
             supernet: file of a supernet, instead of a run.
             preset: with a file, whose space, data and held-out pictures to take.
             device: where candidates run.
+            pictures: held-out pictures that candidates are scored on; 0: all.
         """
         if preset not in PRESETS:
             raise ValueError(f"preset is {preset!r}; expected one of {', '.join(PRESETS)}")
-        subject = open_subject(data_dir, run, supernet, preset, config.half, device)
+        subject = open_subject(data_dir, run_dir, supernet, preset, config.half, device, pictures)
         result = search(subject, config, out)
-        print(json.dumps({**result["candidates"][result["best"]], "out": str(out)}))
+        if os.environ.get("RANK", "0") == "0":
+            print(json.dumps({**result["candidates"][result["best"]], "out": str(out)}))
 
     return run_command(command, argv, prog="python -m training.search")
 

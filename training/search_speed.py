@@ -147,7 +147,7 @@ def main(argv: list[str] | None = None) -> int:
         explicit_batch_size: int = 250,
         rounds: int = 5,
         bf16: bool = False,
-        run: Path | None = None,
+        run_dir: Path | None = None,
         data_dir: Path = Path("data"),
         save: bool = False,
         results: Path = RESULTS,
@@ -161,7 +161,7 @@ def main(argv: list[str] | None = None) -> int:
             explicit_batch_size: pictures at a time in the explicit form.
             rounds: random subnets, each timed in every way.
             bf16: time bf16 too.
-            run: trained run, to compare the ranking of 50 subnets in bf16 with that in fp32.
+            run_dir: trained run, to compare the ranking of 50 subnets in bf16 with that in fp32.
             data_dir: root of the run's data.
             save: keep the rows.
             results: folder of the files of rows.
@@ -183,8 +183,8 @@ def main(argv: list[str] | None = None) -> int:
             "rows": [asdict(row) for row in rows],
             "ratios": [asdict(row) for row in ratios],
         }
-        if run is not None:
-            told["tau_bf16"] = tau = tau_of_bf16(open_subject(data_dir, run))
+        if run_dir is not None:
+            told["tau_bf16"] = tau = tau_of_bf16(open_subject(data_dir, run_dir))
             told["bf16_allowed"] = tau >= LEAST_TAU
         print(json.dumps(told))
 

@@ -106,7 +106,9 @@ def train_separate(
     source = open_source(config, data_dir, ranks, resources)
     state = make_state(config, ranks.device, make_separate)
     setting = make_setting(config, state, source, ranks, resources)
-    open_run(out, config, ranks.device, ranks.world)
+    if ranks.is_first:
+        open_run(out, config, ranks.device, ranks.world)
+    ranks.wait()
     resume(state, out, ranks)
     run_steps(state, setting, source, out, progress=progress)
     return state
