@@ -193,13 +193,6 @@ def test_held_out_pictures_of_a_folder_are_apart_and_listed(folder: Path, tmp_pa
     assert json.loads((tmp_path / "held_out.json").read_text()) == source.held_out_list
 
 
-def test_held_out_may_be_a_split_of_its_own(folder: Path) -> None:
-    config = replace(FOLDER, data=replace(FOLDER.data, held_out_split="train", train_split="train"))
-    source = open_source(config, folder, ALONE, QUICK)
-    assert (source.num_train, source.held_out_list) == (24, [])
-    assert sum(len(batch.x) for batch in source.held_out(8)) == 24
-
-
 def test_training_never_opens_the_test_split(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,6 +63,7 @@ from training.search import (
 )
 from training.separate import load_separate, train_separate
 from training.sources import open_source
+from training.splits import require_split
 from training.spread import SpreadScore
 from training.train import train
 from training.weights import WEIGHTS
@@ -109,12 +110,15 @@ class Reproduction:
 
         Raises:
             ValueError: the order is wrong, or a stage before `first` is not done.
+            FileNotFoundError: the test split of a folder is not there.
         """
         start, end = STAGES.index(first), STAGES.index(last)
         if start > end:
             raise ValueError(f"stage {first} comes after {last}; expected the earlier one first")
         if missing := [name for name in STAGES[:start] if not self.is_done(name)]:
             raise ValueError(f"{self.out} has not done {', '.join(missing)}; start from there")
+        if self.config.tests and not self.is_done("evaluate"):  # not after days of training
+            require_split(self.config.train.data, self.data_dir, self.config.train.data.test_split)
         for name in STAGES[start : end + 1]:
             if self.is_done(name):
                 self._say(f"{name}: done before")

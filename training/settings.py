@@ -91,6 +91,11 @@ class DataConfig:
                     f"data.{name} is the test split {self.test_split!r}; only the final "
                     "evaluation opens that one: name another split"
                 )
+        if self.held_out_split == self.train_split:
+            raise ValueError(
+                f"data.held_out_split is the training split {self.train_split!r}; held-out "
+                "pictures must not be trained on: name another split"
+            )
         if self.source == MEMORY and self.normalisation != "cifar10":
             raise ValueError(
                 f"data.normalisation is {self.normalisation!r}; the source {MEMORY!r} has its own: "

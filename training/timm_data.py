@@ -21,6 +21,7 @@ from torchvision.transforms import RandomCrop
 
 from autoformer_zoo.autoformer import CIFAR10_MEAN, CIFAR10_STD
 from training.config import TrainConfig
+from training.splits import require_split
 
 Transform = Callable[[Image.Image], Tensor]
 NORMALISATIONS = {
@@ -51,10 +52,7 @@ def open_split(
         FileNotFoundError: it is not there, or timm does not know it.
     """
     source = config.data.source
-    if source == "folder" and not (data_dir / split).is_dir():
-        raise FileNotFoundError(
-            f"{data_dir / split} is not there; expected a folder of pictures for each class in it"
-        )
+    require_split(config.data, data_dir, split)
     try:
         return create_dataset(
             "" if source == "folder" else source,

@@ -24,6 +24,7 @@ from training.data import epoch_order, held_out_indices, mixed_seed, seed_all
 from training.distributed import Ranks
 from training.schedule import Schedule
 from training.sources import EVAL_BATCH, Batch, Source
+from training.splits import require_apart
 from training.timm_data import (
     BROKEN,
     Transform,
@@ -51,6 +52,7 @@ def open_timm_source(
     config: TrainConfig, data_dir: Path, ranks: Ranks, resources: Resources
 ) -> Source:
     """Open a data set by timm's name; raises as `sources.open_source` does."""
+    require_apart(config.data, data_dir)
     dataset = open_split(config, data_dir, config.data.train_split)
     if isinstance(dataset, IterableDataset):
         from training.stream_source import StreamSource
