@@ -79,10 +79,10 @@ def _overlap(data: DataConfig, data_dir: Path, one: str, other: str) -> bool:
 
 
 def _is_folder(source: str) -> bool:
-    kind, _, name = source.lower().partition("/")
-    if kind == "torch":
+    kind, slash, name = source.lower().partition("/")
+    if slash and kind == "torch":
         return name in _TORCH_FOLDERS
-    return source != MEMORY and not (name and kind in ("hfds", "hfids", "tfds", "wds"))
+    return source != MEMORY and not (slash and kind in ("hfds", "hfids", "tfds", "wds"))
 
 
 def _folder_of(data_dir: Path, split: str) -> Path | None:

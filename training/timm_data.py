@@ -32,6 +32,10 @@ NORMALISATIONS = {
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError)
 
 
+class DamagedDataError(ValueError):
+    """Too many pictures could not be read."""
+
+
 def open_split(
     config: TrainConfig,
     data_dir: Path,

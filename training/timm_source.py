@@ -27,6 +27,7 @@ from training.sources import EVAL_BATCH, Batch, Source
 from training.splits import require_apart
 from training.timm_data import (
     BROKEN,
+    DamagedDataError,
     Transform,
     eval_transform,
     labels_of,
@@ -36,6 +37,8 @@ from training.timm_data import (
 )
 
 MOST_REPLACED = 10  # broken pictures in a row before training gives up
+Sample = tuple[Tensor, int, int, str]
+"""A picture (3, height, width), its label, how many broken ones were met, why to give up or ""."""
 EVALUATION = -1  # number of a picture that is evaluated: nothing random happens to it
 
 
@@ -137,23 +140,49 @@ class IndexedSource:
                 yield keys[part::parts]
 
     def _load(self, pictures: KeyedPictures, batches: Iterable[list[Key]]) -> Iterator[Batch]:
-        device = self._ranks.device
-        loader: DataLoader[Any] = DataLoader(
-            pictures,
-            batch_sampler=batches,
-            num_workers=self._workers,
-            pin_memory=device.type == "cuda",
-            worker_init_fn=ignore_signals,
+        return load(pictures, self._ranks.device, self._workers, batch_sampler=batches)
+
+
+def load(
+    pictures: Dataset[Sample], device: torch.device, workers: int, **batching: Any
+) -> Iterator[Batch]:
+    """Yield batches that workers make.
+
+    Args:
+        pictures: what they make.
+        device: where batches are put.
+        workers: how many; 0: this process.
+        batching: what PyTorch's loader takes to form batches.
+
+    Raises:
+        DamagedDataError: too many pictures could not be read.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        pictures,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=ignore_signals,
+        **batching,
+    )
+    for x, labels, broken, damage in loader:
+        if found := next(filter(None, damage), None):
+            raise DamagedDataError(found)
+        yield Batch(
+            x.to(device, non_blocking=True),
+            labels.to(device, non_blocking=True),
+            int(broken.sum()),
         )
-        for x, labels, broken in loader:
-            yield Batch(
-                x.to(device, non_blocking=True),
-                labels.to(device, non_blocking=True),
-                int(broken.sum()),
-            )
 
 
-class KeyedPictures(Dataset[tuple[Tensor, int, int]]):
+def damaged(text: str, img_size: int) -> Sample:
+    """Return what a worker gives where it gives up, for `load` to raise.
+
+    As an exception it would come as its whole traceback, and PyTorch could not stop the worker.
+    """
+    return torch.zeros(3, img_size, img_size), -1, 0, " ".join(text.split())
+
+
+class KeyedPictures(Dataset[Sample]):
     """Pictures by key, each augmented from a seed of its own.
 
     Args:
@@ -175,24 +204,23 @@ class KeyedPictures(Dataset[tuple[Tensor, int, int]]):
         self._transforms = transforms
         self._seed = seed
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int, int]:
-        """Return a picture (3, height, width), its label, and how many broken ones were met.
-
-        Raises:
-            RuntimeError: too many broken pictures in a row.
-        """
+    def __getitem__(self, key: Key) -> Sample:
+        """Return a picture, or what says that too many in a row are broken."""
         transform = self._transforms[key.img_size]
         if key.number == EVALUATION:
             try:
                 picture, label = read_picture(self._dataset, key.index)
             except BROKEN:
-                return torch.zeros(3, key.img_size, key.img_size), -1, 1
-            return transform(picture), label, 0
-        picture, label, broken = self._read_or_replace(key)
+                return torch.zeros(3, key.img_size, key.img_size), -1, 1, ""
+            return transform(picture), label, 0, ""
+        found = self._read_or_replace(key)
+        if isinstance(found, str):
+            return damaged(found, key.img_size)
+        picture, label, broken = found
         seed_all(mixed_seed(self._seed, key.number, "sample"))
-        return transform(picture), label, broken
+        return transform(picture), label, broken, ""
 
-    def _read_or_replace(self, key: Key) -> tuple[Image.Image, int, int]:
+    def _read_or_replace(self, key: Key) -> tuple[Image.Image, int, int] | str:
         index, rng = key.index, random.Random(f"{self._seed}/{key.number}/instead")
         for broken in range(MOST_REPLACED):
             try:
@@ -200,7 +228,7 @@ class KeyedPictures(Dataset[tuple[Tensor, int, int]]):
             except BROKEN as error:
                 reason = error
             index = int(self._indices[rng.randrange(len(self._indices))])
-        raise RuntimeError(
+        return (
             f"{MOST_REPLACED} pictures in a row could not be read, the last with: {reason}; "
             "the data set seems damaged"
         )
