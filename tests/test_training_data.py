@@ -282,6 +282,18 @@ def test_unknown_data_set_is_refused_with_timms_words(tmp_path: Path) -> None:
         open_source(config, tmp_path, ALONE, QUICK)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**63, 2**70])
+def test_seed_out_of_range_is_named(seed: int) -> None:
+    with pytest.raises(ValueError, match=f"^seed is {seed}; expected 0 to {2**63 - 1}$"):
+        replace(MINI_CONFIG, seed=seed)
+
+
+def test_largest_seed_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_module, "_load", lambda *_, **__: make_pictures(48))
+    config = replace(MINI_CONFIG, seed=2**63 - 1, stages=(Stage(1, 8),))
+    assert train(config, tmp_path, tmp_path / "run", False, resources=QUICK).step == 5
+
+
 def test_data_set_that_hides_its_labels_needs_a_held_out_split(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
