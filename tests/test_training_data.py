@@ -294,6 +294,19 @@ def test_largest_seed_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert train(config, tmp_path, tmp_path / "run", False, resources=QUICK).step == 5
 
 
+def test_held_out_positions_of_cifar10_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = make_pictures(48)
+    monkeypatch.setattr(data_module, "_load", lambda *_, **__: pictures)
+    train(MINI_CONFIG, tmp_path, tmp_path / "run", progress=False, resources=QUICK)
+    listed = json.loads((tmp_path / "run" / "held_out.json").read_text())
+    source = open_source(MINI_CONFIG, tmp_path, ALONE, QUICK)
+    assert listed == source.held_out_list == held_out_indices(pictures.labels, 2, 0).tolist()
+    held_out = torch.cat([batch.x for batch in source.held_out(32)])
+    assert torch.equal(held_out, eval_batch(pictures.select(torch.tensor(listed)), 32))
+
+
 def test_data_set_that_hides_its_labels_needs_a_held_out_split(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

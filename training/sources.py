@@ -96,7 +96,7 @@ class MemorySource:
         self, config: TrainConfig, train: Pictures, held_out: Pictures, ranks: Ranks
     ) -> None:
         self.num_train = len(train)
-        self.held_out_list: list[int] = []  # follows from the seed, see data.held_out_indices
+        self.held_out_list = [] if held_out.positions is None else held_out.positions.tolist()
         self._config = config
         self._train = train.to(ranks.device)
         self._held_out = held_out.select(torch.arange(min(len(held_out), MOST_EVALUATED)))
