@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import random
+import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -282,6 +283,52 @@ def test_unknown_data_set_is_refused_with_timms_words(tmp_path: Path) -> None:
         open_source(config, tmp_path, ALONE, QUICK)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_more_classes_than_the_network_has_are_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    few = replace(FOLDER, num_classes=3)
+    text = r"folder has labels up to 3, 4 classes; the network has 3: give --num-classes 4, or a"
+    with pytest.raises(ValueError, match=text):  # before anything is read or written
+        train(few, folder, tmp_path / "run", progress=False, resources=QUICK)
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(timm_source, "labels_of", lambda _: None)
+    with pytest.raises(ValueError, match=text):  # a source that does not tell: at the first batch
+        batches(replace(few, held_out_per_class=0, batch_size=20), folder, workers=workers)
+    with pytest.raises(
+        ValueError, match=r"cifar10 has labels up to 3, 4 classes; the network has 2"
+    ):
+        MemorySource(
+            replace(MINI_CONFIG, num_classes=2), make_pictures(40), make_pictures(8), ALONE
+        )
+
+
+@pytest.mark.parametrize(
+    "policy", ["nonsense", "rand-x9", "Rand-m9", "rand-m9.5", "augmix-q3", "v9"]
+)
+def test_policy_that_timm_does_not_know_is_refused_before_training(
+    folder: Path, tmp_path: Path, policy: str
+) -> None:
+    config = replace(FOLDER, augment=AugmentConfig(policy=policy))
+    text = rf"augment\.policy is '{policy}'.*; expected one that timm knows, such as rand-m9"
+    with pytest.raises(ValueError, match=text):
+        train(config, folder, tmp_path / "run", progress=False, resources=QUICK)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("source", ["hfds/one", "hfids/one", "TFDS/one"])
+def test_missing_package_is_named(
+    tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {"h": ("datasets", "datasets"), "T": ("tensorflow", "tensorflow tensorflow-datasets")}
+    module, packages = names[source[0]]
+    monkeypatch.setitem(sys.modules, module, None)
+    config = replace(FOLDER, data=DataConfig(source=source))
+    text = rf"data\.source '{source}' needs a package .*{module}.*: pip install {packages}$"
+    with pytest.raises(ValueError, match=text):
+        open_source(config, tmp_path, ALONE, QUICK)
+
+
 @pytest.mark.parametrize("seed", [-1, 2**63, 2**70])
 def test_seed_out_of_range_is_named(seed: int) -> None:
     with pytest.raises(ValueError, match=f"^seed is {seed}; expected 0 to {2**63 - 1}$"):
@@ -382,6 +429,15 @@ def test_stream_gives_whole_batches_and_starts_epochs_anew(shards: Shards, tmp_p
     assert sum(len(batch.labels) for batch in source.held_out(8)) == 19
     state = train(STREAM, tmp_path, tmp_path / "run", progress=False, resources=QUICK)
     assert state.step == 8
+
+
+def test_stream_of_more_classes_than_the_network_has_is_refused(
+    shards: Shards, tmp_path: Path
+) -> None:
+    config = replace(STREAM, num_classes=2)
+    source = open_source(config, tmp_path, ALONE, QUICK)
+    with pytest.raises(ValueError, match="wds/shards has labels up to 3, 4 classes; the network"):
+        next(source.train(Schedule(config, source.num_train), 0, 1))
 
 
 def test_stream_divided_among_processes_has_the_epoch_of_one(

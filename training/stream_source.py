@@ -123,7 +123,7 @@ class StreamSource:
                 )
 
     def _load(self, pictures: CountedStream, batch_size: int) -> Iterator[Batch]:
-        return load(pictures, self._ranks.device, self._workers, batch_size=batch_size)
+        return load(pictures, self._config, self._ranks, self._workers, batch_size=batch_size)
 
 
 class CountedStream(IterableDataset[Sample]):

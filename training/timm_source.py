@@ -22,8 +22,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from training.config import Resources, TrainConfig
 from training.data import epoch_order, held_out_indices, mixed_seed, seed_all
 from training.distributed import Ranks
+from training.networks import space_of
 from training.schedule import Schedule
-from training.sources import EVAL_BATCH, Batch, Source
+from training.sources import EVAL_BATCH, Batch, Source, require_classes
 from training.splits import require_apart
 from training.timm_data import (
     BROKEN,
@@ -56,6 +57,7 @@ def open_timm_source(
 ) -> Source:
     """Open a data set by timm's name; raises as `sources.open_source` does."""
     require_apart(config.data, data_dir)
+    train_transform(config, config.largest_size)  # refuses a policy now, not in the first step
     dataset = open_split(config, data_dir, config.data.train_split)
     if isinstance(dataset, IterableDataset):
         from training.stream_source import StreamSource
@@ -75,7 +77,8 @@ class IndexedSource:
         resources: for the number of workers.
 
     Raises:
-        ValueError: labels cannot be had without decoding, or a class has too few pictures.
+        ValueError: labels cannot be had without decoding, a class has too few pictures, or there
+            are more classes than the network has.
     """
 
     def __init__(
@@ -89,13 +92,19 @@ class IndexedSource:
         self._config, self._ranks, self._workers = config, ranks, resources.workers
         self._dataset, self._held_out_set = dataset, dataset
         size = len(dataset)  # type: ignore[arg-type]
+        labels = self._checked_labels(dataset)
         train = torch.arange(size)
         held_out = torch.empty(0, dtype=torch.long)
         if config.data.held_out_split:
             self._held_out_set = open_split(config, data_dir, config.data.held_out_split)
             held_out = torch.arange(len(self._held_out_set))  # type: ignore[arg-type]
+            self._checked_labels(self._held_out_set)
         elif config.held_out_per_class:
-            labels = labels_of(dataset, config.data.source)
+            if labels is None:
+                raise ValueError(
+                    f"{config.data.source} does not tell its labels without decoding, so that no "
+                    "split can be cut; expected data.held_out_split, or held_out_per_class 0"
+                )
             held_out = held_out_indices(labels, config.held_out_per_class, config.seed)
             keep = torch.ones(size, dtype=torch.bool)
             keep[held_out] = False
@@ -103,6 +112,13 @@ class IndexedSource:
         self._train_indices, self._held_out_indices = train, held_out
         self.num_train = len(train)
         self.held_out_list = [] if config.data.held_out_split else held_out.tolist()
+
+    def _checked_labels(self, dataset: Dataset[Any]) -> Tensor | None:
+        labels = labels_of(dataset)
+        if labels is not None:
+            config = self._config
+            require_classes(labels, space_of(config).num_classes, config.data.source)
+        return labels
 
     def train(self, schedule: Schedule, first: int, end: int) -> Generator[Batch, None, None]:
         """Yield this process's parts of the batches of steps first..end-1, in order."""
@@ -140,23 +156,26 @@ class IndexedSource:
                 yield keys[part::parts]
 
     def _load(self, pictures: KeyedPictures, batches: Iterable[list[Key]]) -> Iterator[Batch]:
-        return load(pictures, self._ranks.device, self._workers, batch_sampler=batches)
+        return load(pictures, self._config, self._ranks, self._workers, batch_sampler=batches)
 
 
 def load(
-    pictures: Dataset[Sample], device: torch.device, workers: int, **batching: Any
+    pictures: Dataset[Sample], config: TrainConfig, ranks: Ranks, workers: int, **batching: Any
 ) -> Iterator[Batch]:
     """Yield batches that workers make.
 
     Args:
         pictures: what they make.
-        device: where batches are put.
+        config: says how many classes there may be.
+        ranks: where batches are put.
         workers: how many; 0: this process.
         batching: what PyTorch's loader takes to form batches.
 
     Raises:
         DamagedDataError: too many pictures could not be read.
+        ValueError: a label is beyond the network's classes.
     """
+    device, num_classes = ranks.device, space_of(config).num_classes
     loader: DataLoader[Any] = DataLoader(
         pictures,
         num_workers=workers,
@@ -167,6 +186,7 @@ def load(
     for x, labels, broken, damage in loader:
         if found := next(filter(None, damage), None):
             raise DamagedDataError(found)
+        require_classes(labels, num_classes, config.data.source)
         yield Batch(
             x.to(device, non_blocking=True),
             labels.to(device, non_blocking=True),
