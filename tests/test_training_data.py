@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import random
+import sys
+import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,8 +34,8 @@ from training.data import (
 from training.distributed import Ranks
 from training.schedule import Schedule
 from training.sources import Batch, MemorySource, open_source
-from training.timm_data import train_transform
-from training.train import train
+from training.timm_data import DamagedDataError, train_transform
+from training.train import main, train
 
 CPU = torch.device("cpu")
 ALONE = Ranks(CPU)
@@ -193,13 +197,6 @@ def test_held_out_pictures_of_a_folder_are_apart_and_listed(folder: Path, tmp_pa
     assert json.loads((tmp_path / "held_out.json").read_text()) == source.held_out_list
 
 
-def test_held_out_may_be_a_split_of_its_own(folder: Path) -> None:
-    config = replace(FOLDER, data=replace(FOLDER.data, held_out_split="train", train_split="train"))
-    source = open_source(config, folder, ALONE, QUICK)
-    assert (source.num_train, source.held_out_list) == (24, [])
-    assert sum(len(batch.x) for batch in source.held_out(8)) == 24
-
-
 def test_training_never_opens_the_test_split(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,8 +249,27 @@ def test_data_set_of_broken_pictures_only_is_given_up(tmp_path: Path) -> None:
     root = write_folder(tmp_path)
     for file in root.rglob("*.JPEG"):
         file.write_bytes(b"no picture")
-    with pytest.raises(RuntimeError, match="10 pictures in a row could not be read"):
-        batches(FOLDER, root)
+    text = (
+        r"^10 pictures in a row could not be read, the last with: .*; the data set seems damaged$"
+    )
+    for workers in (0, 1):  # a worker's error too comes without a traceback
+        with pytest.raises(DamagedDataError, match=text):
+            batches(FOLDER, root, workers=workers)
+
+
+def test_command_tells_of_broken_pictures_in_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = write_folder(tmp_path)
+    for file in root.rglob("*.JPEG"):
+        file.write_bytes(b"no picture")
+    arguments = f"--data-dir {root} --out {tmp_path / 'run'} --data.source folder --device cpu"
+    more = "--batch-size 4 --held-out-per-class 1 --workers 1 --precision fp32 --augment.policy"
+    assert main([*arguments.split(), "--preset", "nano", *more.split(), ""]) == 2
+    lines = capfd.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith("python -m")] == [lines[-1]]
+    assert "10 pictures in a row could not be read, the last with: cannot identify" in lines[-1]
+    assert not any("Traceback" in line for line in lines)
 
 
 def test_folder_without_its_split_says_what_is_expected(tmp_path: Path) -> None:
@@ -265,6 +281,77 @@ def test_unknown_data_set_is_refused_with_timms_words(tmp_path: Path) -> None:
     config = replace(FOLDER, data=replace(FOLDER.data, source="torch/flowers"))
     with pytest.raises(FileNotFoundError, match=r"torch/flowers under .*Unknown torchvision"):
         open_source(config, tmp_path, ALONE, QUICK)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_more_classes_than_the_network_has_are_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    few = replace(FOLDER, num_classes=3)
+    text = r"folder has labels up to 3, 4 classes; the network has 3: give --num-classes 4, or a"
+    with pytest.raises(ValueError, match=text):  # before anything is read or written
+        train(few, folder, tmp_path / "run", progress=False, resources=QUICK)
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(timm_source, "labels_of", lambda _: None)
+    with pytest.raises(ValueError, match=text):  # a source that does not tell: at the first batch
+        batches(replace(few, held_out_per_class=0, batch_size=20), folder, workers=workers)
+    with pytest.raises(
+        ValueError, match=r"cifar10 has labels up to 3, 4 classes; the network has 2"
+    ):
+        MemorySource(
+            replace(MINI_CONFIG, num_classes=2), make_pictures(40), make_pictures(8), ALONE
+        )
+
+
+@pytest.mark.parametrize(
+    "policy", ["nonsense", "rand-x9", "Rand-m9", "rand-m9.5", "augmix-q3", "v9"]
+)
+def test_policy_that_timm_does_not_know_is_refused_before_training(
+    folder: Path, tmp_path: Path, policy: str
+) -> None:
+    config = replace(FOLDER, augment=AugmentConfig(policy=policy))
+    text = rf"augment\.policy is '{policy}'.*; expected one that timm knows, such as rand-m9"
+    with pytest.raises(ValueError, match=text):
+        train(config, folder, tmp_path / "run", progress=False, resources=QUICK)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("source", ["hfds/one", "hfids/one", "TFDS/one"])
+def test_missing_package_is_named(
+    tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {"h": ("datasets", "datasets"), "T": ("tensorflow", "tensorflow tensorflow-datasets")}
+    module, packages = names[source[0]]
+    monkeypatch.setitem(sys.modules, module, None)
+    config = replace(FOLDER, data=DataConfig(source=source))
+    text = rf"data\.source '{source}' needs a package .*{module}.*: pip install {packages}$"
+    with pytest.raises(ValueError, match=text):
+        open_source(config, tmp_path, ALONE, QUICK)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 2**70])
+def test_seed_out_of_range_is_named(seed: int) -> None:
+    with pytest.raises(ValueError, match=f"^seed is {seed}; expected 0 to {2**63 - 1}$"):
+        replace(MINI_CONFIG, seed=seed)
+
+
+def test_largest_seed_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_module, "_load", lambda *_, **__: make_pictures(48))
+    config = replace(MINI_CONFIG, seed=2**63 - 1, stages=(Stage(1, 8),))
+    assert train(config, tmp_path, tmp_path / "run", False, resources=QUICK).step == 5
+
+
+def test_held_out_positions_of_cifar10_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = make_pictures(48)
+    monkeypatch.setattr(data_module, "_load", lambda *_, **__: pictures)
+    train(MINI_CONFIG, tmp_path, tmp_path / "run", progress=False, resources=QUICK)
+    listed = json.loads((tmp_path / "run" / "held_out.json").read_text())
+    source = open_source(MINI_CONFIG, tmp_path, ALONE, QUICK)
+    assert listed == source.held_out_list == held_out_indices(pictures.labels, 2, 0).tolist()
+    held_out = torch.cat([batch.x for batch in source.held_out(32)])
+    assert torch.equal(held_out, eval_batch(pictures.select(torch.tensor(listed)), 32))
 
 
 def test_data_set_that_hides_its_labels_needs_a_held_out_split(
@@ -287,18 +374,30 @@ def test_shift_crop_keeps_the_scale() -> None:
 
 
 class Shards:
-    """A reader of a stream: gives its pictures in order, and says how many there are."""
+    """A reader of a stream: gives its pictures in order, and says how many there are.
+
+    As timm's readers, it counts a process's share as its length, and skips with a warning.
+    """
+
+    dist_num_replicas = 1
 
     def __init__(self, count: int) -> None:
-        self.count = count
+        self.num_samples = count
+        self.broken: frozenset[int] = frozenset()
+        self.error: Exception | None = None
         self.epochs: list[int] = []
 
     def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
-        for number in range(self.count):
-            yield Image.new("RGB", (16, 16), (number, 0, 0)), number % 4
+        for number in range(self.num_samples):
+            if number in self.broken:
+                logging.getLogger("timm.data.readers.reader_wds").warning("no picture %d", number)
+            elif self.error:
+                raise self.error
+            else:
+                yield Image.new("RGB", (16, 16), (number, 0, 0)), number % 4
 
     def __len__(self) -> int:
-        return self.count
+        return self.num_samples // self.dist_num_replicas
 
     def set_epoch(self, epoch: int) -> None:
         self.epochs.append(epoch)
@@ -330,6 +429,91 @@ def test_stream_gives_whole_batches_and_starts_epochs_anew(shards: Shards, tmp_p
     assert sum(len(batch.labels) for batch in source.held_out(8)) == 19
     state = train(STREAM, tmp_path, tmp_path / "run", progress=False, resources=QUICK)
     assert state.step == 8
+
+
+def test_stream_of_more_classes_than_the_network_has_is_refused(
+    shards: Shards, tmp_path: Path
+) -> None:
+    config = replace(STREAM, num_classes=2)
+    source = open_source(config, tmp_path, ALONE, QUICK)
+    with pytest.raises(ValueError, match="wds/shards has labels up to 3, 4 classes; the network"):
+        next(source.train(Schedule(config, source.num_train), 0, 1))
+
+
+def test_stream_divided_among_processes_has_the_epoch_of_one(
+    shards: Shards, tmp_path: Path
+) -> None:
+    alone = open_source(STREAM, tmp_path, ALONE, QUICK).num_train
+    assert open_source(STREAM, tmp_path, Ranks(CPU, 1, 2), QUICK).num_train == alone == 19
+    assert len(shards) == 9
+
+
+def test_broken_pictures_of_a_stream_are_counted(shards: Shards, tmp_path: Path) -> None:
+    shards.broken = frozenset({0, 6, 7, 18})
+    for workers in (0, 1):
+        resources = replace(QUICK, workers=workers)
+        source = open_source(STREAM, tmp_path, ALONE, resources)
+        made = list(source.train(Schedule(STREAM, source.num_train), 0, 3))
+        assert [batch.broken for batch in made] == [1, 2, 0]
+        assert [batch.labels.tolist() for batch in made] == [
+            [1, 2, 3, 0],
+            [1, 0, 1, 2],
+            [3, 0, 1, 2],
+        ]
+        held_out = list(source.held_out(8))
+        assert sum(batch.broken for batch in held_out) == 4
+        assert sum(int((batch.labels < 0).sum()) for batch in held_out) == 4
+        assert sum(len(batch.labels) for batch in held_out) == 19
+    shards.broken = frozenset({1})
+    state = train(STREAM, tmp_path, tmp_path / "run", progress=False, resources=QUICK)
+    assert state.broken == 2  # one an epoch
+    assert log_lines(tmp_path / "run")[-1]["held_out_broken"] == 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_stream_that_cannot_be_read_is_given_up_with_the_reason(
+    shards: Shards, tmp_path: Path, workers: int
+) -> None:
+    resources = replace(QUICK, workers=workers)
+    source = open_source(STREAM, tmp_path, ALONE, resources)
+    schedule = Schedule(STREAM, source.num_train)
+    shards.broken = frozenset(range(19))
+    with pytest.raises(ValueError, match=r"^no picture of .* the last: no picture 18; .*$"):
+        next(source.train(schedule, 0, 1))
+    shards.broken, shards.error = frozenset(), OSError("truncated\nhere")
+    with pytest.raises(ValueError, match=r"^the stream cannot be read on: truncated here; the .*$"):
+        next(source.train(schedule, 0, 1))
+
+
+def write_shards(root: Path, count: int, broken: int) -> None:
+    """Write four WebDataset shards of so many pictures each, some of them broken."""
+    picture = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(picture, "JPEG")
+    for shard in range(4):
+        with tarfile.open(root / f"a-{shard}.tar", "w") as tar:
+            for number in range(count):
+                content = b"no picture" if number < broken else picture.getvalue()
+                for name, data in (("jpg", content), ("cls", str(shard).encode())):
+                    entry = tarfile.TarInfo(f"{shard}{number:03d}.{name}")
+                    entry.size = len(data)
+                    tar.addfile(entry, io.BytesIO(data))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # open files
+def test_webdataset_in_two_processes(tmp_path: Path) -> None:
+    pytest.importorskip("webdataset")
+    write_shards(tmp_path, count=6, broken=1)
+    data = DataConfig(source="wds/", train_split="a-{0..3}.tar|24")
+    config = replace(STREAM, data=data, held_out_per_class=0, stages=(Stage(1, 8),))
+    seen = []
+    for rank in range(2):
+        source = open_source(config, tmp_path, Ranks(CPU, rank, 2), QUICK)
+        assert source.num_train == 24
+        made = list(source.train(Schedule(config, source.num_train), 0, 6))
+        assert [len(batch.labels) for batch in made] == [2] * 6
+        assert sum(batch.broken for batch in made) == 2
+        seen.append({int(label) for batch in made for label in batch.labels})
+    assert not seen[0] & seen[1]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -29,10 +29,12 @@ class Pictures:
     Args:
         images: uint8 (n, 3, height, width).
         labels: int64 (n,).
+        positions: int64 (n,) of held-out pictures, in the set that they were cut from.
     """
 
     images: Tensor
     labels: Tensor
+    positions: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -59,7 +61,7 @@ def load_train(
         download: fetch CIFAR-10 where it is not there.
 
     Returns:
-        Pictures to train on, and held-out pictures for choosing.
+        Pictures to train on, and held-out pictures for choosing, with their positions.
 
     Raises:
         FileNotFoundError: CIFAR-10 is not there and cannot be fetched, or its files are damaged.
@@ -68,7 +70,8 @@ def load_train(
     held_out = held_out_indices(pictures.labels, held_out_per_class, seed)
     keep = torch.ones(len(pictures), dtype=torch.bool)
     keep[held_out] = False
-    return pictures.select(keep.nonzero().squeeze(1)), pictures.select(held_out)
+    train = pictures.select(keep.nonzero().squeeze(1))
+    return train, replace(pictures.select(held_out), positions=held_out)
 
 
 def load_test(root: Path) -> Pictures:

@@ -43,11 +43,13 @@ class Timing:
         opening: to open the data and make the network.
         steps: of all steps of a training.
         looks: of all evaluations on held-out pictures between them.
+        num_held_out: of these pictures.
     """
 
     opening: float
     steps: float
     looks: float
+    num_held_out: int
 
     @property
     def seconds(self) -> float:
@@ -105,7 +107,8 @@ def plan(
         cost["train"] = sum(count * timing.seconds for count, timing in each)
         fixed = timed(replace(one, sampling="fixed", subnet=alone))
         cost["retrain"] = config.seeds * fixed.seconds
-    candidate = seconds_of_candidate(one, config.pictures, resources)
+    pictures = min(config.pictures or uniform.num_held_out, uniform.num_held_out)
+    candidate = seconds_of_candidate(one, pictures, resources)
     for name, count in scored.items():
         cost[name] = count * candidate
     cost["evaluate"] += len(runs) * uniform.opening
@@ -154,7 +157,7 @@ def time_training(
         looks += (
             stage.epochs / config.evaluate_every * _seconds_of_look(state, setting, source, stage)
         )
-    return Timing(opening, steps, looks)
+    return Timing(opening, steps, looks, source.num_held_out)
 
 
 def _seconds_of_step(
@@ -173,7 +176,6 @@ def _seconds_of_step(
 def _seconds_of_look(state: RunState, setting: Setting, source: Source, stage: Stage) -> float:
     """Time the smallest and the largest subnet on a batch of the held-out pictures, for all."""
     network, space, device = state.ema.module, setting.space, setting.ranks.device
-    pictures = setting.config.held_out_per_class * space.num_classes
     for batch in islice(source.held_out(stage.img_size), 1):
         x = batch.x[: max(1, MOST_PIXELS // stage.img_size**2)]
         subnets = [setting.fixed] if setting.fixed else [space.smallest, space.largest]
@@ -183,7 +185,7 @@ def _seconds_of_look(state: RunState, setting: Setting, source: Source, stage: S
             for subnet in subnets:
                 network(x, subnet)
 
-        return _seconds(partial(look, x, subnets), device) * pictures / len(x)
+        return _seconds(partial(look, x, subnets), device) * source.num_held_out / len(x)
     return 0.0
 
 
@@ -192,15 +194,13 @@ def seconds_of_candidate(config: TrainConfig, pictures: int, resources: Resource
 
     Args:
         config: of the supernet.
-        pictures: that are looked at; 0: all that are held out.
+        pictures: that are looked at.
         resources: the device.
     """
     device, space, size = device_of(resources.device), space_of(config), config.largest_size
     rng, sides = random.Random(0), ((space.img_size,) * 2, (space.patch_size,) * 2)
     tensors = {name: t.half() for name, t in Supernet(space).weights.state_dict().items()}
     weights = SupernetWeights(tensors, space.supernet, "prefix", *sides, 3, space.num_classes)
-    held_out = config.held_out_per_class * space.num_classes
-    pictures = min(pictures, held_out) or held_out
     x = torch.randn(max(1, min(pictures, 250, MOST_PIXELS // size**2)), 3, size, size)
     x = x.to(device)
     extract = partial(extract_subnet, weights, space.sample(rng), size)

@@ -74,6 +74,7 @@ from training.search import (
 )
 from training.separate import load_separate, train_separate
 from training.sources import open_source
+from training.splits import OPENED, require_split
 from training.spread import SpreadScore, threads_for
 from training.train import train
 from training.weights import WEIGHTS
@@ -116,12 +117,15 @@ class Reproduction:
 
         Raises:
             ValueError: the order is wrong, or a stage before `first` is not done.
+            FileNotFoundError: the test split of a folder is not there.
         """
         start, end = STAGES.index(first), STAGES.index(last)
         if start > end:
             raise ValueError(f"stage {first} comes after {last}; expected the earlier one first")
         if missing := [name for name in STAGES[:start] if not self.is_done(name)]:
             raise ValueError(f"{self.out} has not done {', '.join(missing)}; start from there")
+        if self.config.tests and not self.is_done("evaluate"):  # not after days of training
+            require_split(self.config.train.data, self.data_dir, self.config.train.data.test_split)
         return STAGES[start : end + 1]
 
     def run(self, first: str, last: str) -> None:
@@ -389,7 +393,7 @@ def open_test(config: TrainConfig, data_dir: Path, ranks: Ranks) -> Iterable[Lab
         batches = list(MemoryBatches(load_test(data_dir), config.largest_size))
         return batches[ranks.rank :: ranks.world]
     # In the held-out pictures' place: they are read as these are, unchanged and all of them.
-    data = replace(config.data, held_out_split=config.data.test_split, test_split="(opened)")
+    data = replace(config.data, held_out_split=config.data.test_split, test_split=OPENED)
     alone = replace(
         config,
         data=data,

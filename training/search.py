@@ -301,13 +301,12 @@ def keep_held_out(
     """
     if pictures < 0:
         raise ValueError(f"pictures is {pictures}; expected 0 for all, or how many")
-    positions = source.held_out_list
-    total = len(positions) or sum(len(batch.labels) for batch in source.held_out(img_size))
+    total = source.num_held_out or sum(len(each.labels) for each in source.held_out(img_size))
     count = min(pictures, total) or total
     batches: Iterable[Batch] = _HeldOut(source, img_size, (count, total) if total else (1, 1))
     if count * 3 * img_size**2 * 4 <= MOST_KEPT_BYTES:
         batches = list(batches)
-    digest = hashlib.sha256(json.dumps(positions).encode())
+    digest = hashlib.sha256(json.dumps(source.held_out_list).encode())
     for batch in batches if isinstance(batches, list) else ():
         digest.update(batch.labels.numpy().tobytes())
     return batches, {"held_out": count, "held_out_of": total, "held_out_sha256": digest.hexdigest()}

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from tyro.constructors import PrimitiveConstructorSpec
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+MOST_SEED = 2**63 - 1  # what every generator takes
 MEMORY = "cifar10"  # the source that holds CIFAR-10 in memory; every other name is timm's
 
 
@@ -91,6 +92,11 @@ class DataConfig:
                     f"data.{name} is the test split {self.test_split!r}; only the final "
                     "evaluation opens that one: name another split"
                 )
+        if self.held_out_split == self.train_split:
+            raise ValueError(
+                f"data.held_out_split is the training split {self.train_split!r}; held-out "
+                "pictures must not be trained on: name another split"
+            )
         if self.source == MEMORY and self.normalisation != "cifar10":
             raise ValueError(
                 f"data.normalisation is {self.normalisation!r}; the source {MEMORY!r} has its own: "
@@ -212,6 +218,8 @@ class TrainConfig:
         for name in ("label_smoothing", "drop_path_rate", "ema_decay", "warmup_fraction"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected 0 or more, below 1")
+        if not 0 <= self.seed <= MOST_SEED:
+            raise ValueError(f"seed is {self.seed}; expected 0 to {MOST_SEED}")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay is {self.layer_decay}; expected above 0, at most 1")
         if not self.stages:

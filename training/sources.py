@@ -27,6 +27,7 @@ from training.data import (
     train_batch,
 )
 from training.distributed import Ranks
+from training.networks import space_of
 from training.schedule import Schedule, StepPlan
 
 MOST_EVALUATED = 5000  # held-out pictures in memory that are looked at between epochs
@@ -53,6 +54,8 @@ class Source(Protocol):
 
     num_train: int
     """Training pictures, without the held-out ones."""
+    num_held_out: int
+    """Pictures that `held_out` yields in all processes; 0 where only reading them tells."""
     held_out_list: list[int]
     """Held-out positions in the training set; empty where they are a split of their own."""
 
@@ -82,6 +85,25 @@ def open_source(config: TrainConfig, data_dir: Path, ranks: Ranks, resources: Re
     return open_timm_source(config, data_dir, ranks, resources)
 
 
+def require_classes(labels: Tensor, num_classes: int, source: str) -> None:
+    """Check that the network has an output for each label; labels below 0 are of no picture.
+
+    Args:
+        labels: int64 (n,), not on a GPU, which would be waited for.
+        num_classes: of the network.
+        source: name of the data, for the error.
+
+    Raises:
+        ValueError: a label is beyond the classes.
+    """
+    needed = int(labels.max()) + 1 if len(labels) else 0
+    if needed > num_classes:
+        raise ValueError(
+            f"{source} has labels up to {needed - 1}, {needed} classes; the network has "
+            f"{num_classes}: give --num-classes {needed}, or a space with as many"
+        )
+
+
 class MemorySource:
     """Pictures in memory, augmented a batch at a time: shifts and flips.
 
@@ -90,16 +112,21 @@ class MemorySource:
         train: pictures to train on.
         held_out: pictures for choosing.
         ranks: this process among all.
+
+    Raises:
+        ValueError: there are more classes than the network has.
     """
 
     def __init__(
         self, config: TrainConfig, train: Pictures, held_out: Pictures, ranks: Ranks
     ) -> None:
+        require_classes(train.labels, space_of(config).num_classes, config.data.source)
         self.num_train = len(train)
-        self.held_out_list: list[int] = []  # follows from the seed, see data.held_out_indices
+        self.held_out_list = [] if held_out.positions is None else held_out.positions.tolist()
         self._config = config
         self._train = train.to(ranks.device)
         self._held_out = held_out.select(torch.arange(min(len(held_out), MOST_EVALUATED)))
+        self.num_held_out = len(self._held_out)
         self._ranks = ranks
 
     def train(self, schedule: Schedule, first: int, end: int) -> Generator[Batch, None, None]:

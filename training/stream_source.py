@@ -7,19 +7,29 @@ to be named. timm divides the shards among processes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from timm.data import create_loader
-from torch.utils.data import Dataset
+from timm.data import IterableImageDataset
+from torch.utils.data import IterableDataset
 
 from training.config import Resources, TrainConfig
 from training.distributed import Ranks
 from training.schedule import Schedule
 from training.sources import EVAL_BATCH, Batch
-from training.timm_data import Transform, eval_transform, open_split, train_transform
+from training.timm_data import (
+    BROKEN,
+    Transform,
+    eval_transform,
+    open_split,
+    train_transform,
+)
+from training.timm_source import Sample, damaged, load
+
+_MEND = "the data set seems damaged: mend it, or take another data.source"
 
 
 class StreamSource:
@@ -50,8 +60,10 @@ class StreamSource:
             )
         self._config, self._ranks, self._data_dir = config, ranks, data_dir
         self._workers = resources.workers
-        self._dataset = open_split(config, data_dir, config.data.train_split, self._part_size)
-        self.num_train = len(self._dataset)  # type: ignore[arg-type]
+        self._dataset = self._open(config.data.train_split, self._part_size)
+        # Of all processes: the length is one's share, rounded up.
+        self.num_train: int = self._dataset.reader.num_samples
+        self.num_held_out = 0  # broken pictures are left out, and shards may come twice
         self.held_out_list: list[int] = []
 
     @property
@@ -62,12 +74,12 @@ class StreamSource:
         """Yield this process's parts of the batches of steps first..end-1, in the stream's order.
 
         Raises:
-            ValueError: the stream has no picture.
+            ValueError: the stream has no picture, or none that can be read.
         """
         step, dataset = first, self._dataset
         while step < end:
             plan = schedule.plan(step)
-            dataset.set_epoch(plan.epoch)  # type: ignore[attr-defined]
+            dataset.set_epoch(plan.epoch)
             left = min(end - step, schedule.steps_per_epoch - plan.batch_in_epoch)
             wanted = left * self._ranks.accumulate
             parts = self._endless(dataset, plan.img_size, wanted)
@@ -78,18 +90,29 @@ class StreamSource:
         """Yield this process's share of the held-out pictures; the reader divides the shards."""
         if not self._config.data.held_out_split:
             return
-        dataset = open_split(
-            self._config, self._data_dir, self._config.data.held_out_split, EVAL_BATCH, False
-        )
-        yield from self._load(dataset, img_size, EVAL_BATCH, eval_transform(self._config, img_size))
+        dataset = self._open(self._config.data.held_out_split, EVAL_BATCH, is_training=False)
+        transform = eval_transform(self._config, img_size)
+        yield from self._load(CountedStream(dataset, transform, img_size), EVAL_BATCH)
 
-    def _endless(self, dataset: Dataset[Any], img_size: int, wanted: int) -> Iterator[Batch]:
+    def _open(self, split: str, batch_size: int, is_training: bool = True) -> IterableImageDataset:
+        dataset: Any = open_split(self._config, self._data_dir, split, batch_size, is_training)
+        # What timm takes from the process group; where every process reads all, there is no share.
+        dataset.reader.dist_rank = self._ranks.rank
+        dataset.reader.dist_num_replicas = self._ranks.world
+        dataset.set_loader_cfg(num_workers=self._workers)
+        return dataset
+
+    def _endless(
+        self, dataset: IterableImageDataset, img_size: int, wanted: int
+    ) -> Iterator[Batch]:
         """Yield so many batches, beginning anew where shards end early."""
-        given = 0
+        transform, given = train_transform(self._config, img_size), 0
         while given < wanted:
             before = given
-            transform = train_transform(self._config, img_size)
-            for batch in self._load(dataset, img_size, self._part_size, transform, whole=True):
+            pictures = CountedStream(dataset, transform, img_size, is_training=True)
+            for batch in self._load(pictures, self._part_size):
+                if len(batch.labels) < self._part_size:
+                    continue  # what is left over
                 yield batch
                 given += 1
                 if given == wanted:
@@ -100,25 +123,72 @@ class StreamSource:
                     "expected shards with more, or a smaller batch"
                 )
 
-    def _load(
+    def _load(self, pictures: CountedStream, batch_size: int) -> Iterator[Batch]:
+        return load(pictures, self._config, self._ranks, self._workers, batch_size=batch_size)
+
+
+class CountedStream(IterableDataset[Sample]):
+    """A stream's pictures, with what could not be read counted.
+
+    Args:
+        dataset: what to read from.
+        transform: what happens to a picture.
+        img_size: side of what it gives, in pixels.
+        is_training: the picture after a broken one carries its count. In evaluation each has a
+            place of its own, with label -1.
+    """
+
+    def __init__(
         self,
-        dataset: Dataset[Any],
-        img_size: int,
-        batch_size: int,
+        dataset: IterableImageDataset,
         transform: Transform,
-        whole: bool = False,
-    ) -> Iterator[Batch]:
-        device = self._ranks.device
-        loader = create_loader(
-            dataset,
-            img_size,
-            batch_size,
-            is_training=whole,  # which drops what is left over
-            use_prefetcher=False,
-            num_workers=self._workers,
-            persistent_workers=False,
-            device=device,
-        )
-        dataset.transform = transform  # type: ignore[attr-defined]  # in place of the loader's
-        for x, labels in loader:
-            yield Batch(x.to(device), torch.as_tensor(labels).to(device))
+        img_size: int,
+        is_training: bool = False,
+    ) -> None:
+        self._reader: Any = dataset.reader
+        self._transform = transform
+        self._img_size = img_size
+        self._is_training = is_training
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Yield pictures; where a worker can read none, or not go on, the last one says why."""
+        pictures, skipped, given = iter(self._reader), _Skipped(), 0
+        while True:
+            try:
+                with skipped:
+                    found = next(pictures, None)
+            except (*BROKEN, RuntimeError) as error:  # of readers that skip nothing
+                reason = f"{error or type(error).__name__}"
+                yield damaged(f"the stream cannot be read on: {reason}; {_MEND}", self._img_size)
+                return
+            broken, skipped.count = skipped.count, 0
+            if not self._is_training:
+                blank = torch.zeros(3, self._img_size, self._img_size)
+                yield from [(blank, -1, 1, "")] * broken
+                broken = 0
+            if found is None:
+                break
+            given += 1
+            yield self._transform(found[0]), int(found[1]), broken, ""
+        if self._is_training and skipped.reason and not given:
+            reason = f"no picture of a worker's shards could be read, the last: {skipped.reason}"
+            yield damaged(f"{reason}; {_MEND}", self._img_size)
+
+
+class _Skipped(logging.Handler):
+    """Counts what timm's WebDataset reader leaves out: it tells by a warning alone."""
+
+    _log = logging.getLogger("timm.data.readers.reader_wds")
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.count, self.reason = 0, ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.count, self.reason = self.count + 1, record.getMessage()
+
+    def __enter__(self) -> None:
+        self._log.addHandler(self)
+
+    def __exit__(self, *_: object) -> None:
+        self._log.removeHandler(self)

@@ -21,14 +21,24 @@ from torchvision.transforms import RandomCrop
 
 from autoformer_zoo.autoformer import CIFAR10_MEAN, CIFAR10_STD
 from training.config import TrainConfig
+from training.splits import require_split
 
 Transform = Callable[[Image.Image], Tensor]
 NORMALISATIONS = {
     "cifar10": (CIFAR10_MEAN, CIFAR10_STD),
     "imagenet": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
 }
+PACKAGES = {  # that timm does not bring along
+    "hfds": "datasets",
+    "hfids": "datasets",
+    "tfds": "tensorflow tensorflow-datasets",
+}
 # What decoders raise on damaged files; anything else is an error of ours.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError)
+
+
+class DamagedDataError(ValueError):
+    """Too many pictures could not be read."""
 
 
 def open_split(
@@ -49,12 +59,10 @@ def open_split(
 
     Raises:
         FileNotFoundError: it is not there, or timm does not know it.
+        ValueError: a package is missing.
     """
     source = config.data.source
-    if source == "folder" and not (data_dir / split).is_dir():
-        raise FileNotFoundError(
-            f"{data_dir / split} is not there; expected a folder of pictures for each class in it"
-        )
+    require_split(config.data, data_dir, split)
     try:
         return create_dataset(
             "" if source == "folder" else source,
@@ -65,20 +73,18 @@ def open_split(
             batch_size=batch_size,
             seed=config.seed,
         )
+    except ImportError as error:
+        packages = PACKAGES.get(source.partition("/")[0].lower(), error.name)
+        raise ValueError(
+            f"data.source {source!r} needs a package that is not here ({error}): "
+            f"pip install {packages}"
+        ) from None
     except (RuntimeError, AssertionError) as error:  # as timm and torchvision refuse
         raise FileNotFoundError(f"{source} under {data_dir}, split {split}: {error}") from None
 
 
-def labels_of(dataset: Dataset[Any], source: str) -> Tensor:
-    """Return all labels without decoding a picture.
-
-    Args:
-        dataset: a data set with positions.
-        source: its name, for the error.
-
-    Raises:
-        ValueError: it does not tell them.
-    """
+def labels_of(dataset: Dataset[Any]) -> Tensor | None:
+    """Return all labels of a data set with positions; None where that needs decoding."""
     reader: Any = getattr(dataset, "reader", None)
     found: Sequence[Any] | None = None
     if hasattr(reader, "samples"):
@@ -90,32 +96,40 @@ def labels_of(dataset: Dataset[Any], source: str) -> Tensor:
             (getattr(dataset, name) for name in ("targets", "_labels") if hasattr(dataset, name)),
             None,
         )
-    if found is None:
-        raise ValueError(
-            f"{source} does not tell its labels without decoding, so that no split can be cut; "
-            "expected data.held_out_split, or held_out_per_class 0"
-        )
-    return torch.as_tensor(list(found))
+    return None if found is None else torch.as_tensor(list(found))
 
 
 def train_transform(config: TrainConfig, img_size: int) -> Transform:
-    """Return what happens to a training picture, by timm; float32 (3, img_size, img_size)."""
+    """Return what happens to a training picture, by timm; float32 (3, img_size, img_size).
+
+    Raises:
+        ValueError: timm does not know the policy.
+    """
     augment, data = config.augment, config.data
     if augment.crop == "none":
         return eval_transform(config, img_size)
     mean, std = NORMALISATIONS[data.normalisation]
-    transform = create_transform(
-        img_size,
-        is_training=True,
-        color_jitter=augment.color_jitter or None,
-        auto_augment=augment.policy or None,
-        interpolation=data.interpolation,
-        mean=mean,
-        std=std,
-        re_prob=augment.erasing,
-        re_mode="pixel",
-        use_prefetcher=False,
-    )
+    try:
+        transform = create_transform(
+            img_size,
+            is_training=True,
+            color_jitter=augment.color_jitter or None,
+            auto_augment=augment.policy or None,
+            interpolation=data.interpolation,
+            mean=mean,
+            std=std,
+            re_prob=augment.erasing,
+            re_mode="pixel",
+            use_prefetcher=False,
+        )
+    except (AssertionError, KeyError, ValueError) as error:  # it may say nothing
+        if not augment.policy:
+            raise
+        reason = f" ({error})" if str(error) else ""
+        raise ValueError(
+            f"augment.policy is {augment.policy!r}{reason}; expected one that timm knows, such as "
+            "rand-m9-mstd0.5-inc1, augmix-m3 or original, or none"
+        ) from None
     if augment.crop == "shift":  # as DeiT does for small pictures: no zoom
         resize = eval_transform(config, img_size).transforms[:2]  # type: ignore[attr-defined]
         transform.transforms[:1] = [*resize, RandomCrop(img_size, padding=img_size // 8)]

@@ -22,10 +22,13 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from training.config import Resources, TrainConfig
 from training.data import epoch_order, held_out_indices, mixed_seed, seed_all
 from training.distributed import Ranks
+from training.networks import space_of
 from training.schedule import Schedule
-from training.sources import EVAL_BATCH, Batch, Source
+from training.sources import EVAL_BATCH, Batch, Source, require_classes
+from training.splits import require_apart
 from training.timm_data import (
     BROKEN,
+    DamagedDataError,
     Transform,
     eval_transform,
     labels_of,
@@ -35,6 +38,8 @@ from training.timm_data import (
 )
 
 MOST_REPLACED = 10  # broken pictures in a row before training gives up
+Sample = tuple[Tensor, int, int, str]
+"""A picture (3, height, width), its label, how many broken ones were met, why to give up or ""."""
 EVALUATION = -1  # number of a picture that is evaluated: nothing random happens to it
 
 
@@ -51,6 +56,8 @@ def open_timm_source(
     config: TrainConfig, data_dir: Path, ranks: Ranks, resources: Resources
 ) -> Source:
     """Open a data set by timm's name; raises as `sources.open_source` does."""
+    require_apart(config.data, data_dir)
+    train_transform(config, config.largest_size)  # refuses a policy now, not in the first step
     dataset = open_split(config, data_dir, config.data.train_split)
     if isinstance(dataset, IterableDataset):
         from training.stream_source import StreamSource
@@ -70,7 +77,8 @@ class IndexedSource:
         resources: for the number of workers.
 
     Raises:
-        ValueError: labels cannot be had without decoding, or a class has too few pictures.
+        ValueError: labels cannot be had without decoding, a class has too few pictures, or there
+            are more classes than the network has.
     """
 
     def __init__(
@@ -84,20 +92,33 @@ class IndexedSource:
         self._config, self._ranks, self._workers = config, ranks, resources.workers
         self._dataset, self._held_out_set = dataset, dataset
         size = len(dataset)  # type: ignore[arg-type]
+        labels = self._checked_labels(dataset)
         train = torch.arange(size)
         held_out = torch.empty(0, dtype=torch.long)
         if config.data.held_out_split:
             self._held_out_set = open_split(config, data_dir, config.data.held_out_split)
             held_out = torch.arange(len(self._held_out_set))  # type: ignore[arg-type]
+            self._checked_labels(self._held_out_set)
         elif config.held_out_per_class:
-            labels = labels_of(dataset, config.data.source)
+            if labels is None:
+                raise ValueError(
+                    f"{config.data.source} does not tell its labels without decoding, so that no "
+                    "split can be cut; expected data.held_out_split, or held_out_per_class 0"
+                )
             held_out = held_out_indices(labels, config.held_out_per_class, config.seed)
             keep = torch.ones(size, dtype=torch.bool)
             keep[held_out] = False
             train = keep.nonzero().squeeze(1)
         self._train_indices, self._held_out_indices = train, held_out
-        self.num_train = len(train)
+        self.num_train, self.num_held_out = len(train), len(held_out)
         self.held_out_list = [] if config.data.held_out_split else held_out.tolist()
+
+    def _checked_labels(self, dataset: Dataset[Any]) -> Tensor | None:
+        labels = labels_of(dataset)
+        if labels is not None:
+            config = self._config
+            require_classes(labels, space_of(config).num_classes, config.data.source)
+        return labels
 
     def train(self, schedule: Schedule, first: int, end: int) -> Generator[Batch, None, None]:
         """Yield this process's parts of the batches of steps first..end-1, in order."""
@@ -135,23 +156,53 @@ class IndexedSource:
                 yield keys[part::parts]
 
     def _load(self, pictures: KeyedPictures, batches: Iterable[list[Key]]) -> Iterator[Batch]:
-        device = self._ranks.device
-        loader: DataLoader[Any] = DataLoader(
-            pictures,
-            batch_sampler=batches,
-            num_workers=self._workers,
-            pin_memory=device.type == "cuda",
-            worker_init_fn=ignore_signals,
+        return load(pictures, self._config, self._ranks, self._workers, batch_sampler=batches)
+
+
+def load(
+    pictures: Dataset[Sample], config: TrainConfig, ranks: Ranks, workers: int, **batching: Any
+) -> Iterator[Batch]:
+    """Yield batches that workers make.
+
+    Args:
+        pictures: what they make.
+        config: says how many classes there may be.
+        ranks: where batches are put.
+        workers: how many; 0: this process.
+        batching: what PyTorch's loader takes to form batches.
+
+    Raises:
+        DamagedDataError: too many pictures could not be read.
+        ValueError: a label is beyond the network's classes.
+    """
+    device, num_classes = ranks.device, space_of(config).num_classes
+    loader: DataLoader[Any] = DataLoader(
+        pictures,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=ignore_signals,
+        **batching,
+    )
+    for x, labels, broken, damage in loader:
+        if found := next(filter(None, damage), None):
+            raise DamagedDataError(found)
+        require_classes(labels, num_classes, config.data.source)
+        yield Batch(
+            x.to(device, non_blocking=True),
+            labels.to(device, non_blocking=True),
+            int(broken.sum()),
         )
-        for x, labels, broken in loader:
-            yield Batch(
-                x.to(device, non_blocking=True),
-                labels.to(device, non_blocking=True),
-                int(broken.sum()),
-            )
 
 
-class KeyedPictures(Dataset[tuple[Tensor, int, int]]):
+def damaged(text: str, img_size: int) -> Sample:
+    """Return what a worker gives where it gives up, for `load` to raise.
+
+    As an exception it would come as its whole traceback, and PyTorch could not stop the worker.
+    """
+    return torch.zeros(3, img_size, img_size), -1, 0, " ".join(text.split())
+
+
+class KeyedPictures(Dataset[Sample]):
     """Pictures by key, each augmented from a seed of its own.
 
     Args:
@@ -173,24 +224,23 @@ class KeyedPictures(Dataset[tuple[Tensor, int, int]]):
         self._transforms = transforms
         self._seed = seed
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int, int]:
-        """Return a picture (3, height, width), its label, and how many broken ones were met.
-
-        Raises:
-            RuntimeError: too many broken pictures in a row.
-        """
+    def __getitem__(self, key: Key) -> Sample:
+        """Return a picture, or what says that too many in a row are broken."""
         transform = self._transforms[key.img_size]
         if key.number == EVALUATION:
             try:
                 picture, label = read_picture(self._dataset, key.index)
             except BROKEN:
-                return torch.zeros(3, key.img_size, key.img_size), -1, 1
-            return transform(picture), label, 0
-        picture, label, broken = self._read_or_replace(key)
+                return torch.zeros(3, key.img_size, key.img_size), -1, 1, ""
+            return transform(picture), label, 0, ""
+        found = self._read_or_replace(key)
+        if isinstance(found, str):
+            return damaged(found, key.img_size)
+        picture, label, broken = found
         seed_all(mixed_seed(self._seed, key.number, "sample"))
-        return transform(picture), label, broken
+        return transform(picture), label, broken, ""
 
-    def _read_or_replace(self, key: Key) -> tuple[Image.Image, int, int]:
+    def _read_or_replace(self, key: Key) -> tuple[Image.Image, int, int] | str:
         index, rng = key.index, random.Random(f"{self._seed}/{key.number}/instead")
         for broken in range(MOST_REPLACED):
             try:
@@ -198,7 +248,7 @@ class KeyedPictures(Dataset[tuple[Tensor, int, int]]):
             except BROKEN as error:
                 reason = error
             index = int(self._indices[rng.randrange(len(self._indices))])
-        raise RuntimeError(
+        return (
             f"{MOST_REPLACED} pictures in a row could not be read, the last with: {reason}; "
             "the data set seems damaged"
         )
