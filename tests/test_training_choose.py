@@ -47,6 +47,6 @@ def test_choose_writes_the_supernet_and_opens_the_test_set_once(
 def test_choose_command_names_the_missing_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--run", str(tmp_path), "--data-dir", str(tmp_path), "--out", "x.safetensors"]
+    arguments = ["--run-dir", str(tmp_path), "--data-dir", str(tmp_path), "--out", "x.safetensors"]
     assert run_choose(arguments) == 2
     assert "config.json" in capsys.readouterr().err

@@ -79,6 +79,7 @@ from training.spread import SpreadScore, threads_for
 from training.train import train
 from training.weights import WEIGHTS
 
+SINGLE = Ranks(torch.device("cpu"))
 SHARED = ("train", "search", "retrain", "evaluate")  # stages that all processes do together
 
 
@@ -383,7 +384,9 @@ class Reproduction:
         return list(drawn)
 
 
-def open_test(config: TrainConfig, data_dir: Path, ranks: Ranks) -> Iterable[LabelledBatch]:
+def open_test(
+    config: TrainConfig, data_dir: Path, ranks: Ranks = SINGLE
+) -> Iterable[LabelledBatch]:
     """Open this process's share of the test set of a config's data.
 
     Raises:

@@ -21,6 +21,7 @@ from torchvision.transforms import RandomCrop
 
 from autoformer_zoo.autoformer import CIFAR10_MEAN, CIFAR10_STD
 from training.config import TrainConfig
+from training.posterize import allow_no_bits
 from training.splits import require_split
 
 Transform = Callable[[Image.Image], Tensor]
@@ -130,6 +131,7 @@ def train_transform(config: TrainConfig, img_size: int) -> Transform:
             f"augment.policy is {augment.policy!r}{reason}; expected one that timm knows, such as "
             "rand-m9-mstd0.5-inc1, augmix-m3 or original, or none"
         ) from None
+    allow_no_bits(transform)
     if augment.crop == "shift":  # as DeiT does for small pictures: no zoom
         resize = eval_transform(config, img_size).transforms[:2]  # type: ignore[attr-defined]
         transform.transforms[:1] = [*resize, RandomCrop(img_size, padding=img_size // 8)]
