@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.made_training import MINI, MINI_CONFIG, QUICK, make_pictures, split_in_memory
+from tests.made_reproduction import CONFIG, use_made_pictures
+from tests.made_training import MINI, MINI_CONFIG, QUICK
 from training import reproduce as reproduce_module
 from training import search as search_module
-from training import search_plot, sources
 from training.answers import answer
 from training.comparisons import (
     difference,
@@ -28,37 +28,16 @@ from training.comparisons import (
 )
 from training.config import Stage
 from training.evaluate import load_averaged
-from training.evolution import EvolutionConfig
-from training.reproduce import Reproduction, main
-from training.reproduce_config import PRESETS, STAGES, ReproduceConfig
+from training.reproduce import Reproduction
+from training.reproduce_config import PRESETS
 from training.search import SearchConfig
 from training.separate import SeparateSupernet, load_separate, train_separate
 from training.supernet import Supernet
 
-CONFIG = ReproduceConfig(
-    # The last stage is smaller than the space's size: everything has to be scored at the stage's.
-    train=replace(MINI_CONFIG, stages=(Stage(1, 8),), batch_size=20, checkpoint_every=50),
-    search=SearchConfig(evolution=EvolutionConfig(4, 2, 2, 1, 1)),
-    seeds=2,
-    sandwich_seeds=1,
-    separate_seeds=1,
-    search_seeds=2,
-    random_subnets=6,
-    compared_subnets=2,
-    pictures=6,
-)
-
 
 @pytest.fixture
 def made_data(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Train on made-up pictures; returns a list that grows when the test set is opened."""
-    opened: list[int] = []
-    monkeypatch.setattr(sources, "load_train", split_in_memory)
-    monkeypatch.setattr(
-        reproduce_module, "load_test", lambda root: opened.append(1) or make_pictures(12)
-    )
-    monkeypatch.setattr(search_plot, "plot_search", lambda result, out: out.write_text("<svg/>"))
-    return opened
+    return use_made_pictures(monkeypatch)
 
 
 def test_reproduction_answers_every_question(tmp_path: Path, made_data: list[int]) -> None:
@@ -119,29 +98,6 @@ def test_stages_that_are_done_are_left_out_and_missing_ones_named(
         Reproduction(replace(few, seeds=2), tmp_path, tmp_path / "out")
 
 
-def test_command_tells_the_plan_first(
-    tmp_path: Path, made_data: list[int], capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = [
-        *["--preset", "smoke", "--plan-only", "--device", "cpu", "--train.space"],
-        MINI.to_json(),
-    ]
-    arguments = ["--data-dir", str(tmp_path), "--out", str(tmp_path / "out"), *config]
-    assert main([*arguments, "--train.batch-size", "20"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[: len(STAGES)]] == list(STAGES)
-    assert "Expected in all: " in lines[len(STAGES)]
-    assert json.loads(lines[-1])["done"] == []
-
-
-def test_command_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--data-dir", str(tmp_path), "--out", str(tmp_path / "out"), "--preset"]
-    assert main([*arguments, "huge"]) == 2
-    assert "preset is 'huge'; expected one of cifar10" in capsys.readouterr().err
-    assert main([*arguments, "smoke"]) == 2
-    assert "no whole CIFAR-10" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("values", "text"),
     [
@@ -149,8 +105,10 @@ def test_command_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         ({"sandwich_seeds": 5}, "sandwich_seeds is 5; expected 0 to seeds = 2"),
         ({"random_subnets": 1}, "random_subnets is 1; expected 2 or more, and at least"),
         ({"train": replace(MINI_CONFIG, sampling="sandwich")}, "train.sampling is 'sandwich'"),
+        ({"pictures": -1}, "pictures is -1; expected 0 for all, or how many"),
+        ({"search": SearchConfig(method="random")}, "search.method is 'random'; expected evo"),
     ],
-    ids=["seeds", "sandwich", "random", "sampling"],
+    ids=["seeds", "sandwich", "random", "sampling", "pictures", "method"],
 )
 def test_config_refuses_what_cannot_be_meant(values: dict[str, object], text: str) -> None:
     with pytest.raises(ValueError, match=text):
