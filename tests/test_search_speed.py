@@ -53,4 +53,4 @@ def test_ranking_of_bf16_is_compared_with_fp32() -> None:
             parameter.normal_(std=0.3)
     batches = MemoryBatches(make_pictures(), MINI.img_size)
     subject = Subject(_weights(supernet, MINI), MINI, batches, {})
-    assert 0.5 < tau_of_bf16(subject, 12) <= 1
+    assert 0.5 < tau_of_bf16(subject) <= 1

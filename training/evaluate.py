@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -59,7 +59,10 @@ class _Batch:
 
 
 def accuracy_on(
-    network: Callable[[Tensor], Tensor], batches: Iterable[LabelledBatch], device: str = "cpu"
+    network: Callable[[Tensor], Tensor],
+    batches: Iterable[LabelledBatch],
+    device: str = "cpu",
+    precision: Literal["fp32", "bf16"] = "fp32",
 ) -> float:
     """Return the top-1 accuracy in percent; pictures that could not be read do not count.
 
@@ -67,11 +70,13 @@ def accuracy_on(
         network: maps (B, 3, height, width) to logits (B, classes), in eval mode, on `device`.
         batches: what to classify.
         device: where batches are put.
+        precision: bf16 by autocast.
 
     Raises:
         ValueError: there is no picture.
     """
-    return percent(*count_correct(network, batches, device))
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
+        return percent(*count_correct(network, batches, device))
 
 
 @torch.no_grad()
@@ -111,6 +116,7 @@ def inherited_accuracy(
     batches: Iterable[LabelledBatch],
     device: str = "cpu",
     img_size: int | None = None,
+    precision: Literal["fp32", "bf16"] = "fp32",
 ) -> float:
     """Return the top-1 accuracy in percent of a subnet with the supernet's weights.
 
@@ -120,8 +126,10 @@ def inherited_accuracy(
         batches: what to classify.
         device: where it runs.
         img_size: side of the pictures, where it is not the supernet's.
+        precision: bf16 by autocast.
     """
-    return accuracy_on(extract_subnet(supernet, subnet, img_size).to(device), batches, device)
+    network = extract_subnet(supernet, subnet, img_size).to(device)
+    return accuracy_on(network, batches, device, precision)
 
 
 def load_averaged(run: Path, half: bool = True) -> SupernetWeights:

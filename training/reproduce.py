@@ -64,6 +64,7 @@ from training.search import (
     costs_of,
     find_latencies,
     hash_tensors,
+    in_bf16,
     keep_held_out,
     keep_latencies,
     limits_of,
@@ -241,13 +242,14 @@ class Reproduction:
     def _subject(self, name: str) -> Subject:
         """Open a supernet with as many of its held-out pictures as are asked for."""
         run, config = self.out / "train" / name, self.config
-        return open_subject(
+        subject = open_subject(
             self.data_dir,
             run,
             half=config.search.half,
             device=str(self.ranks.device),
             pictures=config.pictures,
         )
+        return replace(subject, precision=config.search.precision)
 
     def _scorer(self, name: str) -> SpreadScore:
         """Return the score of any subnet of a run, on the run's own held-out pictures; journaled.
@@ -257,11 +259,12 @@ class Reproduction:
         number = name.partition("-")[2]
         if name.startswith("separate"):
             batches = self._subject(f"uniform-{number}").batches
+            precision = self.config.search.precision
             network = load_separate(self.out / "train" / name)
             identity = hash_tensors(network.state_dict())
 
             def score(subnet: SubnetConfig) -> float:
-                return accuracy_on(lambda x: network(x, subnet), batches)
+                return accuracy_on(lambda x: network(x, subnet), batches, precision=precision)
         else:
             subject = self._first if name == "uniform-0" else self._subject(name)
             identity = subject.identity["supernet_sha256"]
@@ -278,6 +281,16 @@ class Reproduction:
         subject, config = self._first, self.config.search
         table, costs, feasible = self._limits
         header = {"supernet": "uniform-0", "config": config_to_dict(config), **subject.identity}
+        if config.precision == "bf16":
+            folder = self.out / "scores" / "ranking"
+            in_bf16(
+                replace(self._first, precision="fp32"),
+                folder,
+                header,
+                self.ranks.rank,
+                self.ranks.world,
+                self.progress,
+            )
         score = self._scorer("uniform-0")
         traces: dict[str, list[list[float]]] = {"evolution": [], "random": []}
         found = []
@@ -309,7 +322,8 @@ class Reproduction:
         path = self._searched / "subnet.safetensors"
         model = create_model("autoformer_subnet", checkpoint_path=path).eval()
         device = str(self.ranks.device)
-        found = accuracy_on(model.to(device), self._first.batches, device)
+        precision = self.config.search.precision
+        found = accuracy_on(model.to(device), self._first.batches, device, precision)
         expected = self.result("search")["held_out_percent"]
         if found != expected:
             raise ValueError(

@@ -51,6 +51,7 @@ from training.evolution import (
 from training.journal import require_same, write_json
 from training.limits import Cost, Feasible, Limit
 from training.networks import space_of
+from training.ranking import require_same_ranking
 from training.run_directory import read_config, write_text
 from training.sources import Batch, Source, open_source
 from training.spread import SpreadScore, join_ranks, threads_for
@@ -106,6 +107,7 @@ class SearchConfig:
     latency_device: Literal["cpu", "cuda"] = "cpu"  # where it is measured then
     latency_batch_size: int = 1  # pictures a call
     half: bool = True  # score what is left after rounding to fp16, as the published file will be
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16 where it ranks alike: that is checked first
 
 
 DEFAULT_SEARCH = SearchConfig()
@@ -122,6 +124,7 @@ class Subject:
         identity: of weights and pictures, JSON-able: a search goes on only where it is the same.
         device: where candidates run.
         img_size: side of the pictures, where it is not the supernet's.
+        precision: candidates run in, whatever the weights' type.
     """
 
     supernet: SupernetWeights
@@ -130,6 +133,7 @@ class Subject:
     identity: Mapping[str, Any]
     device: str = "cpu"
     img_size: int | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
 
     @property
     def scored_space(self) -> SearchSpace:
@@ -138,7 +142,8 @@ class Subject:
 
     def accuracy(self, subnet: SubnetConfig) -> float:
         """Return the held-out accuracy in percent of a subnet with inherited weights."""
-        return inherited_accuracy(self.supernet, subnet, self.batches, self.device, self.img_size)
+        setting = (self.batches, self.device, self.img_size, self.precision)
+        return inherited_accuracy(self.supernet, subnet, *setting)
 
 
 def search(
@@ -156,7 +161,8 @@ def search(
         The content of search.json.
 
     Raises:
-        ValueError: no subnet keeps the limits, or `out` holds another search.
+        ValueError: no subnet keeps the limits, `out` holds another search, or bf16 is asked for and
+            ranks otherwise.
         SearchError: a process of several failed or was lost.
     """
     if problem := misfit(subject.space.largest, subject.supernet.sizes):
@@ -172,6 +178,8 @@ def search(
             keep_latencies(table, header, out)
         # Other latencies, another search.
         header["latency_sha256"] = hashlib.sha256(table.to_json().encode()).hexdigest()
+    if config.precision == "bf16":
+        subject = in_bf16(subject, out, header, rank, world, progress)
     score = SpreadScore(subject.accuracy, out, header, rank, world, progress)
     started = time.perf_counter()
     method = evolve if config.method == "evolution" else random_search
@@ -181,6 +189,29 @@ def search(
     if rank == 0:
         write_result(result, subject, table, out)
     return result
+
+
+def in_bf16(
+    subject: Subject,
+    out: Path,
+    header: Mapping[str, Any],
+    rank: int = 0,
+    world: int = 1,
+    progress: bool = True,
+) -> Subject:
+    """Return the subject in bf16, which was held against fp32 first; journaled like any scores.
+
+    Raises:
+        ValueError: bf16 ranks subnets otherwise.
+    """
+    half = replace(subject, precision="bf16")
+    scores = [
+        SpreadScore(each.accuracy, out / name, header, rank, world, progress)
+        for name, each in (("ranking-fp32", subject), ("ranking-bf16", half))
+    ]
+    tau = require_same_ranking(subject.space, *scores)
+    _log.info("bf16 ranks as fp32 does: Kendall's tau is %.3f", tau)
+    return half
 
 
 def winner_of(result: Mapping[str, Any]) -> SubnetConfig:

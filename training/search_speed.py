@@ -17,12 +17,13 @@ from __future__ import annotations
 import json
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from tqdm import tqdm
 
 from autoformer_zoo.checkpoint import SupernetWeights
 from autoformer_zoo.extract import extract_subnet
@@ -31,16 +32,14 @@ from benchmarks.results import RESULTS, save_rows
 from benchmarks.rows import RatioRow, Row, Setting, compared, current_environment, rate, timed
 from benchmarks.timing import Plan, Run, measure, ratio_of_medians, summarise, wall_stopwatch
 from benchmarks.train_step import RATIOS, ROWS
-from training.comparisons import kendall_tau
-from training.evaluate import accuracy_on
 from training.networks import find_space
+from training.ranking import LEAST_TAU, compare_rankings
 from training.search import Subject, open_subject
 from training.supernet import Supernet
 
 WHAT = "candidate"
 Way = tuple[str, str]  # backend and precision
 BASELINE: Way = ("explicit, sliced", "fp32")
-LEAST_TAU = 0.98
 
 
 def measure_search(
@@ -106,22 +105,14 @@ def measure_search(
     return rows, ratios
 
 
-def tau_of_bf16(subject: Subject, count: int = 50) -> float:
-    """Return Kendall's tau between the rankings of random subnets in bf16 and in fp32."""
-    rng = random.Random(0)
-    subnets = [subject.space.sample(rng) for _ in range(count)]
+def tau_of_bf16(subject: Subject) -> float:
+    """Return Kendall's tau between the rankings of random subnets in fp32 and in bf16."""
 
-    def half(subnet: SubnetConfig) -> float:
-        network = extract_subnet(subject.supernet, subnet, subject.img_size)
+    def score(each: Subject, subnets: Sequence[SubnetConfig]) -> list[float]:
+        return [each.accuracy(subnet) for subnet in tqdm(subnets, unit="subnet", leave=False)]
 
-        def answers(x: Tensor) -> Tensor:
-            with torch.autocast("cpu", torch.bfloat16):
-                return network(x)
-
-        return accuracy_on(answers, subject.batches)
-
-    cpu = replace(subject, device="cpu")
-    return kendall_tau([cpu.accuracy(s) for s in subnets], [half(s) for s in subnets])
+    half = replace(subject, precision="bf16")
+    return compare_rankings(subject.space, partial(score, subject), partial(score, half))
 
 
 def _weights(supernet: Supernet, space: SearchSpace) -> SupernetWeights:
