@@ -23,7 +23,7 @@ from training.networks import Network, make_network, space_of
 from training.reproduce_config import STAGES, ReproduceConfig
 from training.schedule import Schedule
 from training.separate import make_separate
-from training.sources import Source, open_source
+from training.sources import EVAL_BATCH, Source, open_source
 from training.step import RunState, Setting, take_step
 from training.stopping import StopRequest
 from training.supernet import Supernet
@@ -201,7 +201,7 @@ def seconds_of_candidate(config: TrainConfig, pictures: int, resources: Resource
     rng, sides = random.Random(0), ((space.img_size,) * 2, (space.patch_size,) * 2)
     tensors = {name: t.half() for name, t in Supernet(space).weights.state_dict().items()}
     weights = SupernetWeights(tensors, space.supernet, "prefix", *sides, 3, space.num_classes)
-    x = torch.randn(max(1, min(pictures, 250, MOST_PIXELS // size**2)), 3, size, size)
+    x = torch.randn(max(1, min(pictures, EVAL_BATCH, MOST_PIXELS // size**2)), 3, size, size)
     x = x.to(device)
     extract = partial(extract_subnet, weights, space.sample(rng), size)
     network = extract().to(device)

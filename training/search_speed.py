@@ -45,7 +45,7 @@ BASELINE: Way = ("explicit, sliced", "fp32")
 def measure_search(
     space: str = "nano",
     pictures: int = 250,
-    batch_size: int = 125,
+    batch_size: int = 100,
     explicit_batch_size: int = 250,
     rounds: int = 5,
     bf16: bool = False,
@@ -134,7 +134,7 @@ def main(argv: list[str] | None = None) -> int:
     def command(
         space: str = "nano",
         pictures: int = 250,
-        batch_size: int = 125,
+        batch_size: int = 100,
         explicit_batch_size: int = 250,
         rounds: int = 5,
         bf16: bool = False,
