@@ -20,6 +20,7 @@ def plot_search(result: Mapping[str, Any], out: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib import ticker
 
     with plt.rc_context({"svg.hashsalt": "search"}):  # the same search, the same file
         figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
@@ -36,7 +37,8 @@ def plot_search(result: Mapping[str, Any], out: Path) -> None:
         left.scatter(costs[best], scores[best], marker="*", s=110, color="tab:red", label="winner")
         left.set(xlabel=label, ylabel="held-out top-1, %, inherited weights")
         left.legend(loc="lower right")
-        figure.colorbar(dots, ax=left, label="generation")
+        whole = ticker.MaxNLocator(integer=True)
+        figure.colorbar(dots, ax=left, label="generation", ticks=whole)
         groups = [
             [s for s, g in zip(scores, generations, strict=True) if g == n]
             for n in range(max(generations) + 1)
