@@ -11,7 +11,7 @@ from training import reproduce, search_plot, sources
 from training.config import Stage
 from training.evolution import EvolutionConfig
 from training.reproduce_config import ReproduceConfig
-from training.search import SearchConfig
+from training.search_config import SearchConfig
 
 CONFIG = ReproduceConfig(
     # The last stage is smaller than the space's size: everything has to be scored at the stage's.

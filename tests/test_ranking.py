@@ -15,8 +15,10 @@ from training import ranking, search_plot
 from training.evaluate import MemoryBatches
 from training.evolution import EvolutionConfig
 from training.ranking import COMPARED, compare_rankings, require_same_ranking
-from training.search import SearchConfig, Subject, search
+from training.search import search
+from training.search_config import SearchConfig
 from training.search_speed import _weights
+from training.subject import Subject
 from training.supernet import Supernet
 
 

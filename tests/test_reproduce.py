@@ -16,7 +16,7 @@ import torch
 from tests.made_reproduction import CONFIG, use_made_pictures
 from tests.made_training import MINI, MINI_CONFIG, QUICK
 from training import reproduce as reproduce_module
-from training import search as search_module
+from training import subject as subject_module
 from training.answers import answer
 from training.comparisons import (
     difference,
@@ -30,7 +30,7 @@ from training.config import Stage
 from training.evaluate import load_averaged
 from training.reproduce import Reproduction
 from training.reproduce_config import PRESETS
-from training.search import SearchConfig
+from training.search_config import SearchConfig
 from training.separate import SeparateSupernet, load_separate, train_separate
 from training.supernet import Supernet
 
@@ -86,7 +86,7 @@ def test_stages_that_are_done_are_left_out_and_missing_ones_named(
     again = Reproduction(few, tmp_path, tmp_path / "out", QUICK, progress=False)
     again.run("train", "search")
     (tmp_path / "out" / "stage-search.json").unlink()
-    monkeypatch.setattr(search_module, "inherited_accuracy", refuse)
+    monkeypatch.setattr(subject_module, "inherited_accuracy", refuse)
     again.run("train", "search")  # from the journal
     old, new = json.loads(first), json.loads((tmp_path / "out" / "stage-search.json").read_text())
     assert {**old, "seconds": 0, "scored": 0} == {**new, "seconds": 0, "scored": 0}

@@ -19,7 +19,7 @@ from training.evolution import EvolutionConfig
 from training.journal import write_json
 from training.reproduce import Reproduction, main
 from training.reproduce_config import STAGES
-from training.search import Bounds, SearchConfig
+from training.search_config import Bounds, SearchConfig
 
 
 @pytest.fixture

@@ -23,14 +23,17 @@ from autoformer_zoo.vit import AutoFormer
 from training import search as search_module
 from training import search_plot
 from training import sources as sources_module
+from training import subject as subject_module
 from training.config import SMOKE, Resources, Stage
 from training.costs import BlockLatency, LatencyTable, measure_latencies, params_cost
 from training.data import Pictures
 from training.evaluate import MemoryBatches, accuracy, accuracy_on, inherited_accuracy
 from training.evolution import EvolutionConfig
 from training.journal import Journal
-from training.search import Bounds, SearchConfig, Subject, main, open_subject, search, winner_of
+from training.search import main, search, winner_of
+from training.search_config import Bounds, SearchConfig
 from training.spread import SearchError, SpreadScore
+from training.subject import Subject, open_subject
 from training.train import train
 
 SPACE = SearchSpace(
@@ -126,7 +129,7 @@ def test_search_stopped_anywhere_ends_alike(
         return inherited_accuracy(subject.supernet, subnet, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(search_module, "inherited_accuracy", stop)
+        patch.setattr(subject_module, "inherited_accuracy", stop)
         with pytest.raises(KeyboardInterrupt):
             search(subject, CONFIG, tmp_path / "cut", progress=False)
     journal = tmp_path / "cut" / "journal-0.jsonl"
@@ -137,7 +140,7 @@ def test_search_stopped_anywhere_ends_alike(
         assert subnet not in calls
         return inherited_accuracy(subject.supernet, subnet, *rest)
 
-    monkeypatch.setattr(search_module, "inherited_accuracy", count)
+    monkeypatch.setattr(subject_module, "inherited_accuracy", count)
     search(subject, CONFIG, tmp_path / "cut", progress=False)
     for name in ("search.json", "subnet.json", "subnet.safetensors"):
         whole, cut = ((tmp_path / run / name).read_bytes() for run in ("whole", "cut"))

@@ -13,8 +13,8 @@ from benchmarks.rows import RatioRow, Row
 from benchmarks.train_step import RATIOS, ROWS
 from tests.made_training import MINI, make_pictures
 from training.evaluate import MemoryBatches
-from training.search import Subject
 from training.search_speed import BASELINE, _weights, main, tau_of_bf16
+from training.subject import Subject
 from training.supernet import Supernet
 
 

@@ -13,11 +13,14 @@ import autoformer_zoo as az
 from tests.made_training import MINI, MINI_CONFIG, QUICK, make_pictures, split_in_memory
 from training import search as search_module
 from training import search_plot, sources
+from training import subject as subject_module
 from training.config import Stage
 from training.evaluate import MemoryBatches, accuracy_on
 from training.evolution import EvolutionConfig
-from training.search import Bounds, SearchConfig, keep_held_out, open_subject, search
+from training.search import search
+from training.search_config import Bounds, SearchConfig
 from training.sources import Batch
+from training.subject import keep_held_out, open_subject
 from training.train import train
 
 CONFIG = SearchConfig(evolution=EvolutionConfig(4, 2, 2, 1, 1))
@@ -58,7 +61,7 @@ def test_pictures_are_spread_evenly_over_a_sorted_set(told: bool) -> None:
 def test_pictures_that_are_too_many_for_memory_are_read_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(search_module, "MOST_KEPT_BYTES", 100)
+    monkeypatch.setattr(subject_module, "MOST_KEPT_BYTES", 100)
     source = Numbered(20)
     batches, _ = keep_held_out(source, 4, 5)
     assert source.read == 0

@@ -59,24 +59,21 @@ from training.report import write_report
 from training.reproduce_config import PRESETS, STAGES, ReproduceConfig, StageName
 from training.run_directory import HELD_OUT, LOG, TIMING, describe_environment, read_log
 from training.search import (
-    Subject,
-    config_to_dict,
     costs_of,
     find_latencies,
-    hash_tensors,
     in_bf16,
-    keep_held_out,
     keep_latencies,
     limits_of,
-    open_subject,
     result_of,
     winner_of,
     write_result,
 )
+from training.search_config import config_to_dict
 from training.separate import load_separate, train_separate
 from training.sources import open_source
 from training.splits import OPENED, require_split
 from training.spread import SpreadScore, threads_for
+from training.subject import Subject, hash_tensors, keep_held_out, open_subject
 from training.train import train
 from training.weights import WEIGHTS
 
@@ -118,7 +115,8 @@ class Reproduction:
         """Return the stages from `first` to `last`.
 
         Raises:
-            ValueError: the order is wrong, or a stage before `first` is not done.
+            ValueError: the order is wrong, a stage before `first` is not done, or no subnet keeps
+                the limits.
             FileNotFoundError: the test split of a folder is not there.
         """
         start, end = STAGES.index(first), STAGES.index(last)
@@ -126,6 +124,9 @@ class Reproduction:
             raise ValueError(f"stage {first} comes after {last}; expected the earlier one first")
         if missing := [name for name in STAGES[:start] if not self.is_done(name)]:
             raise ValueError(f"{self.out} has not done {', '.join(missing)}; start from there")
+        search = self.config.search
+        if search.latency_table or not search.bounds.limits_latency:
+            _ = self._limits  # nothing to measure for it: impossible ones end at once
         if self.config.tests and not self.is_done("evaluate"):  # not after days of training
             require_split(self.config.train.data, self.data_dir, self.config.train.data.test_split)
         return STAGES[start : end + 1]

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from training.config import PRESETS as TRAIN_PRESETS
 from training.config import TrainConfig
 from training.evolution import EvolutionConfig
-from training.search import DEFAULT_SEARCH, SearchConfig, config_to_dict
+from training.search_config import DEFAULT_SEARCH, SearchConfig, config_to_dict
 from training.settings import Stage
 
 StageName = Literal["train", "search", "extract", "retrain", "evaluate", "compare", "report"]

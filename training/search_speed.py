@@ -34,7 +34,7 @@ from benchmarks.timing import Plan, Run, measure, ratio_of_medians, summarise, w
 from benchmarks.train_step import RATIOS, ROWS
 from training.networks import find_space
 from training.ranking import LEAST_TAU, compare_rankings
-from training.search import Subject, open_subject
+from training.subject import Subject, open_subject
 from training.supernet import Supernet
 
 WHAT = "candidate"
