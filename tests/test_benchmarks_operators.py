@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import operators
 from benchmarks.operators import (
     BETWEEN,
     CALL,
@@ -48,16 +49,17 @@ def test_operators_that_are_small_everywhere_are_added_up() -> None:
 
 
 def test_command_saves_rows_and_the_table_sets_models_side_by_side(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(operators, "SMALL", 0.0)  # on a busy machine any share may be small
     names = ["autoformer_nano", "autoformer_nano@explicit"]
     arguments = ["--quick", "--save", "--results", str(tmp_path), "--models", *names]
     assert main(arguments) == 0
     *table, last = capsys.readouterr().out.splitlines()
     assert table[0].split() == ["ms", *names]
-    assert table[1].startswith(CALL)
+    assert any(line.startswith(CALL) for line in table)
     rows = read_rows(tmp_path / ROWS, Row)
-    assert json.loads(last)["rows"][0]["what"] == rows[0].what == CALL
+    assert [each["what"] for each in json.loads(last)["rows"]] == [row.what for row in rows]
     sums = {row.model: row.repeats for row in rows if row.what == BETWEEN}
     assert sums == dict.fromkeys(names, 5)
     text = make_table("operators-cpu", tmp_path)
