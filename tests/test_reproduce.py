@@ -106,9 +106,13 @@ def test_stages_that_are_done_are_left_out_and_missing_ones_named(
         ({"random_subnets": 1}, "random_subnets is 1; expected 2 or more, and at least"),
         ({"train": replace(MINI_CONFIG, sampling="sandwich")}, "train.sampling is 'sandwich'"),
         ({"pictures": -1}, "pictures is -1; expected 0 for all, or how many"),
+        (
+            {"train": replace(MINI_CONFIG, held_out_per_class=0)},
+            "train.held_out_per_class is 0 and train.data.held_out_split empty; candidates are",
+        ),
         ({"search": SearchConfig(method="random")}, "search.method is 'random'; expected evo"),
     ],
-    ids=["seeds", "sandwich", "random", "sampling", "pictures", "method"],
+    ids=["seeds", "sandwich", "random", "sampling", "pictures", "nothing held out", "method"],
 )
 def test_config_refuses_what_cannot_be_meant(values: dict[str, object], text: str) -> None:
     with pytest.raises(ValueError, match=text):

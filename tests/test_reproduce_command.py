@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from autoformer_zoo.space import SearchSpace
 from tests.made_reproduction import CONFIG, use_made_pictures
 from tests.made_training import MINI, QUICK
 from training import estimate
@@ -87,21 +88,25 @@ def test_impossible_limits_are_told_before_anything_is_trained(tmp_path: Path) -
     assert not (tmp_path / "out").exists()
 
 
+def made_table(ns: int = 1000) -> LatencyTable:
+    blocks = tuple(
+        BlockLatency(dim, heads, ratio, int(ns * dim * heads * ratio))
+        for dim in MINI.embed_dim
+        for heads in MINI.num_heads
+        for ratio in MINI.mlp_ratio
+    )
+    return LatencyTable("cuda", 1, 1, 8, 4, {}, {"32": 0, "64": 0}, blocks)
+
+
 @pytest.mark.usefixtures("made_data")
 def test_latency_limits_hold_in_a_reproduction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[int] = []
 
-    def measure(space: object, *rest: object) -> LatencyTable:
-        measured.append(space.img_size)  # type: ignore[attr-defined]
-        blocks = tuple(
-            BlockLatency(dim, heads, ratio, int(1000 * dim * heads * ratio))
-            for dim in MINI.embed_dim
-            for heads in MINI.num_heads
-            for ratio in MINI.mlp_ratio
-        )
-        return LatencyTable("cuda", 1, 1, 8, 4, {}, {"32": 0, "64": 0}, blocks)
+    def measure(space: SearchSpace, *rest: object) -> LatencyTable:
+        measured.append(space.img_size)
+        return made_table()
 
     monkeypatch.setattr(search_module, "measure_latencies", measure)
     search = replace(CONFIG.search, bounds=Bounds(max_latency_ms=0.2))
@@ -112,6 +117,56 @@ def test_latency_limits_hold_in_a_reproduction(
     assert measured == [8]  # once, at the size that is scored
     found = json.loads((tmp_path / "out" / "search" / "search.json").read_text())
     assert all(0 < each["latency_ms"] <= 0.2 for each in found["candidates"])
+
+
+@pytest.mark.usefixtures("made_data")
+def test_table_of_latencies_stays_the_one_of_the_beginning(tmp_path: Path) -> None:
+    table = tmp_path / "table.json"
+    bounds = Bounds(max_latency_ms=0.2)
+    search = replace(CONFIG.search, bounds=bounds, latency_table=str(table))
+
+    def reproduction() -> Reproduction:
+        return Reproduction(replace(FEW, search=search), tmp_path, tmp_path / "out", QUICK, False)
+
+    with pytest.raises(FileNotFoundError, match=r"latency_table .*table\.json is not there; py"):
+        reproduction().check("train", "report")
+    table.write_text(made_table().to_json())
+    reproduction().run("train", "train")
+    table.write_text(made_table(900).to_json())
+    with pytest.raises(ValueError, match="was begun with another table of latencies than"):
+        reproduction().run("train", "search")
+    table.write_text(made_table().to_json())
+    reproduction().run("train", "search")
+    table.unlink()
+    reproduction().run("extract", "extract")  # what is found was found within the limits
+
+
+@pytest.mark.usefixtures("made_data")
+def test_plan_is_not_told_for_what_cannot_be_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--data-dir", str(tmp_path), "--preset", "smoke", "--plan-only", "--device", "cpu"]
+    arguments = [*common, "--train.space", MINI.to_json(), "--train.batch-size", "20", "--out"]
+    few = ["--search.bounds.max-params", "10"]
+    assert main([*arguments, str(tmp_path / "out"), *few]) == 2
+    told = capsys.readouterr()
+    assert "no subnet of the space has params from 0 to 10" in told.err
+    (tmp_path / "file").write_text("")
+    assert main([*arguments, str(tmp_path / "file" / "out")]) == 2
+    assert "out is a file, or under one; expected a directory" in capsys.readouterr().err
+    assert told.out == ""
+
+
+@pytest.mark.usefixtures("made_data")
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [("config.json", '{"seeds": ', "Expecting value"), ("stage-train.json", "{}", "seconds is mi")],
+)
+def test_damaged_file_is_named(tmp_path: Path, name: str, text: str, reason: str) -> None:
+    Reproduction(FEW, tmp_path, tmp_path / "out", QUICK, False).run("train", "train")
+    (tmp_path / "out" / name).write_text(text)
+    with pytest.raises(ValueError, match=rf"{name} is damaged \({reason}.*delete it to start anew"):
+        Reproduction(FEW, tmp_path, tmp_path / "out", QUICK, False).result("train")
 
 
 @pytest.mark.usefixtures("made_data")

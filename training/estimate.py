@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import statistics
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
@@ -16,7 +17,7 @@ import torch
 from autoformer_zoo.checkpoint import SupernetWeights
 from autoformer_zoo.extract import extract_subnet
 from autoformer_zoo.space import SubnetConfig
-from training.config import Resources, Stage, TrainConfig
+from training.config import MEMORY, Resources, Stage, TrainConfig
 from training.distributed import Ranks, device_of
 from training.loop import make_setting, make_state
 from training.networks import Network, make_network, space_of
@@ -29,7 +30,8 @@ from training.stopping import StopRequest
 from training.supernet import Supernet
 from training.train import resolve_precision
 
-TIMED = 3  # calls, after one that is not timed
+TIMED = 5  # calls, after one that is not timed
+TEST_PICTURES = 10_000  # of CIFAR-10
 MOST_PIXELS = (
     1 << 20
 )  # of a timed batch: 20 pictures of 224 px; larger ones take as many times more
@@ -107,17 +109,21 @@ def plan(
         cost["train"] = sum(count * timing.seconds for count, timing in each)
         fixed = timed(replace(one, sampling="fixed", subnet=alone))
         cost["retrain"] = config.seeds * fixed.seconds
-    pictures = min(config.pictures or uniform.num_held_out, uniform.num_held_out)
-    candidate = seconds_of_candidate(one, pictures, resources)
+    held_out = uniform.num_held_out or config.pictures  # a stream does not tell how many it has
+    candidate = seconds_of_candidate(one, min(config.pictures or held_out, held_out), resources)
     for name, count in scored.items():
         cost[name] = count * candidate
     cost["evaluate"] += len(runs) * uniform.opening
+    if config.tests and one.data.source == MEMORY:  # others would have to be opened to count them
+        cost["evaluate"] += 2 * config.seeds * seconds_of_candidate(one, TEST_PICTURES, resources)
     lines = [
         f"{name:10s}{what.get(name, ''):42s}{_state(name, stages, left, cost[name] / world)}"
         for name in STAGES
     ]
     total = sum(cost[name] for name in left) / world
-    return [*lines, f"Expected in all: {_duration(total)}, by a few steps timed on this machine."]
+    left_out = "" if held_out else " Scoring is not counted: the stream does not tell its size."
+    told = f"Expected in all: {_duration(total)}, by a few steps timed on this machine."
+    return [*lines, told + left_out]
 
 
 def time_training(
@@ -223,13 +229,12 @@ def _duration(seconds: float) -> str:
 
 
 def _seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Return the mean time of a call, after one that is not timed: subnets differ in size."""
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    for _ in range(TIMED):
+    """Return the median time of a call, after one that is not timed."""
+    times = []
+    for _ in range(1 + TIMED):
+        started = time.perf_counter()
         call()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return (time.perf_counter() - started) / TIMED
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[1:])

@@ -77,6 +77,21 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """Read a file that `write_json` wrote.
+
+    Raises:
+        ValueError: it is damaged, or lacks a key.
+    """
+    try:
+        values = json.loads(path.read_text())
+        if missing := [key for key in keys if key not in values]:
+            raise ValueError(f"{missing[0]} is missing")
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it to start anew") from None
+    return values  # type: ignore[no-any-return]
+
+
 def write_json(values: Mapping[str, Any], path: Path) -> None:
     """Write indented JSON under a temporary name first.
 

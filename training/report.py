@@ -94,7 +94,8 @@ def _blocks(
         + ("the test set's is in (a)." if "a" in answers else "the test set was not opened."),
     )
     yield "heading", "Time"
-    yield "table", (("stage", "seconds"), [(n, f"{s['seconds']:.0f}") for n, s in stages.items()])
+    head = ("stage", "seconds of the call that finished it")
+    yield "table", (head, [(n, f"{s['seconds']:.0f}") for n, s in stages.items()])
     runs = {**stages["train"]["runs"], **stages["retrain"]["runs"]}
     timed = [
         (name, r["steps"], f"{r['params']:,}", f"{r['seconds']:.0f}", r["skipped"])

@@ -51,14 +51,15 @@ from training.evaluate import (
     count_correct,
     percent,
 )
-from training.evolution import best_so_far, evolve, random_search
-from training.journal import require_same, write_json
+from training.evolution import Evaluated, best_so_far, evolve, random_search
+from training.journal import read_json, require_same, write_json
 from training.limits import Cost, Feasible
 from training.networks import space_of
 from training.report import write_report
 from training.reproduce_config import PRESETS, STAGES, ReproduceConfig, StageName
 from training.run_directory import HELD_OUT, LOG, TIMING, describe_environment, read_log
 from training.search import (
+    LATENCIES,
     costs_of,
     find_latencies,
     in_bf16,
@@ -107,18 +108,21 @@ class Reproduction:
         self.resources = resources
         self.progress = progress
         self.ranks = join(config.train, resources)
+        self._latencies: LatencyTable | None = None  # to be kept when the reproduction begins
         threads_for(self.ranks.world)
         if self._config_path.exists():
-            require_same(json.loads(self._config_path.read_text()), config.to_dict(), out)
+            require_same(read_json(self._config_path), config.to_dict(), out)
 
     def check(self, first: str, last: str) -> tuple[StageName, ...]:
         """Return the stages from `first` to `last`.
 
         Raises:
-            ValueError: the order is wrong, a stage before `first` is not done, or no subnet keeps
-                the limits.
-            FileNotFoundError: the test split of a folder is not there.
+            ValueError: the order is wrong, a stage before `first` is not done, no subnet keeps the
+                limits, or `out` is no directory.
+            FileNotFoundError: the test split of a folder is not there, or the table of latencies.
         """
+        if not next(each for each in (self.out, *self.out.parents) if each.exists()).is_dir():
+            raise ValueError(f"{self.out} is a file, or under one; expected a directory to write")
         start, end = STAGES.index(first), STAGES.index(last)
         if start > end:
             raise ValueError(f"stage {first} comes after {last}; expected the earlier one first")
@@ -126,7 +130,7 @@ class Reproduction:
             raise ValueError(f"{self.out} has not done {', '.join(missing)}; start from there")
         search = self.config.search
         if search.latency_table or not search.bounds.limits_latency:
-            _ = self._limits  # nothing to measure for it: impossible ones end at once
+            self._require_limits()  # nothing to measure for it: impossible ones end at once
         if self.config.tests and not self.is_done("evaluate"):  # not after days of training
             require_split(self.config.train.data, self.data_dir, self.config.train.data.test_split)
         return STAGES[start : end + 1]
@@ -138,9 +142,9 @@ class Reproduction:
             ValueError: the order is wrong, or a stage before `first` is not done.
         """
         names = self.check(first, last)
-        table, _, _ = self._limits
+        self._require_limits()
         if self.ranks.is_first:
-            self._begin(table)
+            self._begin()
         for name in names:
             self.ranks.wait()  # what a stage left is there for all
             if self.is_done(name):
@@ -159,30 +163,40 @@ class Reproduction:
     def _takes_part(self, stage: str) -> bool:
         return self.ranks.is_first or stage in SHARED
 
+    def _require_limits(self) -> None:
+        if not self.is_done("search"):  # what it found, it found within them
+            _ = self._limits
+
     @cached_property
     def _limits(self) -> tuple[LatencyTable | None, list[Cost], Feasible]:
         """What subnets cost, and which keep the limits: known before anything is trained.
 
         Raises:
-            ValueError: no subnet keeps them.
+            ValueError: no subnet keeps them, or the table of latencies is another one than before.
         """
         config, train = self.config.search, self.config.train
         space = replace(self.space, img_size=train.largest_size)
-        table = find_latencies(space, config, self._searched, self._latency_header, self.ranks.rank)
+        header = {"config": self.config.to_dict()}
+        table = find_latencies(space, config, self._searched, header, self.ranks.rank)
         costs = costs_of(space, table)
-        return table, costs, Feasible(self.space, limits_of(config.bounds, costs))
+        feasible = Feasible(self.space, limits_of(config.bounds, costs))
+        kept = self._searched / LATENCIES
+        if table is not None and not kept.exists():
+            self._latencies = table
+        elif table is not None and LatencyTable.from_json(kept.read_text()) != table:
+            raise ValueError(
+                f"{self.out} was begun with another table of latencies than {config.latency_table} "
+                "is now; give that one, or another --out"
+            )
+        return table, costs, feasible
 
     @property
     def _searched(self) -> Path:
         return self.out / "search"
 
-    @property
-    def _latency_header(self) -> dict[str, Any]:
-        return {"config": self.config.to_dict()}
-
-    def _begin(self, table: LatencyTable | None) -> None:
-        if table is not None:
-            keep_latencies(table, self._latency_header, self._searched)
+    def _begin(self) -> None:
+        if self._latencies is not None:
+            keep_latencies(self._latencies, {"config": self.config.to_dict()}, self._searched)
         if not self._config_path.exists():
             self.out.mkdir(parents=True, exist_ok=True)
             environment = describe_environment(self.ranks.device, self.ranks.world)
@@ -194,9 +208,12 @@ class Reproduction:
         return self.out / "config.json"
 
     def result(self, stage: str) -> dict[str, Any]:
-        """Return what a stage left."""
-        values: dict[str, Any] = json.loads(self._path(stage).read_text())
-        return values
+        """Return what a stage left.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        return read_json(self._path(stage), "seconds")
 
     def is_done(self, stage: str) -> bool:
         """Tell whether a stage has left its result."""
@@ -294,13 +311,15 @@ class Reproduction:
             )
         score = self._scorer("uniform-0")
         traces: dict[str, list[list[float]]] = {"evolution": [], "random": []}
-        found = []
+        found: list[list[Evaluated]] = []
+        scored: set[SubnetConfig] = set()
         for i in range(self.config.search_seeds):
             seeded = replace(config.evolution, seed=config.evolution.seed + i)
             for name, method in (("evolution", evolve), ("random", random_search)):
                 self._say(f"search by {name}, seed {seeded.seed}")
                 done = method(feasible, score, seeded)
                 traces[name].append(best_so_far(done))
+                scored.update(each.subnet for each in done)
                 if name == "evolution":
                     found.append(done)
         first = result_of(header, found[0], costs)
@@ -311,7 +330,7 @@ class Reproduction:
             "winner": winner_of(first).to_dict(),
             "held_out_percent": first["candidates"][first["best"]]["score"],
             "best_so_far": traces,
-            "scored": score.scored_here,
+            "scored": len(scored),  # different ones, in all searches
         }
 
     @property

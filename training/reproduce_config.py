@@ -50,6 +50,11 @@ class ReproduceConfig:
                     f"{name} is {getattr(self, name)}; expected 0 to seeds = {self.seeds}: each is "
                     "compared with the supernet of the same seed"
                 )
+        if not (self.train.held_out_per_class or self.train.data.held_out_split):
+            raise ValueError(
+                "train.held_out_per_class is 0 and train.data.held_out_split empty; candidates are "
+                "scored on held-out pictures: give one of them"
+            )
         if self.pictures < 0:
             raise ValueError(f"pictures is {self.pictures}; expected 0 for all, or how many")
         if self.search.method != "evolution":

@@ -169,7 +169,12 @@ def find_latencies(
         FileNotFoundError: the table is not there.
     """
     if config.latency_table:
-        return LatencyTable.from_json(Path(config.latency_table).read_text())
+        path = Path(config.latency_table)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"latency_table {path} is not there; python -m training.costs makes one"
+            )
+        return LatencyTable.from_json(path.read_text())
     if not config.bounds.limits_latency:
         return None
     found: list[Any] = [None]
