@@ -71,7 +71,7 @@ class SeparateSupernet(Supernet):
     def forward(self, x: Tensor, subnet: SubnetConfig) -> Tensor:
         """Run one subnet of the space; arguments and result as `Supernet.forward`'s."""
         tensors: Any = self.weights.tensors
-        return self._static(subnet, lambda name: tensors[key_of(name, subnet)])(x)
+        return self._run(subnet, lambda name: tensors[key_of(name, subnet)], x)
 
 
 def key_of(name: str, subnet: SubnetConfig) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from autoformer_zoo.attention import AttentionForm
 from autoformer_zoo.extract import BiasRule, put_tensors, slice_supernet
@@ -74,14 +75,19 @@ class Supernet(nn.Module):
         """
         tensors = dict(self.weights.named_parameters())
         sliced = slice_supernet(tensors, self.space.supernet, subnet, self.bias_rule)
-        return self._static(subnet, sliced.__getitem__)(x)
+        return self._run(subnet, sliced.__getitem__, x)
 
-    def _static(self, subnet: SubnetConfig, find: Callable[[str], Tensor]) -> AutoFormer:
-        """Return the subnet's network around the tensors that `find` has for its parameters."""
+    def _run(self, subnet: SubnetConfig, find: Callable[[str], Tensor], x: Tensor) -> Tensor:
+        """Run the subnet's network on the tensors that `find` has for its parameters."""
         network = AutoFormer(subnet, device="meta", **self._arguments).train(self.training)
-        network.set_grad_checkpointing(self.grad_checkpointing)
-        put_tensors(network, find)
-        return network
+        if self.grad_checkpointing and self.training:
+            network.set_grad_checkpointing()
+            put_tensors(network, find)
+            logits: Tensor = network(x)
+            return logits
+        # Without gradients it is planned like any network, which plain attributes are not.
+        tensors = {name: find(name) for name, _ in network.named_parameters()}
+        return functional_call(network, tensors, x, strict=True)
 
 
 class FixedSubnet(nn.Module):
