@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from tests.made_training import MINI
 from training import costs
-from training.costs import BlockLatency, LatencyTable, measure_latencies, measure_ms
+from training.costs import BlockLatency, LatencyTable, main, measure_latencies, measure_ms
 
 BLOCK = BlockLatency(32, 1, 1.0, 5)
 TABLE = LatencyTable("cpu", 1, 1, 16, 4, {}, {"32": 7}, (BLOCK,))
@@ -85,3 +86,44 @@ def test_numbers_out_of_range_are_refused_before_measuring(
     (name,) = changes
     with pytest.raises(ValueError, match=f"{name} is .*; expected"):
         measure_latencies(MINI, **changes)
+
+
+# The command
+
+
+def test_table_of_another_size_is_measured(tmp_path: Path) -> None:
+    out = tmp_path / "table.json"
+    few = ["--rounds", "3", "--img-size", "8", "--out", str(out)]
+    assert main(["--space", MINI.to_json(), *few]) == 0
+    table = LatencyTable.from_json(out.read_text())
+    assert table.img_size == 8
+    table.cost(replace(MINI, img_size=8))
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (["--device", "gpu"], "invalid choice"),
+        (["--batch-size", "0"], "batch_size is 0; expected a whole number, 1 or more"),
+        (["--rounds", "0"], "rounds is 0; expected 1 or more"),
+        (["--seconds", "-1"], "seconds is -1.0; expected a positive number"),
+        (["--img-size", "0"], "img_size is 0; expected a positive whole number"),
+        (["--img-size", "17"], "img_size is 17; expected a multiple of 4"),
+        (["--out", "nowhere/x.json"], "nowhere/x.json: there is no folder nowhere; make it first"),
+        (["--out", "."], ". is a directory; expected the name of a file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistake_is_one_line_and_writes_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    text: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--space", MINI.to_json(), "--out", "x.json", *flags]) == 2
+    err = capsys.readouterr().err
+    assert text in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())

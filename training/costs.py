@@ -1,6 +1,7 @@
 """What a subnet costs: parameters, multiply-adds, and latency in ms by a table of its blocks.
 
     python -m training.costs --space tiny --out latency-tiny.json      # measures this machine
+    python -m training.costs --space nano --img-size 24 --out latency-24.json
 
 All three are sums over blocks (`limits.Cost`), so a search knows what is reachable and needs no
 network to judge a candidate. A table is measured once on a device and can be kept and handed on;
@@ -14,10 +15,10 @@ import json
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -28,7 +29,7 @@ from benchmarks.competitors import thread_count
 from benchmarks.rows import Environment, current_environment
 from benchmarks.timing import Plan, Run, cuda_stopwatch, measure, summarise, wall_stopwatch
 from training.limits import Cost
-from training.run_directory import write_text
+from training.run_directory import require_writable, write_text
 
 NS_PER_MS = 1_000_000
 
@@ -291,8 +292,9 @@ def _ns(ms: float) -> int:
 def measure_command(
     out: Path,
     space: str = "nano",
-    device: str = "cpu",
+    device: Literal["cpu", "cuda"] = "cpu",
     batch_size: int = 1,
+    img_size: int | None = None,
     rounds: int = 20,
     seconds: float = 60.0,
 ) -> None:
@@ -303,12 +305,19 @@ def measure_command(
         space: name of the search space.
         device: cpu or cuda.
         batch_size: pictures a call.
+        img_size: input side in pixels, that of a run's last stage; the space's where not given.
         rounds: timed calls of every network, at most.
         seconds: start no further round after this long.
     """
     from training.networks import find_space
 
-    table = measure_latencies(find_space(space), device, batch_size, rounds, seconds)
+    require_writable(out)
+    sized = find_space(space)
+    if img_size is not None:
+        sized = replace(sized, img_size=img_size)
+        if img_size % sized.patch_size:
+            raise ValueError(f"img_size is {img_size}; expected a multiple of {sized.patch_size}")
+    table = measure_latencies(sized, device, batch_size, rounds, seconds)
     write_text(out, table.to_json() + "\n")
     for b in table.blocks:
         print(f"{b.embed_dim:5d} {b.num_heads:3d} {b.mlp_ratio:4g} {b.ns / NS_PER_MS:9.4f} ms")
