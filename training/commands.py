@@ -40,6 +40,7 @@ def run_choose(argv: list[str] | None = None) -> int:
     from training.choose import choose
     from training.journal import write_json
     from training.plot import plot_run
+    from training.run_directory import require_writable
 
     def command(
         run_dir: Path,
@@ -61,6 +62,8 @@ def run_choose(argv: list[str] | None = None) -> int:
             candidates: random subnets to choose from.
             random_tested: of these, how many are tested on the test set, beside the chosen one.
         """
+        for path in (results, plot) if plot is not None else (results,):
+            require_writable(path)
         measured = choose(run_dir, data_dir, out, candidates, random_tested)
         write_json(measured, results)
         if plot is not None:
