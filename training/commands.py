@@ -109,7 +109,7 @@ def _run_config(
 ) -> int:
     words = sys.argv[1:] if argv is None else argv
     default = next(iter(presets))
-    base = presets.get(_value_of("--preset", words) or default, presets[default])
+    base = presets.get(value_of("--preset", words) or default, presets[default])
 
     def command(
         data_dir: Path,
@@ -138,7 +138,7 @@ def _run_config(
     return run_command(command, words, prog)
 
 
-def _value_of(flag: str, words: list[str]) -> str | None:
+def value_of(flag: str, words: list[str]) -> str | None:
     """Find a flag's value before the rest is parsed, as --flag VALUE or --flag=VALUE."""
     for word, following in zip_longest(words, words[1:], fillvalue=""):
         if word == flag:
