@@ -67,9 +67,9 @@ def measure_search(
         ValueError: the space is unknown, or a number is below 1.
     """
     given = {"pictures": pictures, "batch_size": batch_size}
-    for name, value in {**given, "explicit_batch_size": explicit_batch_size}.items():
+    for what, value in {**given, "explicit_batch_size": explicit_batch_size}.items():
         if value < 1:
-            raise ValueError(f"{name} is {value}; expected 1 or more")
+            raise ValueError(f"{what} is {value}; expected 1 or more")
     plan = Plan(rounds, warmup=1, settle=0)
     setting = find_space(space)
     x = torch.randn(pictures, 3, setting.img_size, setting.img_size)
