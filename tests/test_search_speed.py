@@ -12,6 +12,7 @@ from benchmarks.results import read_rows
 from benchmarks.rows import RatioRow, Row
 from benchmarks.train_step import RATIOS, ROWS
 from tests.made_training import MINI, make_pictures
+from training import search_speed
 from training.evaluate import MemoryBatches
 from training.search_speed import BASELINE, _weights, main, tau_of_bf16
 from training.subject import Subject
@@ -44,6 +45,26 @@ def test_every_way_is_told_against_the_explicit_one(
 def test_unknown_space_is_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--space", "huge"]) == 2
     assert "space 'huge' is unknown" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        ("--pictures 0", "pictures is 0; expected 1 or more"),
+        ("--batch-size 0", ": batch_size is 0; expected 1 or more"),
+        ("--explicit-batch-size -1", "explicit_batch_size is -1; expected 1 or more"),
+        ("--rounds 0", "rounds is 0; expected 1 or more"),
+        ("--run-dir nope", "nope/config.json is not there; expected the directory of a training"),
+    ],
+)
+def test_mistake_is_one_line_before_anything_is_timed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: str, text: str
+) -> None:
+    monkeypatch.setattr(search_speed, "measure", lambda *_: pytest.fail("it was timed"))
+    assert main(["--space", MINI.to_json(), *flags.split()]) == 2
+    err = capsys.readouterr().err
+    assert text in err
+    assert err.count("\n") == 1
 
 
 def test_ranking_of_bf16_is_compared_with_fp32() -> None:

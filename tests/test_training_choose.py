@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from autoformer_zoo.checkpoint import load_supernet
+from autoformer_zoo.complexity import count_params
+from autoformer_zoo.extract import extract_subnet
 from autoformer_zoo.published import SPACES
 from autoformer_zoo.space import SubnetConfig
 from tests.made_training import QUICK, make_pictures, split_in_memory
@@ -17,6 +19,7 @@ from training import sources
 from training.choose import choose
 from training.commands import run_choose
 from training.config import SMOKE, Stage
+from training.evaluate import accuracy, load_averaged
 from training.train import train
 
 NANO = SPACES["nano"]
@@ -42,6 +45,48 @@ def test_choose_writes_the_supernet_and_opens_the_test_set_once(
     best = max(each["acc1_percent"] for each in measured["held_out"])
     assert measured["held_out_acc1_percent"] == best
     assert len(measured["random_test_acc1_percent"]) == 2
+
+
+def test_choose_scores_at_the_runs_own_size_and_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "load_train", split_in_memory)
+    monkeypatch.setattr(choose_module, "load_train", split_in_memory)
+    monkeypatch.setattr(choose_module, "load_test", lambda root: make_pictures(20))
+    config = replace(SMOKE, stages=(Stage(1, 8),), batch_size=20, num_classes=4)
+    train(config, tmp_path, tmp_path / "run", progress=False, resources=QUICK)
+    measured = choose(tmp_path / "run", tmp_path, tmp_path / "nano.safetensors", 0, 0)
+    chosen = SubnetConfig.from_dict(measured["chosen"])
+    assert measured["params"] == count_params(chosen, 8, NANO.patch_size, 4)
+    network = extract_subnet(load_averaged(tmp_path / "run"), chosen, 8)
+    assert measured["test_acc1_percent"] == accuracy(network, make_pictures(20), 8)
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        ("--candidates -1", "candidates is -1; expected 0 or more"),
+        ("--random-tested -5", "random_tested is -5; expected 0 to candidates = 60"),
+        ("--candidates 10", "random_tested is 20; expected 0 to candidates = 10"),
+        ("--out nowhere/c.st", "nowhere/c.st: there is no folder nowhere; make it first"),
+        ("--results nowhere/r.json", "nowhere/r.json: there is no folder nowhere; make it first"),
+        ("--plot .", ". is a directory; expected the name of a file"),
+    ],
+)
+def test_mistake_is_one_line_before_anything_is_read(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: str,
+    text: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--run-dir", "run", "--data-dir", ".", "--out", "x.safetensors"]
+    assert run_choose([*arguments, *flags.split()]) == 2
+    err = capsys.readouterr().err
+    assert text in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_choose_command_names_the_missing_run(

@@ -19,7 +19,7 @@ from training.distributed import Ranks
 from training.reproduce import Reproduction, open_test
 from training.reproduce_config import ReproduceConfig
 from training.sources import open_source
-from training.splits import require_apart, require_split
+from training.splits import require_apart, require_kind, require_split
 
 ALONE = Ranks(torch.device("cpu"))
 FOLDER = replace(
@@ -178,3 +178,20 @@ def test_final_evaluation_may_open_cifar10_of_torchvision(
     config = with_splits(FOLDER, source="torch/cifar10")
     assert sum(len(batch.labels) for batch in open_test(config, tmp_path)) == 10
     assert opened == [True, False]
+
+
+@pytest.mark.parametrize("source", ["bogus/x", "hdfs/imagenet", "folder/"])
+def test_source_of_an_unknown_kind_is_refused(tmp_path: Path, source: str) -> None:
+    write_folder(tmp_path)
+    text = f"data.source is '{source}', of a kind that timm does not know; expected folder, or one"
+    with pytest.raises(ValueError, match=text):
+        open_source(with_splits(FOLDER, source=source), tmp_path, ALONE, QUICK)
+
+
+@pytest.mark.parametrize("source", ["folder", "Torch/cifar10", "HFDS/x", "wds/", "mine/pictures"])
+def test_known_kinds_and_folders_are_let_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    (tmp_path / "mine" / "pictures").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    require_kind(source)

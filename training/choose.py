@@ -25,8 +25,8 @@ from autoformer_zoo.complexity import count_params
 from autoformer_zoo.space import SearchSpace, SubnetConfig
 from training.data import Pictures, load_test, load_train
 from training.evaluate import MemoryBatches, inherited_accuracy, load_averaged
-from training.run_directory import read_config
-from training.train import find_space
+from training.networks import space_of
+from training.run_directory import read_config, require_writable
 
 METADATA = {"origin": "trained by autoformer_zoo on CIFAR-10", "licence": "MIT"}
 
@@ -56,10 +56,18 @@ def choose(
         What was measured, JSON-able.
 
     Raises:
-        FileNotFoundError: the run has no checkpoint, or the data is not there.
+        ValueError: `candidates` or `random_tested` is out of its range.
+        OSError: the run has no checkpoint, the data is not there, or `out` cannot be written.
     """
+    if candidates < 0:
+        raise ValueError(f"candidates is {candidates}; expected 0 or more")
+    if not 0 <= random_tested <= candidates:
+        raise ValueError(
+            f"random_tested is {random_tested}; expected 0 to candidates = {candidates}"
+        )
+    require_writable(out)
     config = read_config(run)
-    space = find_space(config.space)
+    space = replace(space_of(config), img_size=config.largest_size)
     supernet = replace(load_averaged(run), metadata=METADATA)
     _, held_out = load_train(data_dir, config.held_out_per_class, config.seed)
     rng = random.Random(config.seed)
@@ -86,11 +94,15 @@ def score(
     space: SearchSpace,
     pictures: Pictures,
 ) -> list[Scored]:
-    """Measure subnets with inherited weights, each extracted to its static network."""
+    """Measure subnets with inherited weights on pictures of the space's size."""
     sizes = (space.img_size, space.patch_size, space.num_classes)
     batches = MemoryBatches(pictures, space.img_size)
     return [
-        Scored(subnet, count_params(subnet, *sizes), inherited_accuracy(supernet, subnet, batches))
+        Scored(
+            subnet,
+            count_params(subnet, *sizes),
+            inherited_accuracy(supernet, subnet, batches, img_size=space.img_size),
+        )
         for subnet in tqdm(list(subnets), unit="subnet", desc="scoring", file=sys.stderr)
     ]
 

@@ -40,6 +40,7 @@ def run_choose(argv: list[str] | None = None) -> int:
     from training.choose import choose
     from training.journal import write_json
     from training.plot import plot_run
+    from training.run_directory import require_writable
 
     def command(
         run_dir: Path,
@@ -61,6 +62,8 @@ def run_choose(argv: list[str] | None = None) -> int:
             candidates: random subnets to choose from.
             random_tested: of these, how many are tested on the test set, beside the chosen one.
         """
+        for path in (results, plot) if plot is not None else (results,):
+            require_writable(path)
         measured = choose(run_dir, data_dir, out, candidates, random_tested)
         write_json(measured, results)
         if plot is not None:
@@ -106,7 +109,7 @@ def _run_config(
 ) -> int:
     words = sys.argv[1:] if argv is None else argv
     default = next(iter(presets))
-    base = presets.get(_value_of("--preset", words) or default, presets[default])
+    base = presets.get(value_of("--preset", words) or default, presets[default])
 
     def command(
         data_dir: Path,
@@ -135,7 +138,7 @@ def _run_config(
     return run_command(command, words, prog)
 
 
-def _value_of(flag: str, words: list[str]) -> str | None:
+def value_of(flag: str, words: list[str]) -> str | None:
     """Find a flag's value before the rest is parsed, as --flag VALUE or --flag=VALUE."""
     for word, following in zip_longest(words, words[1:], fillvalue=""):
         if word == flag:

@@ -1,6 +1,7 @@
 """What a subnet costs: parameters, multiply-adds, and latency in ms by a table of its blocks.
 
     python -m training.costs --space tiny --out latency-tiny.json      # measures this machine
+    python -m training.costs --space nano --img-size 24 --out latency-24.json
 
 All three are sums over blocks (`limits.Cost`), so a search knows what is reachable and needs no
 network to judge a candidate. A table is measured once on a device and can be kept and handed on;
@@ -11,22 +12,24 @@ not exactly its blocks' sum: the search measures its winner to say how far the s
 from __future__ import annotations
 
 import json
+import math
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from autoformer_zoo.complexity import count_macs, count_params
 from autoformer_zoo.space import SearchSpace, SubnetConfig
 from autoformer_zoo.vit import AutoFormer
+from benchmarks.competitors import thread_count
 from benchmarks.rows import Environment, current_environment
 from benchmarks.timing import Plan, Run, cuda_stopwatch, measure, summarise, wall_stopwatch
 from training.limits import Cost
-from training.run_directory import write_text
+from training.run_directory import require_writable, write_text
 
 NS_PER_MS = 1_000_000
 
@@ -54,6 +57,9 @@ class LatencyTable:
         environment: where and when it was measured.
         rest_ns: everything but the blocks, by embed_dim as text (JSON has no other keys).
         blocks: one entry for every width, heads and MLP ratio of the space.
+
+    Raises:
+        ValueError: a value is of the wrong type or out of its range; the text names the field.
     """
 
     device: str
@@ -65,6 +71,23 @@ class LatencyTable:
     rest_ns: dict[str, int]
     blocks: tuple[BlockLatency, ...]
 
+    def __post_init__(self) -> None:
+        if self.device not in ("cpu", "cuda"):
+            raise ValueError(f"device is {self.device!r}; expected cpu or cuda")
+        for name in ("threads", "batch_size", "img_size", "patch_size"):
+            _require_whole(name, getattr(self, name), least=1)
+        for name in ("environment", "rest_ns"):
+            if not isinstance(getattr(self, name), dict):
+                raise ValueError(f"{name} is {_short(getattr(self, name))}; expected an object")
+        for dim, ns in self.rest_ns.items():
+            _require_whole(f"rest_ns[{dim!r}]", ns)
+        for place, block in enumerate(self.blocks):
+            for name, least in (("embed_dim", 1), ("num_heads", 1), ("ns", 0)):
+                _require_whole(f"blocks[{place}].{name}", getattr(block, name), least)
+            ratio: object = block.mlp_ratio
+            if type(ratio) not in (int, float) or not 0 < block.mlp_ratio < math.inf:
+                raise ValueError(f"blocks[{place}].mlp_ratio is {ratio!r}; expected above 0")
+
     def to_json(self) -> str:
         """Return indented JSON; `from_json` turns it back."""
         return json.dumps(asdict(self), indent=1)
@@ -74,13 +97,19 @@ class LatencyTable:
         """Make a table from `to_json`'s output.
 
         Raises:
-            ValueError: it is not JSON, or something is missing or unknown.
+            ValueError: it is not JSON, a key is missing or unknown, or a value is refused.
         """
         try:
-            values: Mapping[str, Any] = json.loads(text)
-            blocks = tuple(BlockLatency(**block) for block in values["blocks"])
-            return cls(**{**values, "blocks": blocks})
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            values = _checked_keys(cls, json.loads(text), "the table")
+            blocks = values["blocks"]
+            if not isinstance(blocks, list):
+                raise ValueError(f"blocks is {_short(blocks)}; expected a list")
+            values["blocks"] = tuple(
+                BlockLatency(**_checked_keys(BlockLatency, block, f"blocks[{place}]"))
+                for place, block in enumerate(blocks)
+            )
+            return cls(**values)
+        except ValueError as error:
             raise ValueError(
                 f"not a table of block latencies ({error}); python -m training.costs makes one"
             ) from None
@@ -143,8 +172,10 @@ def measure_latencies(
         seconds: start no further round after this long.
 
     Raises:
-        ValueError: there is no such device.
+        ValueError: there is no such device, or a number is out of its range.
     """
+    _require_whole("batch_size", batch_size, least=1)
+    plan = Plan(rounds, seconds)
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is 'cuda', and this machine has none; expected cpu")
     depth = space.depth[-1]
@@ -152,7 +183,7 @@ def measure_latencies(
     networks = {(1, key): _network(space, 1, key, device, batch_size) for key in _first(keys)}
     networks |= {(depth, key): _network(space, depth, key, device, batch_size) for key in keys}
     stopwatch = cuda_stopwatch() if device == "cuda" else wall_stopwatch()
-    times = measure(networks, Plan(rounds, seconds), stopwatch)
+    times = measure(networks, plan, stopwatch)
     ms = {name: summarise(spent).median_ms for name, spent in times.items()}
     rest_ms = {}
     for key in _first(keys):
@@ -180,7 +211,8 @@ def measure_ms(
     """Measure one whole subnet in the table's setting; the median in ms."""
     run = make_run(space, subnet, table.device, table.batch_size)
     stopwatch = cuda_stopwatch() if table.device == "cuda" else wall_stopwatch()
-    return summarise(measure({0: run}, Plan(rounds), stopwatch)[0]).median_ms
+    with thread_count(table.threads):
+        return summarise(measure({0: run}, Plan(rounds), stopwatch)[0]).median_ms
 
 
 def make_run(space: SearchSpace, subnet: SubnetConfig, device: str, batch_size: int) -> Run:
@@ -232,6 +264,27 @@ def _first(keys: list[tuple[int, int, float]]) -> list[tuple[int, int, float]]:
     return list({key[0]: key for key in reversed(keys)}.values())
 
 
+def _require_whole(name: str, value: object, least: int = 0) -> None:
+    if type(value) is not int or value < least:
+        raise ValueError(f"{name} is {value!r}; expected a whole number, {least} or more")
+
+
+def _checked_keys(cls: type[Any], values: object, what: str) -> dict[str, Any]:
+    names = [field.name for field in fields(cls)]
+    if not isinstance(values, dict):
+        raise ValueError(f"{what} is {_short(values)}; expected an object with {', '.join(names)}")
+    wrong = [f"lacks {name}" for name in names if name not in values]
+    wrong += [f"has an unknown {name!r}" for name in values if name not in names]
+    if wrong:
+        raise ValueError(f"{what} {wrong[0]}")
+    return values
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def _ns(ms: float) -> int:
     return max(0, round(ms * NS_PER_MS))
 
@@ -239,8 +292,9 @@ def _ns(ms: float) -> int:
 def measure_command(
     out: Path,
     space: str = "nano",
-    device: str = "cpu",
+    device: Literal["cpu", "cuda"] = "cpu",
     batch_size: int = 1,
+    img_size: int | None = None,
     rounds: int = 20,
     seconds: float = 60.0,
 ) -> None:
@@ -251,12 +305,19 @@ def measure_command(
         space: name of the search space.
         device: cpu or cuda.
         batch_size: pictures a call.
+        img_size: input side in pixels, that of a run's last stage; the space's where not given.
         rounds: timed calls of every network, at most.
         seconds: start no further round after this long.
     """
     from training.networks import find_space
 
-    table = measure_latencies(find_space(space), device, batch_size, rounds, seconds)
+    require_writable(out)
+    sized = find_space(space)
+    if img_size is not None:
+        sized = replace(sized, img_size=img_size)
+        if img_size % sized.patch_size:
+            raise ValueError(f"img_size is {img_size}; expected a multiple of {sized.patch_size}")
+    table = measure_latencies(sized, device, batch_size, rounds, seconds)
     write_text(out, table.to_json() + "\n")
     for b in table.blocks:
         print(f"{b.embed_dim:5d} {b.num_heads:3d} {b.mlp_ratio:4g} {b.ns / NS_PER_MS:9.4f} ms")

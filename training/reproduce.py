@@ -22,10 +22,9 @@ import json
 import random
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
@@ -444,10 +443,10 @@ def open_test(
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    from training.commands import run_command
+    from training.commands import run_command, value_of
 
     words = sys.argv[1:] if argv is None else argv
-    base = PRESETS[_preset(words)]
+    base = PRESETS.get(value_of("--preset", words) or "", PRESETS["cifar10"])
 
     def command(
         data_dir: Path,
@@ -487,16 +486,6 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps({"out": str(out), "done": done}))
 
     return run_command(command, words, prog="python -m training.reproduce")
-
-
-def _preset(words: Sequence[str]) -> str:
-    """Find --preset before the other flags are made from it; a wrong one is refused later."""
-    pairs = [word.partition("=")[::2] for word in words]
-    for i, (flag, value) in enumerate(pairs):
-        if flag == "--preset":
-            name = value or next(islice(words, i + 1, None), "")
-            return name if name in PRESETS else "cifar10"
-    return "cifar10"
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,33 @@ def describe_environment(device: torch.device, world: int) -> dict[str, Any]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file under a temporary name first, so that it is always whole."""
+    """Write a small file under a temporary name first, so that it is always whole.
+
+    Raises:
+        OSError: it cannot be written; the text has its own name, and nothing is left behind.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def require_writable(path: Path) -> None:
+    """Refuse a file that could not be written, before hours are spent on what it shall hold.
+
+    Raises:
+        OSError: it is a directory, or its folder is not there or not to be written to.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a directory; expected the name of a file")
+    if not path.parent.is_dir():
+        raise NotADirectoryError(f"{path}: there is no folder {path.parent}; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"{path}: {path.parent} may not be written to; name another file")
 
 
 def append(path: Path, values: dict[str, Any]) -> None:

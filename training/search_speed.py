@@ -62,7 +62,15 @@ def measure_search(
 
     Returns:
         Rows for each way, and the ratio of its time to the explicit form's.
+
+    Raises:
+        ValueError: the space is unknown, or a number is below 1.
     """
+    given = {"pictures": pictures, "batch_size": batch_size}
+    for what, value in {**given, "explicit_batch_size": explicit_batch_size}.items():
+        if value < 1:
+            raise ValueError(f"{what} is {value}; expected 1 or more")
+    plan = Plan(rounds, warmup=1, settle=0)
     setting = find_space(space)
     x = torch.randn(pictures, 3, setting.img_size, setting.img_size)
     torch.manual_seed(0)
@@ -90,7 +98,7 @@ def measure_search(
         ways["extracted", "bf16"] = half
     runs = {name: _run(way, setting) for name, way in ways.items()}
     with torch.no_grad():
-        times = measure(runs, Plan(rounds, warmup=1, settle=0), wall_stopwatch())
+        times = measure(runs, plan, wall_stopwatch())
     environment, rows, ratios = current_environment("cpu"), [], []
     for name, spent in times.items():
         backend, precision = name
@@ -157,6 +165,7 @@ def main(argv: list[str] | None = None) -> int:
             save: keep the rows.
             results: folder of the files of rows.
         """
+        subject = None if run_dir is None else open_subject(data_dir, run_dir)
         size = (pictures, batch_size, explicit_batch_size)
         rows, ratios = measure_search(space, *size, rounds, bf16)
         if save:
@@ -174,8 +183,8 @@ def main(argv: list[str] | None = None) -> int:
             "rows": [asdict(row) for row in rows],
             "ratios": [asdict(row) for row in ratios],
         }
-        if run_dir is not None:
-            told["tau_bf16"] = tau = tau_of_bf16(open_subject(data_dir, run_dir))
+        if subject is not None:
+            told["tau_bf16"] = tau = tau_of_bf16(subject)
             told["bf16_allowed"] = tau >= LEAST_TAU
         print(json.dumps(told))
 

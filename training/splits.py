@@ -17,6 +17,7 @@ from timm.data import dataset_factory as timm_names
 
 from training.config import MEMORY, DataConfig
 
+KINDS = ("torch", "hfds", "hfids", "tfds", "wds")  # of create_dataset; all others are a folder
 _TORCH_FOLDERS = ("folder", "image_folder")
 _TORCH_PARTS = {  # what torchvision calls the parts that timm has synonyms for
     "inaturalist": ("2021_train", "2021_valid"),
@@ -26,6 +27,20 @@ _TORCH_PARTS = {  # what torchvision calls the parts that timm has synonyms for
 }
 _BOUND = re.compile(r"(-?)(\d+)(\D*)")  # of a cut: 500, -500, 90%
 OPENED = "(opened)"  # as test split: the final evaluation has it in the held-out split's place
+
+
+def require_kind(source: str) -> None:
+    """Check that a source KIND/NAME is of a kind that timm knows: it would read a folder instead.
+
+    Raises:
+        ValueError: it is of none, and no folder of that name is there either.
+    """
+    kind, slash, _ = source.partition("/")
+    if slash and kind.lower() not in KINDS and not Path(source).is_dir():
+        raise ValueError(
+            f"data.source is {source!r}, of a kind that timm does not know; expected folder, or "
+            f"one of {'/..., '.join(KINDS)}/..."
+        )
 
 
 def require_split(data: DataConfig, data_dir: Path, split: str) -> None:
@@ -82,7 +97,7 @@ def _is_folder(source: str) -> bool:
     kind, slash, name = source.lower().partition("/")
     if slash and kind == "torch":
         return name in _TORCH_FOLDERS
-    return source != MEMORY and not (slash and kind in ("hfds", "hfids", "tfds", "wds"))
+    return source != MEMORY and not (slash and kind in KINDS)
 
 
 def _folder_of(data_dir: Path, split: str) -> Path | None:

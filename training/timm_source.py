@@ -25,7 +25,7 @@ from training.distributed import Ranks
 from training.networks import space_of
 from training.schedule import Schedule
 from training.sources import EVAL_BATCH, Batch, Source, require_classes
-from training.splits import require_apart
+from training.splits import require_apart, require_kind
 from training.timm_data import (
     BROKEN,
     DamagedDataError,
@@ -56,6 +56,7 @@ def open_timm_source(
     config: TrainConfig, data_dir: Path, ranks: Ranks, resources: Resources
 ) -> Source:
     """Open a data set by timm's name; raises as `sources.open_source` does."""
+    require_kind(config.data.source)
     require_apart(config.data, data_dir)
     train_transform(config, config.largest_size)  # refuses a policy now, not in the first step
     dataset = open_split(config, data_dir, config.data.train_split)
