@@ -66,8 +66,7 @@ def test_choose_scores_at_the_runs_own_size_and_classes(
     ("flags", "text"),
     [
         ("--candidates -1", "candidates is -1; expected 0 or more"),
-        ("--random-tested -5", "random_tested is -5; expected 0 to candidates = 60"),
-        ("--candidates 10", "random_tested is 20; expected 0 to candidates = 10"),
+        ("--random-tested -5", "random_tested is -5; expected 0 or more"),
         ("--out nowhere/c.st", "nowhere/c.st: there is no folder nowhere; make it first"),
         ("--results nowhere/r.json", "nowhere/r.json: there is no folder nowhere; make it first"),
         ("--plot .", ". is a directory; expected the name of a file"),

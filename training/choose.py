@@ -50,21 +50,18 @@ def choose(
         data_dir: the directory that holds CIFAR-10.
         out: the canonical supernet file to write, in fp16.
         candidates: random subnets to choose from, beside the smallest and the largest.
-        random_tested: of these, how many are tested too.
+        random_tested: of these, how many are tested too, at most.
 
     Returns:
         What was measured, JSON-able.
 
     Raises:
-        ValueError: `candidates` or `random_tested` is out of its range.
+        ValueError: `candidates` or `random_tested` is below 0.
         OSError: the run has no checkpoint, the data is not there, or `out` cannot be written.
     """
-    if candidates < 0:
-        raise ValueError(f"candidates is {candidates}; expected 0 or more")
-    if not 0 <= random_tested <= candidates:
-        raise ValueError(
-            f"random_tested is {random_tested}; expected 0 to candidates = {candidates}"
-        )
+    for name, value in (("candidates", candidates), ("random_tested", random_tested)):
+        if value < 0:
+            raise ValueError(f"{name} is {value}; expected 0 or more")
     require_writable(out)
     config = read_config(run)
     space = replace(space_of(config), img_size=config.largest_size)

@@ -125,7 +125,7 @@ def _shards(split: str) -> set[str]:
     if "tar" not in split and ".." not in split:
         return {split}
     try:
-        from webdataset.shardlists import expand_urls  # type: ignore[import-not-found]
+        from webdataset.shardlists import expand_urls  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError:
         return {split}  # opening it will ask for the package
     return set(expand_urls(split.partition("|")[0]))
