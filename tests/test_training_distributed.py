@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import socket
@@ -22,7 +23,7 @@ from tests.made_training import (
     split_in_memory,
     write_folder,
 )
-from training import sources
+from training import distributed, sources
 from training.config import AugmentConfig, Stage, TrainConfig
 from training.distributed import LostProcessError, Ranks, join
 from training.train import train
@@ -197,6 +198,21 @@ def test_refusal_is_raised_by_all_and_told_once(tmp_path: Path) -> None:
     assert len(lost) == 1
     assert lost[0].startswith("it: a process was lost (")
     assert (tmp_path / "code.txt").read_text() == "1"
+
+
+@pytest.mark.parametrize("known", ["forward_sync_buffers", "broadcast_buffers"])
+def test_buffers_are_not_sent_whatever_pytorch_calls_it(
+    known: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrapped(module: object, device_ids: object, **flags: object) -> dict[str, object]:
+        return flags
+
+    names = ("module", "device_ids", known)
+    parameters = [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in names]
+    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    monkeypatch.setattr(distributed, "DistributedDataParallel", wrapped)
+    flags = Ranks(torch.device("cpu"), world=2).wrap(torch.nn.Linear(1, 1), uses_all=True)
+    assert flags == {"find_unused_parameters": False, known: False}
 
 
 def test_lost_process_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ its `accumulate` parts one after the other.
 from __future__ import annotations
 
 import atexit
+import inspect
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -135,8 +136,11 @@ class Ranks:
         if self.world == 1:
             return network
         devices = [self.device] if self.device.type == "cuda" else None
+        known = inspect.signature(DistributedDataParallel).parameters
+        sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        flags: dict[str, Any] = {sync: False}  # the first name from PyTorch 2.13 on
         return DistributedDataParallel(
-            network, devices, broadcast_buffers=False, find_unused_parameters=not uses_all
+            network, devices, find_unused_parameters=not uses_all, **flags
         )
 
     def _reduced(self, values: Sequence[float], how: dist.ReduceOp.RedOpType) -> list[float]:
