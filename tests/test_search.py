@@ -110,7 +110,9 @@ def test_accuracy_leaves_out_pictures_that_could_not_be_read() -> None:
     pictures.labels[4:] = -1
     network: Callable[[torch.Tensor], torch.Tensor] = lambda x: torch.eye(10)[:1].expand(len(x), 10)  # noqa: E731
     assert accuracy_on(network, MemoryBatches(pictures, 16)) == 25
-    with pytest.raises(ValueError, match="no picture to classify: hold some out"):
+    with pytest.raises(
+        ValueError, match="no picture to classify; expected some that can be read in the split"
+    ):
         accuracy_on(network, [])
 
 
@@ -133,8 +135,10 @@ def test_search_stopped_anywhere_ends_alike(
         with pytest.raises(KeyboardInterrupt):
             search(subject, CONFIG, tmp_path / "cut", progress=False)
     journal = tmp_path / "cut" / "journal-0.jsonl"
-    with journal.open("a") as file:
-        file.write('{"subnet": {"dep')  # a line that a kill tore off
+    assert journal.exists() == bool(stop_after)
+    if stop_after:
+        with journal.open("a") as file:
+            file.write('{"subnet": {"dep')  # a line that a kill tore off
 
     def count(supernet: object, subnet: SubnetConfig, *rest: Any) -> float:
         assert subnet not in calls
@@ -299,20 +303,23 @@ done = evolve(Feasible(space), score, EvolutionConfig(6, 3, 3, 2, 2))
 told = [[e.subnet.to_dict(), e.score] for e in done]
 (out / f"done-{rank}.json").write_text(json.dumps(told))
 (out / f"here-{rank}.json").write_text(json.dumps(score.scored_here))
+assert score.scored == 18
 fails[0] = True
 try:
     evolve(Feasible(space), SpreadScore(score_one, out / "bad", {}, rank, world, False))
 except SearchError as error:
     (out / f"error-{rank}.txt").write_text(str(error))
-try:
-    SpreadScore(score_one, out / "good", {"a": 2}, rank, world, False)
-except ValueError as error:
-    (out / f"refused-{rank}.txt").write_text(str(error))
+for name, kind in (("good", ValueError), ("shut", OSError)):
+    try:
+        SpreadScore(score_one, out / name, {"a": 2}, rank, world, False)
+    except kind as error:
+        (out / f"{name}-{rank}.txt").write_text(str(error))
 """
 
 
 @pytest.mark.slow
 def test_two_processes_share_candidates_and_failures(tmp_path: Path) -> None:
+    (tmp_path / "shut" / "journal-0.jsonl").mkdir(parents=True)  # no file to read
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -340,7 +347,8 @@ def test_two_processes_share_candidates_and_failures(tmp_path: Path) -> None:
     for rank in (0, 1):
         assert json.loads(read(f"here-{rank}.json")) == 9
         assert "process 1: OSError('the disk is gone'); give the same" in read(f"error-{rank}.txt")
-        assert "was begun with a=1, asked for 2" in read(f"refused-{rank}.txt")
+        assert "was begun with a=1, asked for 2" in read(f"good-{rank}.txt")
+        assert "Is a directory" in read(f"shut-{rank}.txt")
 
     # And one process alone goes on from both journals.
     score = SpreadScore(lambda subnet: 1 / 0, tmp_path / "good", {"a": 1}, progress=False)
@@ -351,12 +359,44 @@ def test_lost_process_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def lost(*rest: object) -> None:
         raise RuntimeError("Connection closed by peer\nat some address")
 
-    monkeypatch.setattr(torch.distributed, "broadcast_object_list", lambda *rest, **more: None)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", lambda *rest: None)
+    score = SpreadScore(lambda subnet: 1.0, tmp_path, {}, rank=1, world=2, progress=False)
+    score._known = {}
     monkeypatch.setattr(torch.distributed, "all_gather_object", lost)
-    score = SpreadScore(lambda subnet: 1.0, tmp_path, {}, rank=0, world=2, progress=False)
     with pytest.raises(SearchError, match=r"a process was lost \(Connection closed by peer\)"):
         score([SPACE.smallest, SPACE.largest])
     assert len(SpreadScore(lambda s: 1.0, tmp_path, {}, progress=False)._known) == 1
+
+
+def test_journal_and_bar_come_with_the_first_score(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    score = SpreadScore(lambda subnet: 1.0, tmp_path / "out", {})
+    assert not (tmp_path / "out").exists()
+    score([SPACE.smallest])
+    assert "0/1" in capsys.readouterr().err
+    assert (tmp_path / "out" / "journal-0.jsonl").exists()
+    assert score([SPACE.smallest]) == [1.0]
+    assert (score.scored_here, score.scored) == (1, 1)
+    assert capsys.readouterr().err == ""
+
+
+def test_speed_is_told_by_the_first_process(
+    tmp_path: Path,
+    subject: Subject,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(search_module, "write_result", lambda *rest: None)
+    search(subject, CONFIG, tmp_path / "0", progress=False)
+    assert "18 candidates in" in caplog.text
+    caplog.clear()
+    score = SpreadScore(subject.accuracy, tmp_path / "1", {}, progress=False)
+    monkeypatch.setattr(search_module, "SpreadScore", lambda *rest: score)
+    monkeypatch.setattr(search_module, "join_ranks", lambda: (1, 1))
+    search(subject, CONFIG, tmp_path / "1", progress=False)
+    assert caplog.text == ""
 
 
 @pytest.fixture

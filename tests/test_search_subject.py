@@ -95,6 +95,15 @@ def test_winners_file_opens_at_the_size_that_was_scored(run: Path, tmp_path: Pat
     assert best["params"] == sum(p.numel() for p in model.parameters())
 
 
+def test_device_that_is_not_here_is_refused(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device is 'tpu9', which cannot be used here; expected"):
+        open_subject(tmp_path, run, device="tpu9")
+    assert open_subject(tmp_path, run).device == "cpu"
+
+
 def test_costs_are_counted_at_the_size_that_is_scored(run: Path, tmp_path: Path) -> None:
     small = open_subject(tmp_path, run)
     assert (small.scored_space.img_size, small.space.img_size) == (8, 16)

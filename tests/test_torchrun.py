@@ -24,9 +24,18 @@ def flags(prefix: str, values: dict[str, int]) -> list[str]:
 
 
 def start(module: str, *arguments: str | Path, processes: int = 2) -> str:
-    """Run a module under torchrun; returns what it printed."""
+    """Run a module under torchrun, to a good end; returns what it printed."""
+    done = launch(module, *arguments, processes=processes)
+    assert done.returncode == 0, done.stderr[:3000]
+    return done.stdout
+
+
+def launch(
+    module: str, *arguments: str | Path, processes: int = 2
+) -> subprocess.CompletedProcess[str]:
+    """Run a module under torchrun."""
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-W", "ignore", "-m", *launcher, "-m", module, *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
@@ -34,8 +43,6 @@ def start(module: str, *arguments: str | Path, processes: int = 2) -> str:
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[:3000]
-    return done.stdout
 
 
 def test_search_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
@@ -43,6 +50,15 @@ def test_search_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
     train = ["--space", MINI.to_json(), "--stages", "1:16", "--batch-size", "8", *DATA]
     alone = ["--held-out-per-class", "2", "--workers", "0", "--device", "cpu", "--no-plot"]
     start("training.train", "--data-dir", data, "--out", tmp_path / "run", *train, *alone)
+
+    refused = launch("training.train", "--data-dir", data, "--out", tmp_path / "run", *train,
+                     *alone, "--lr", "0.5")  # fmt: skip
+    told, _, launchers = refused.stderr.partition(" torch/distributed/elastic/")
+    assert refused.returncode == 1  # torchrun's own
+    assert told.count("run holds a run with lr=0.001, asked for 0.5: give another --out") == 1
+    assert "Traceback" not in told
+    assert "exitcode  : 1 " not in launchers
+
     common = ["--run-dir", tmp_path / "run", "--data-dir", data, *flags("evolution", EVOLUTION)]
     told = start("training.search", *common, "--out", tmp_path / "two")
     assert len(told.splitlines()) == 1  # one process speaks

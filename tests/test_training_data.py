@@ -500,7 +500,7 @@ def write_shards(root: Path, count: int, broken: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # open files
-def test_webdataset_in_two_processes(tmp_path: Path) -> None:
+def test_webdataset_in_two_processes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("webdataset")
     write_shards(tmp_path, count=6, broken=1)
     data = DataConfig(source="wds/", train_split="a-{0..3}.tar|24")
@@ -514,6 +514,8 @@ def test_webdataset_in_two_processes(tmp_path: Path) -> None:
         assert sum(batch.broken for batch in made) == 2
         seen.append({int(label) for batch in made for label in batch.labels})
     assert not seen[0] & seen[1]
+    assert caplog.text.count("Dataset info file not found") == 1  # of four openings
+    assert caplog.text.count("Handling webdataset error") > 1  # each broken picture
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -21,9 +23,9 @@ from tests.made_training import (
     split_in_memory,
     write_folder,
 )
-from training import sources
+from training import distributed, sources
 from training.config import AugmentConfig, Stage, TrainConfig
-from training.distributed import join
+from training.distributed import LostProcessError, Ranks, join
 from training.train import train
 
 # Plain SGD: a key's bias has no gradient but rounding noise, which Adam would blow up to its full
@@ -130,6 +132,107 @@ def test_two_processes_give_the_weights_of_one(
         "checkpoint-previous.pt",
         "checkpoint.pt",
     ]
+
+
+TOLD_CHILD = """
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from autoformer_zoo.checkpoint import CheckpointError
+from tests.made_training import QUICK
+from tests.test_training_distributed import PLAIN
+from training.commands import run_command
+from training.distributed import join
+
+ranks = join(PLAIN, QUICK)
+out = Path(sys.argv[1])
+sys.stderr = (out / f"told-{ranks.rank}.txt").open("w")
+
+def fail(error):
+    raise error
+
+def refuse(error):
+    ranks.by_first(lambda: fail(error) if ranks.is_first else 1 / 0)
+
+def meet_file():
+    ranks.together(lambda: None if ranks.is_first else (out / "gone").read_text())
+
+def uneven():
+    join(replace(PLAIN, batch_size=9), QUICK)
+
+def lose():
+    if ranks.is_first:
+        os._exit(0)
+    ranks.wait()
+
+assert ranks.by_first(lambda: ranks.rank + 5) == 5
+errors = (ValueError("a value"), FileNotFoundError("a file"), CheckpointError("a checkpoint"))
+for error in errors:
+    kind = next(k for k in (ValueError, OSError, CheckpointError) if isinstance(error, k))
+    try:
+        refuse(error)
+    except kind as raised:
+        assert str(raised) == str(error)
+    assert run_command(lambda: refuse(error), [], "it") == 2
+assert run_command(meet_file, [], "it") == 2
+assert run_command(uneven, [], "it") == 2
+sys.stderr.flush()
+code = run_command(lose, [], "it")
+sys.stderr.flush()
+(out / "code.txt").write_text(str(code))
+os._exit(0)  # the group has lost its first process
+"""
+
+
+@pytest.mark.slow  # fresh processes import torch and timm
+def test_refusal_is_raised_by_all_and_told_once(tmp_path: Path) -> None:
+    start_two(TOLD_CHILD, tmp_path)
+    told = (tmp_path / "told-0.txt").read_text().splitlines()
+    assert told[:3] == ["it: a value", "it: a file", "it: a checkpoint"]
+    assert "gone" in told[3]
+    assert "batch_size 9 cannot be divided into 2 processes x 1 accumulated" in told[4]
+    assert len(told) == 5
+    lost = (tmp_path / "told-1.txt").read_text().splitlines()
+    assert len(lost) == 1
+    assert lost[0].startswith("it: a process was lost (")
+    assert (tmp_path / "code.txt").read_text() == "1"
+
+
+@pytest.mark.parametrize("known", ["forward_sync_buffers", "broadcast_buffers"])
+def test_buffers_are_not_sent_whatever_pytorch_calls_it(
+    known: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrapped(module: object, device_ids: object, **flags: object) -> dict[str, object]:
+        return flags
+
+    names = ("module", "device_ids", known)
+    parameters = [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in names]
+    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    monkeypatch.setattr(distributed, "DistributedDataParallel", wrapped)
+    flags = Ranks(torch.device("cpu"), world=2).wrap(torch.nn.Linear(1, 1), uses_all=True)
+    assert flags == {"find_unused_parameters": False, known: False}
+
+
+def test_lost_process_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(torch.distributed, "barrier", fail)
+    monkeypatch.setattr(torch.distributed, "all_reduce", fail)
+    ranks = Ranks(torch.device("cpu"), world=2)
+    text = "[/a/gloo/pair.cc:545] Read error [1.2.3.4]:17: Connection reset by peer. This is\nlong"
+    expected = (
+        "a process was lost (Read error [1.2.3.4]:17: Connection reset by peer); give the same "
+        "command again to go on from the last checkpoint"
+    )
+    for wait in (ranks.wait, lambda: ranks.sums([1.0])):
+        with pytest.raises(LostProcessError, match=f"^{re.escape(expected)}$"):
+            wait()
+    text = "a fault of ours"
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        ranks.wait()
 
 
 IMAGENET_CHILD = """

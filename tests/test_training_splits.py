@@ -157,6 +157,22 @@ def test_shards_are_held_against_each_other(tmp_path: Path) -> None:
         require_apart(replace(apart, held_out_split="a-{3..5}.tar|30"), tmp_path)
 
 
+def test_shards_that_are_missing_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("webdataset")
+    data = DataConfig("wds/", "a-{0..3}.tar|40", "", "b-{0..1}.tar")
+    for name in ("b-0.tar", "a-0.tar", "a-1.tar"):
+        (tmp_path / name).touch()
+    text = (
+        r"b-1\.tar is not there \(1 of 2 shards of 'b-\{0\.\.1\}\.tar' are missing\); expected all"
+    )
+    with pytest.raises(FileNotFoundError, match=text):
+        require_split(data, tmp_path, data.test_split)
+    with pytest.raises(FileNotFoundError, match=r"a-2\.tar is not there \(2 of 4 shards"):
+        require_split(data, tmp_path, data.train_split)
+    for split in ("a-{0..1}.tar|20", "a-0.tar::b-0.tar", "https://host/c-{0..1}.tar", "named"):
+        require_split(data, tmp_path, split)
+
+
 def test_held_out_pictures_that_are_trained_on_are_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"data\.held_out_split is the training split 'train'"):
         with_splits(FOLDER, held_out_split="train")

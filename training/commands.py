@@ -18,6 +18,7 @@ import tyro
 from autoformer_zoo.checkpoint import CheckpointError
 from autoformer_zoo.usage import parse_arguments
 from training.config import DEFAULT_RESOURCES, PRESETS, Resources, TrainConfig
+from training.distributed import is_shared
 
 EXTRA = ("tqdm", "matplotlib")  # of the extra `train`; torchvision comes with timm
 
@@ -94,14 +95,20 @@ def run_command(command: Callable[..., Any], argv: list[str] | None, prog: str) 
     try:
         parse_arguments(lambda: tyro.cli(bind, args=argv, prog=prog), prog)()
     except (ValueError, OSError, CheckpointError) as error:
-        print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
+        _tell(prog, error)
         return 2
     except RuntimeError as error:
         if type(error).__module__.partition(".")[0] != "training":
             raise  # a fault of ours: its traceback is wanted
-        print(f"{prog}: {error}", file=sys.stderr)
+        _tell(prog, error)
         return 1
     return 0
+
+
+def _tell(prog: str, error: Exception) -> None:
+    """Print an error in a line; one that all processes raise, in the first one only."""
+    if os.environ.get("RANK", "0") == "0" or not is_shared(error):
+        print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
 
 
 def _run_config(

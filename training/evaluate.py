@@ -99,7 +99,10 @@ def percent(correct: float, seen: float) -> float:
         ValueError: there is no picture.
     """
     if not seen:
-        raise ValueError("no picture to classify: hold some out (held_out_per_class)")
+        raise ValueError(
+            "no picture to classify; expected some that can be read in the split that is opened, "
+            "or held out of the training set (held_out_per_class)"
+        )
     return 100 * correct / seen
 
 

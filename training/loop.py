@@ -28,7 +28,7 @@ from training.checkpoints import (
     set_damaged_aside,
 )
 from training.config import Resources, TrainConfig
-from training.distributed import Ranks
+from training.distributed import Ranks, SharedError, telling_lost
 from training.initial import load_initial
 from training.losses import Mixer, open_teacher
 from training.networks import Network, fixed_subnet, make_network, space_of
@@ -42,7 +42,7 @@ from training.stopping import catch_signals
 _log = logging.getLogger(__name__)
 
 
-class DivergedError(RuntimeError):
+class DivergedError(SharedError):
     """Losses stay infinite or NaN, also after going back to the last good checkpoint."""
 
 
@@ -104,22 +104,20 @@ def make_setting(
 
 def resume(state: RunState, run: Path, ranks: Ranks) -> None:
     """Go on from the newest whole checkpoint, or write the one of step 0."""
-    found = has_checkpoint(run)
-    ranks.wait()  # or the first process could write it before another one looks
-    if not found:
-        if ranks.is_first:
-            save_checkpoint(state.to_values(), run)
-        ranks.wait()
+    if not ranks.by_first(lambda: has_checkpoint(run)):
+        ranks.by_first(lambda: save_checkpoint(state.to_values(), run))
         return
-    values, name = newest_whole(run, ranks.device)
+    values, name = ranks.together(lambda: newest_whole(run, ranks.device))
     state.load(values)
-    ranks.wait()
-    if ranks.is_first:
-        if name == PREVIOUS:
-            set_damaged_aside(run)
-        for log in (LOG, TIMING):
-            cut_log(run / log, state.step)
-    ranks.wait()
+    ranks.by_first(lambda: _tidy(run, name, state.step))
+
+
+def _tidy(run: Path, name: str, step: int) -> None:
+    """Forget what is newer than the checkpoint that a run goes on from."""
+    if name == PREVIOUS:
+        set_damaged_aside(run)
+    for log in (LOG, TIMING):
+        cut_log(run / log, step)
 
 
 def run_steps(
@@ -143,6 +141,7 @@ def run_steps(
     Raises:
         SystemExit: SIGTERM or SIGINT came; a checkpoint was written. Codes 143 and 130.
         DivergedError: losses stay infinite or NaN, or no step of the whole run was finite.
+        LostProcessError: another process ended.
         OSError: a file cannot be written.
     """
     from tqdm import tqdm
@@ -156,7 +155,8 @@ def run_steps(
         while state.step < end:
             plan = schedule.plan(state.step)
             started = time.perf_counter()
-            stop = take_step(state, setting, batches, request)
+            with telling_lost():  # also amid a backward pass, which averages gradients
+                stop = take_step(state, setting, batches, request)
             state.seconds += time.perf_counter() - started
             bar.update()
             if state.bad_in_row >= setting.config.most_bad_steps:
@@ -167,8 +167,8 @@ def run_steps(
             due = stop or state.step % setting.config.checkpoint_every == 0
             # Amid bad steps the last good checkpoint stays the last: it is what to go back to.
             is_due = (due and not state.bad_in_row) or state.step == end
-            if is_due and ranks.is_first:
-                save_checkpoint(state.to_values(), run)
+            if is_due:
+                ranks.by_first(lambda: save_checkpoint(state.to_values(), run))
             if stop:
                 ranks.wait()
                 raise SystemExit(128 + stop)
@@ -197,7 +197,7 @@ def roll_back(state: RunState, config: TrainConfig, run: Path, ranks: Ranks) -> 
         "step %d: %d steps in a row were not finite; back to the last good weights (%d of %d)",
         *(state.step, state.bad_in_row, state.rollbacks, config.most_rollbacks),
     )
-    state.load_weights(load_checkpoint(run, ranks.device))
+    state.load_weights(ranks.together(lambda: load_checkpoint(run, ranks.device)))
     state.bad_in_row = 0
 
 
@@ -210,14 +210,14 @@ def write_logs(
         if state.recent:  # empty where all steps were skipped
             loss = sum(state.recent) / len(state.recent)
         state.recent.clear()
-        if ranks.is_first:
-            _log_step(state, config, plan, loss, run)
+        ranks.by_first(lambda: _log_step(state, config, plan, loss, run))
     if setting.schedule.evaluates_after(plan):
         acc1_percent, broken = held_out_accuracy(state, setting, source, plan.img_size)
-        if ranks.is_first and acc1_percent:
+        if acc1_percent:
             line = _line(state, plan.epoch + 1, plan.img_size)
             line[HELD_OUT] = acc1_percent
-            append(run / LOG, {**line, "held_out_broken": broken} if broken else line)
+            line |= {"held_out_broken": broken} if broken else {}
+            ranks.by_first(lambda: append(run / LOG, line))
     return loss
 
 

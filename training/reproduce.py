@@ -24,7 +24,7 @@ import sys
 import time
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
@@ -142,25 +142,19 @@ class Reproduction:
         """
         names = self.check(first, last)
         self._require_limits()
-        if self.ranks.is_first:
-            self._begin()
+        self.ranks.by_first(self._begin)
         for name in names:
-            self.ranks.wait()  # what a stage left is there for all
-            if self.is_done(name):
+            if self.ranks.by_first(partial(self.is_done, name)):
                 self._say(f"{name}: done before")
                 continue
-            self.ranks.wait()  # nobody leaves a result before all have looked
             self._say(f"{name}: begins")
             started = time.perf_counter()
-            result = getattr(self, f"_{name}")() if self._takes_part(name) else {}
+            work = getattr(self, f"_{name}")
+            result = work() if name in SHARED else self.ranks.by_first(work)
             seconds = time.perf_counter() - started
-            if self.ranks.is_first:
-                write_json({"seconds": round(seconds, 1), **result}, self._path(name))
+            values = {"seconds": round(seconds, 1), **result}
+            self.ranks.by_first(partial(write_json, values, self._path(name)))
             self._say(f"{name}: {seconds:.0f} s")
-        self.ranks.wait()
-
-    def _takes_part(self, stage: str) -> bool:
-        return self.ranks.is_first or stage in SHARED
 
     def _require_limits(self) -> None:
         if not self.is_done("search"):  # what it found, it found within them

@@ -93,9 +93,9 @@ def search(
     started = time.perf_counter()
     method = evolve if config.method == "evolution" else random_search
     evaluated = method(feasible, score, config.evolution)
-    _log_speed(score.scored_here * world, time.perf_counter() - started)
     result = result_of(header, evaluated, costs)
     if rank == 0:
+        _log_speed(score.scored, time.perf_counter() - started)
         write_result(result, subject, table, out)
     return result
 
@@ -119,7 +119,8 @@ def in_bf16(
         for name, each in (("ranking-fp32", subject), ("ranking-bf16", half))
     ]
     tau = require_same_ranking(subject.space, *scores)
-    _log.info("bf16 ranks as fp32 does: Kendall's tau is %.3f", tau)
+    if rank == 0:
+        _log.info("bf16 ranks as fp32 does: Kendall's tau is %.3f", tau)
     return half
 
 

@@ -103,12 +103,10 @@ def train_separate(
     """Train as `training.train.train` does, with weights of their own per choice."""
     ranks = join(config, resources)
     config = replace(config, precision=resolve_precision(config.precision, ranks.device))
-    source = open_source(config, data_dir, ranks, resources)
-    state = make_state(config, ranks.device, make_separate)
+    source = ranks.together(lambda: open_source(config, data_dir, ranks, resources))
+    state = ranks.together(lambda: make_state(config, ranks.device, make_separate))
     setting = make_setting(config, state, source, ranks, resources)
-    if ranks.is_first:
-        open_run(out, config, ranks.device, ranks.world)
-    ranks.wait()
+    ranks.by_first(lambda: open_run(out, config, ranks.device, ranks.world))
     resume(state, out, ranks)
     run_steps(state, setting, source, out, progress=progress)
     return state

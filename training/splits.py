@@ -44,11 +44,14 @@ def require_kind(source: str) -> None:
 
 
 def require_split(data: DataConfig, data_dir: Path, split: str) -> None:
-    """Check that a split is there, where that shows without opening it: in folders.
+    """Check that a split is there, where that shows without opening it: in folders and shards.
 
     Raises:
-        FileNotFoundError: timm would find no folder of that name or of a synonym.
+        FileNotFoundError: timm would find no folder of that name or of a synonym, or not all of the
+            shards.
     """
+    if _is_shards(data.source):
+        _require_shards(data_dir, split)
     if not _is_folder(data.source) or _folder_of(data_dir, split) is not None:
         return
     same = (timm_names._TRAIN_SYNONYM, timm_names._EVAL_SYNONYM)
@@ -57,6 +60,17 @@ def require_split(data: DataConfig, data_dir: Path, split: str) -> None:
     raise FileNotFoundError(
         f"{data_dir / split} is not there; expected a folder of pictures for each class in it{also}"
     )
+
+
+def _require_shards(data_dir: Path, split: str) -> None:
+    paths = [data_dir / name for name in _expand(split)]
+    # With a colon it is a URL or a command.
+    missing = [path for path in paths if ":" not in str(path) and not path.exists()]
+    if missing:
+        raise FileNotFoundError(
+            f"{missing[0]} is not there ({len(missing)} of {len(paths)} shards of {split!r} are "
+            "missing); expected all of them: mend the split's name or get the files"
+        )
 
 
 def require_apart(data: DataConfig, data_dir: Path) -> None:
@@ -88,9 +102,13 @@ def _overlap(data: DataConfig, data_dir: Path, one: str, other: str) -> bool:
     kind, _, name = data.source.partition("/")
     if kind.lower() == "torch":
         return _torch_part(name, one) == _torch_part(name, other)
-    if kind.lower() == "wds":
+    if _is_shards(data.source):
         return not _shards(one).isdisjoint(_shards(other))
     return any(_meet(*pair) for pair in product(one.split("+"), other.split("+")))
+
+
+def _is_shards(source: str) -> bool:
+    return source.lower().startswith("wds/")
 
 
 def _is_folder(source: str) -> bool:
@@ -122,13 +140,19 @@ def _torch_part(name: str, split: str) -> str:
 
 def _shards(split: str) -> set[str]:
     """Return the shards of WebDataset's notation, a-{000..009}.tar|5000, or the split's name."""
+    return set(_expand(split)) or {split}
+
+
+def _expand(split: str) -> list[str]:
+    """Return the shards that WebDataset's notation names; none where it is no notation."""
     if "tar" not in split and ".." not in split:
-        return {split}
+        return []
     try:
-        from webdataset.shardlists import expand_urls  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        from webdataset import shardlists  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError:
-        return {split}  # opening it will ask for the package
-    return set(expand_urls(split.partition("|")[0]))
+        return []  # opening it will ask for the package
+    names: list[str] = shardlists.expand_urls(split.partition("|")[0])
+    return names
 
 
 def _meet(one: str, other: str) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from autoformer_zoo.space import SubnetConfig
+from training.distributed import Ranks, SharedError
 from training.journal import Journal
 
 PATTERN = "journal-*.jsonl"
@@ -54,6 +56,7 @@ class SpreadScore:
 
     Raises:
         ValueError: a journal belongs to another search; the text shows the first difference.
+        OSError: a journal cannot be read.
     """
 
     def __init__(
@@ -68,15 +71,16 @@ class SpreadScore:
         self._score_one = score_one
         self._rank, self._world = rank, world
         self._progress = progress and rank == 0
-        self.scored_here = 0
+        self.scored_here = self.scored = 0  # by this process, and by all
+        self._folder, self._header = folder, header
         # One process reads for all, so that they agree even where a journal is still growing.
-        found = [_read(folder, header)] if rank == 0 else [{}]
-        if world > 1:
-            dist.broadcast_object_list(found, src=0)
-        if isinstance(found[0], str):
-            raise ValueError(found[0])
-        self._known: dict[SubnetConfig, float] = found[0]
-        self._journal = Journal(folder / PATTERN.replace("*", str(rank)), header)
+        ranks = Ranks(torch.device("cpu"), rank, world)
+        self._known = ranks.by_first(lambda: _read(folder, header))
+
+    @cached_property
+    def _journal(self) -> Journal:
+        """Of this process, made at its first score: a search that cannot begin leaves none."""
+        return Journal(self._folder / PATTERN.replace("*", str(self._rank)), self._header)
 
     def __call__(self, subnets: Sequence[SubnetConfig]) -> list[float]:
         """Return the scores of subnets, working out those that are not known yet.
@@ -89,7 +93,8 @@ class SpreadScore:
         fresh: list[tuple[SubnetConfig, float]] = []
         failure: Exception | None = None
         try:
-            for subnet in tqdm(own, unit="subnet", disable=not self._progress, leave=False):
+            shown = self._progress and own
+            for subnet in tqdm(own, unit="subnet", disable=not shown, leave=False):
                 fresh.append((subnet, self._score_one(subnet)))
                 self._journal.append({"subnet": subnet.to_dict(), "score": fresh[-1][1]})
                 self.scored_here += 1
@@ -104,6 +109,7 @@ class SpreadScore:
         """Exchange new scores and failures."""
         if self._world == 1:
             self._known.update(fresh)
+            self.scored += len(fresh)
             return
         told: list[Any] = [None] * self._world
         try:
@@ -115,22 +121,22 @@ class SpreadScore:
             ) from error
         for scores, _ in told:
             self._known.update(scores)
+            self.scored += len(scores)
         failed = [f"process {rank}: {text}" for rank, (_, text) in enumerate(told) if text]
         if failed:
+            shared = SharedError("; ".join(failed))
+            shared.__cause__ = failure
             raise SearchError(
-                f"scoring failed in {'; '.join(failed)}; give the same command again to go on "
-                "from the journals"
-            ) from failure
+                f"scoring failed in {shared}; give the same command again to go on from the "
+                "journals"
+            ) from shared
 
 
-def _read(folder: Path, header: Mapping[str, Any]) -> dict[SubnetConfig, float] | str:
-    """Read the scores of all journals; a refusal as text, for every process to raise."""
+def _read(folder: Path, header: Mapping[str, Any]) -> dict[SubnetConfig, float]:
+    """Read the scores of all journals."""
     known: dict[SubnetConfig, float] = {}
-    try:
-        for path in sorted(folder.glob(PATTERN)):
-            known.update(_scores(Journal(path, header)))
-    except ValueError as error:
-        return str(error)
+    for path in sorted(folder.glob(PATTERN)):
+        known.update(_scores(Journal(path, header)))
     return known
 
 

@@ -20,6 +20,7 @@ from training.config import Resources, TrainConfig
 from training.distributed import Ranks
 from training.schedule import Schedule
 from training.sources import EVAL_BATCH, Batch
+from training.splits import require_split
 from training.timm_data import (
     BROKEN,
     Transform,
@@ -42,6 +43,7 @@ class StreamSource:
         resources: for the number of workers.
 
     Raises:
+        FileNotFoundError: a shard is not there.
         ValueError: the config asks for what a stream cannot do.
     """
 
@@ -60,6 +62,8 @@ class StreamSource:
             )
         self._config, self._ranks, self._data_dir = config, ranks, data_dir
         self._workers = resources.workers
+        if config.data.held_out_split:  # not after an epoch
+            require_split(config.data, data_dir, config.data.held_out_split)
         self._dataset = self._open(config.data.train_split, self._part_size)
         # Of all processes: the length is one's share, rounded up.
         self.num_train: int = self._dataset.reader.num_samples

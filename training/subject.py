@@ -15,7 +15,7 @@ from torch import Tensor
 from autoformer_zoo.checkpoint import SupernetWeights, load_supernet
 from autoformer_zoo.space import SearchSpace, SubnetConfig
 from training.config import PRESETS, Resources
-from training.distributed import Ranks
+from training.distributed import Ranks, device_of
 from training.evaluate import LabelledBatch, inherited_accuracy, load_averaged
 from training.networks import space_of
 from training.run_directory import read_config
@@ -78,20 +78,20 @@ def open_subject(
         pictures: held-out pictures to score on, spread evenly over all of them; 0: all.
 
     Raises:
-        ValueError: both or neither of run and supernet is given, or `pictures` is below 0.
+        ValueError: both or neither of run and supernet is given, `pictures` is below 0, or the
+            device cannot be used.
         FileNotFoundError: the run, the file or the data is not there.
         CheckpointError: the weights cannot be read.
     """
     if (run is None) == (supernet is None):
         raise ValueError("give either --run-dir, a training run, or --supernet, a file")
+    device = str(device_of(device))
     if run is not None:
         config = read_config(run)
         weights = load_averaged(run, half)
     else:
         assert supernet is not None
         config, weights = PRESETS[preset], load_supernet(supernet)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     alone = replace(config, batch_size=1, augment=replace(config.augment, mixup=0.0, cutmix=0.0))
     ranks = Ranks(torch.device("cpu"))  # every process sees all pictures: candidates are shared
     source = open_source(alone, data_dir, ranks, Resources())

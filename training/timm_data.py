@@ -5,6 +5,7 @@ Nothing here knows of batches; `timm_source.py` and `stream_source.py` make them
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -40,6 +41,24 @@ BROKEN = (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.Decompre
 
 class DamagedDataError(ValueError):
     """Too many pictures could not be read."""
+
+
+class _Once(logging.Filter):
+    """Lets timm tell once, not at each opening, that shards have no info file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        is_new = text not in self._told
+        if text.startswith("Dataset info file not found"):
+            self._told.add(text)
+        return is_new
+
+
+logging.getLogger("timm.data.readers.reader_wds").addFilter(_Once())
 
 
 def open_split(

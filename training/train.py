@@ -60,28 +60,31 @@ def train(
         FileNotFoundError: the data, or the run to start from, is not there.
         CheckpointError: weights to start from, or all checkpoints of `out`, are damaged.
         DivergedError: losses stay infinite or NaN.
+        LostProcessError: another process ended.
         OSError: a file cannot be written.
         SystemExit: SIGTERM or SIGINT came; a checkpoint was written. Codes 143 and 130.
     """
     ranks = join(config, resources)
     config = replace(config, precision=resolve_precision(config.precision, ranks.device))
-    source = open_source(config, data_dir, ranks, resources)
-    state = make_state(config, ranks.device)
+    source = ranks.together(lambda: open_source(config, data_dir, ranks, resources))
+    state = ranks.together(lambda: make_state(config, ranks.device))
     setting = make_setting(config, state, source, ranks, resources)
-    if ranks.is_first:
-        open_run(out, config, ranks.device, ranks.world)
-        write_held_out(source, out)
-    ranks.wait()
+    ranks.by_first(lambda: open_run(out, config, ranks.device, ranks.world))
+    ranks.by_first(lambda: write_held_out(source, out))
     resume(state, out, ranks)
     run_steps(state, setting, source, out, stop_at, progress)
-    if ranks.is_first and state.step == setting.schedule.total:
+    # Waited for: what comes next, in any process, may read what was written.
+    ranks.by_first(lambda: _end(out, state.step == setting.schedule.total, resources.plot))
+    return state
+
+
+def _end(out: Path, is_done: bool, plot: bool) -> None:
+    if is_done:
         write_weights(out)
-    if ranks.is_first and resources.plot:
+    if plot:
         from training.plot import plot_curve
 
         plot_curve(out)
-    ranks.wait()  # what comes next, in any process, may read what was written
-    return state
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Precision:
