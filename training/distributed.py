@@ -186,6 +186,9 @@ def _kind_of(error: Exception) -> int:
     return next(i for i, kind in enumerate(REFUSALS) if isinstance(error, kind))
 
 
+SINGLE = Ranks(torch.device("cpu"))
+
+
 def join(config: TrainConfig, resources: Resources) -> Ranks:
     """Join the processes that torchrun started, if it did.
 

@@ -32,9 +32,8 @@ from training.train import resolve_precision
 
 TIMED = 5  # calls, after one that is not timed
 TEST_PICTURES = 10_000  # of CIFAR-10
-MOST_PIXELS = (
-    1 << 20
-)  # of a timed batch: 20 pictures of 224 px; larger ones take as many times more
+# Of a timed batch: 20 pictures of 224 px. A larger one takes as many times more.
+MOST_PIXELS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +156,10 @@ def time_training(
         few = replace(
             config, stages=(stage,), batch_size=max(2, round(config.batch_size * share / 2) * 2)
         )
-        seconds = _seconds_of_step(few, state, setting, data_dir, resources)
+        fewer = source
+        if few.batch_size != config.batch_size:  # a source's batches are of its config
+            fewer = open_source(few, data_dir, ranks, resources)
+        seconds = _seconds_of_step(few, state, setting, fewer)
         factor = config.batch_size / few.batch_size
         steps += seconds * factor * stage.epochs * schedule.steps_per_epoch
         looks += (
@@ -167,10 +169,9 @@ def time_training(
 
 
 def _seconds_of_step(
-    config: TrainConfig, state: RunState, setting: Setting, data_dir: Path, resources: Resources
+    config: TrainConfig, state: RunState, setting: Setting, source: Source
 ) -> float:
     """Time whole steps, from the picture on the disk to the averaged weights."""
-    source = open_source(config, data_dir, setting.ranks, resources)
     schedule = Schedule(config, source.num_train)
     setting = replace(setting, config=config, schedule=schedule)
     state.step = 0

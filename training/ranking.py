@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 
-from autoformer_zoo.space import SearchSpace, SubnetConfig
+from autoformer_zoo.space import SearchSpace
 from training.comparisons import kendall_tau
 from training.evolution import Score
+from training.sampling import sample_different
 
 LEAST_TAU = 0.98  # Kendall's, of two scorings that may stand for each other
 COMPARED = 50  # random subnets
@@ -14,11 +15,7 @@ COMPARED = 50  # random subnets
 
 def compare_rankings(space: SearchSpace, one: Score, other: Score) -> float:
     """Return Kendall's tau of two scorings of the same random subnets; nan where all are equal."""
-    rng = random.Random("ranking")
-    drawn: dict[SubnetConfig, None] = {}
-    while len(drawn) < min(COMPARED, space.size):
-        drawn[space.sample(rng)] = None
-    subnets = list(drawn)
+    subnets = sample_different(space, COMPARED, random.Random("ranking"))
     return kendall_tau(one(subnets), other(subnets))
 
 

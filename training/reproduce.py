@@ -41,7 +41,7 @@ from training.answers import answer
 from training.config import DEFAULT_RESOURCES, MEMORY, Resources, TrainConfig
 from training.costs import LatencyTable
 from training.data import load_test
-from training.distributed import Ranks, join
+from training.distributed import SINGLE, Ranks, join
 from training.estimate import plan
 from training.evaluate import (
     LabelledBatch,
@@ -57,6 +57,7 @@ from training.networks import space_of
 from training.report import write_report
 from training.reproduce_config import PRESETS, STAGES, ReproduceConfig, StageName
 from training.run_directory import HELD_OUT, LOG, TIMING, describe_environment, read_log
+from training.sampling import sample_different
 from training.search import (
     LATENCIES,
     costs_of,
@@ -77,7 +78,6 @@ from training.subject import Subject, hash_tensors, keep_held_out, open_subject
 from training.train import train
 from training.weights import WEIGHTS
 
-SINGLE = Ranks(torch.device("cpu"))
 SHARED = ("train", "search", "retrain", "evaluate")  # stages that all processes do together
 
 
@@ -107,7 +107,6 @@ class Reproduction:
         self.resources = resources
         self.progress = progress
         self.ranks = join(config.train, resources)
-        self._latencies: LatencyTable | None = None  # to be kept when the reproduction begins
         threads_for(self.ranks.world)
         if self._config_path.exists():
             require_same(read_json(self._config_path), config.to_dict(), out)
@@ -170,13 +169,11 @@ class Reproduction:
         config, train = self.config.search, self.config.train
         space = replace(self.space, img_size=train.largest_size)
         header = {"config": self.config.to_dict()}
-        table = find_latencies(space, config, self._searched, header, self.ranks.rank)
+        table = find_latencies(space, config, self._searched, header, self.ranks)
         costs = costs_of(space, table)
         feasible = Feasible(self.space, limits_of(config.bounds, costs))
         kept = self._searched / LATENCIES
-        if table is not None and not kept.exists():
-            self._latencies = table
-        elif table is not None and LatencyTable.from_json(kept.read_text()) != table:
+        if kept.exists() and LatencyTable.from_json(kept.read_text()) != table:
             raise ValueError(
                 f"{self.out} was begun with another table of latencies than {config.latency_table} "
                 "is now; give that one, or another --out"
@@ -188,8 +185,9 @@ class Reproduction:
         return self.out / "search"
 
     def _begin(self) -> None:
-        if self._latencies is not None:
-            keep_latencies(self._latencies, {"config": self.config.to_dict()}, self._searched)
+        table = None if self.is_done("search") else self._limits[0]
+        if table is not None:
+            keep_latencies(table, {"config": self.config.to_dict()}, self._searched)
         if not self._config_path.exists():
             self.out.mkdir(parents=True, exist_ok=True)
             environment = describe_environment(self.ranks.device, self.ranks.world)
@@ -367,7 +365,8 @@ class Reproduction:
     # Evaluation, comparison, report
 
     def _evaluate(self) -> dict[str, Any]:
-        drawn = self._random_subnets()
+        rng = random.Random(f"random subnets/{self.config.train.seed}")
+        drawn = sample_different(self.space, self.config.random_subnets, rng)
         result: dict[str, Any] = {"random_held_out_percent": self._scorer("uniform-0")(drawn)}
         few = drawn[: self.config.compared_subnets]
         result["compared_held_out_percent"] = {
@@ -402,13 +401,6 @@ class Reproduction:
 
     def _config_text(self) -> str:
         return (self.out / "config.json").read_text()
-
-    def _random_subnets(self) -> list[SubnetConfig]:
-        rng = random.Random(f"random subnets/{self.config.train.seed}")
-        drawn: dict[SubnetConfig, None] = {}
-        while len(drawn) < min(self.config.random_subnets, self.space.size):
-            drawn[self.space.sample(rng)] = None
-        return list(drawn)
 
 
 def open_test(

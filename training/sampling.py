@@ -43,6 +43,14 @@ def sample_subnet(space: SearchSpace, seed: int, step: int) -> SubnetConfig:
     return space.sample(random.Random(f"{seed}/{step}"))
 
 
+def sample_different(space: SearchSpace, count: int, rng: random.Random) -> list[SubnetConfig]:
+    """Draw so many different subnets, or all of a space that has fewer."""
+    drawn: dict[SubnetConfig, None] = {}
+    while len(drawn) < min(count, space.size):
+        drawn[space.sample(rng)] = None
+    return list(drawn)
+
+
 def parse_subnet(text: str) -> SubnetConfig:
     """Return the subnet of a published name, or of JSON.
 

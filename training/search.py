@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,17 +37,18 @@ from autoformer_zoo.extract import extract_subnet, slice_supernet
 from autoformer_zoo.space import SearchSpace, SubnetConfig, misfit
 from training.config import PRESETS
 from training.costs import LatencyTable, macs_cost, measure_latencies, measure_ms, params_cost
+from training.distributed import Ranks
 from training.evolution import (
     Evaluated,
     evolve,
     pareto_front,
     random_search,
 )
-from training.journal import require_same, write_json
-from training.limits import Cost, Feasible, Limit
+from training.journal import read_json, require_same, write_json
+from training.limits import INFINITE, Cost, Feasible, Limit
 from training.ranking import require_same_ranking
 from training.run_directory import write_text
-from training.search_config import DEFAULT_SEARCH, INFINITE, Bounds, SearchConfig, config_to_dict
+from training.search_config import DEFAULT_SEARCH, Bounds, SearchConfig, config_to_dict
 from training.spread import SpreadScore, join_ranks, threads_for
 from training.subject import Subject, open_subject
 
@@ -79,12 +81,12 @@ def search(
     rank, world = join_ranks()
     threads_for(world)
     header: dict[str, Any] = {"config": config_to_dict(config), **subject.identity}
-    table = find_latencies(subject.scored_space, config, out, header, rank)
+    ranks = Ranks(torch.device("cpu"), rank, world)
+    table = find_latencies(subject.scored_space, config, out, header, ranks)
     costs = costs_of(subject.scored_space, table)
     feasible = Feasible(subject.space, limits_of(config.bounds, costs))
     if table is not None:
-        if rank == 0:
-            keep_latencies(table, header, out)
+        ranks.by_first(partial(keep_latencies, table, header, out))
         # Other latencies, another search.
         header["latency_sha256"] = hashlib.sha256(table.to_json().encode()).hexdigest()
     if config.precision == "bf16":
@@ -154,7 +156,7 @@ def cut_subnet(
 
 
 def find_latencies(
-    space: SearchSpace, config: SearchConfig, out: Path, header: Mapping[str, Any], rank: int = 0
+    space: SearchSpace, config: SearchConfig, out: Path, header: Mapping[str, Any], ranks: Ranks
 ) -> LatencyTable | None:
     """Read the table that is named or was kept, or measure one; None where nothing asks for it.
 
@@ -163,7 +165,7 @@ def find_latencies(
         config: names the table, or the device and the bounds.
         out: where `keep_latencies` keeps them.
         header: of the search, that going on has to be of.
-        rank: of this process; the first one tells the others.
+        ranks: this process among all; the first one measures for all.
 
     Raises:
         ValueError: `out` holds another search, or the table is none of this space.
@@ -178,18 +180,15 @@ def find_latencies(
         return LatencyTable.from_json(path.read_text())
     if not config.bounds.limits_latency:
         return None
-    found: list[Any] = [None]
-    if rank == 0:
+
+    def find() -> LatencyTable:
         path, begun = out / LATENCIES, out / BEGUN
         if path.exists() and begun.exists():
-            require_same(json.loads(begun.read_text()), header, out)
-            found = [path.read_text()]
-        else:
-            table = measure_latencies(space, config.latency_device, config.latency_batch_size)
-            found = [table.to_json()]
-    if torch.distributed.is_initialized():
-        torch.distributed.broadcast_object_list(found, src=0)
-    return LatencyTable.from_json(found[0])
+            require_same(read_json(begun), header, out)
+            return LatencyTable.from_json(path.read_text())
+        return measure_latencies(space, config.latency_device, config.latency_batch_size)
+
+    return ranks.by_first(find)
 
 
 def keep_latencies(table: LatencyTable, header: Mapping[str, Any], out: Path) -> None:

@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from training.evolution import DEFAULT_EVOLUTION, EvolutionConfig
-
-INFINITE = float("inf")
+from training.limits import INFINITE
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,8 +66,8 @@ def measure_search(
     Raises:
         ValueError: the space is unknown, or a number is below 1.
     """
-    given = {"pictures": pictures, "batch_size": batch_size}
-    for what, value in {**given, "explicit_batch_size": explicit_batch_size}.items():
+    sizes = (pictures, batch_size, explicit_batch_size)
+    for what, value in zip(("pictures", "batch_size", "explicit_batch_size"), sizes, strict=True):
         if value < 1:
             raise ValueError(f"{what} is {value}; expected 1 or more")
     plan = Plan(rounds, warmup=1, settle=0)

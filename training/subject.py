@@ -15,7 +15,7 @@ from torch import Tensor
 from autoformer_zoo.checkpoint import SupernetWeights, load_supernet
 from autoformer_zoo.space import SearchSpace, SubnetConfig
 from training.config import PRESETS, Resources
-from training.distributed import Ranks, device_of
+from training.distributed import SINGLE, device_of
 from training.evaluate import LabelledBatch, inherited_accuracy, load_averaged
 from training.networks import space_of
 from training.run_directory import read_config
@@ -93,8 +93,8 @@ def open_subject(
         assert supernet is not None
         config, weights = PRESETS[preset], load_supernet(supernet)
     alone = replace(config, batch_size=1, augment=replace(config.augment, mixup=0.0, cutmix=0.0))
-    ranks = Ranks(torch.device("cpu"))  # every process sees all pictures: candidates are shared
-    source = open_source(alone, data_dir, ranks, Resources())
+    # Every process sees all pictures: candidates are shared.
+    source = open_source(alone, data_dir, SINGLE, Resources())
     batches, held_out = keep_held_out(source, config.largest_size, pictures)
     identity = {
         "supernet_sha256": hash_tensors(weights.tensors),
