@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from autoformer_zoo.space import SearchSpace, SubnetConfig
-from training.config import Resources, Stage, TrainConfig
+from training.config import AugmentConfig, DataConfig, Resources, Stage, TrainConfig
 from training.data import Pictures
 
 MINI = SearchSpace(
@@ -36,6 +36,13 @@ MINI_CONFIG = TrainConfig(
 )
 ALONE = replace(
     MINI_CONFIG, sampling="fixed", subnet=SubnetConfig(2, 32, (1, 2), (1.0, 2.0)).to_json()
+)
+FOLDER = replace(
+    MINI_CONFIG,
+    data=DataConfig(source="folder", normalisation="imagenet"),
+    augment=AugmentConfig(crop="resized", policy="rand-m9-mstd0.5-inc1", erasing=0.5),
+    held_out_per_class=1,
+    batch_size=4,
 )
 QUICK = Resources(workers=0, plot=False, device="cpu")
 
