@@ -14,13 +14,13 @@ from autoformer_zoo.published import SPACES, SUBNETS
 from autoformer_zoo.space import SearchSpace, SubnetConfig
 
 if TYPE_CHECKING:
-    from autoformer_zoo.checkpoint import CheckpointError, load_supernet
-    from autoformer_zoo.complexity import count_macs, count_params, official_complexity
-    from autoformer_zoo.extract import extract_subnet
-    from autoformer_zoo.factory import create_model, list_models
-    from autoformer_zoo.onnx_classifier import OnnxClassifier
-    from autoformer_zoo.onnx_export import export_onnx
-    from autoformer_zoo.vit import AutoFormer
+    from autoformer_zoo.classify.predict import predict
+    from autoformer_zoo.factory import create_model, extract_subnet, list_models
+    from autoformer_zoo.network.complexity import count_macs, count_params, official_complexity
+    from autoformer_zoo.network.vit import AutoFormer
+    from autoformer_zoo.onnx.classifier import OnnxClassifier
+    from autoformer_zoo.onnx.export import export_onnx
+    from autoformer_zoo.weights.checkpoint import CheckpointError, load_supernet
 
 __version__ = "0.1.0"
 
@@ -40,20 +40,22 @@ __all__ = [
     "list_models",
     "load_supernet",
     "official_complexity",
+    "predict",
 ]
 
 _LAZY = {
-    "AutoFormer": "vit",
-    "CheckpointError": "checkpoint",
-    "OnnxClassifier": "onnx_classifier",
-    "load_supernet": "checkpoint",
-    "count_macs": "complexity",
-    "count_params": "complexity",
+    "AutoFormer": "network.vit",
+    "CheckpointError": "weights.checkpoint",
+    "OnnxClassifier": "onnx.classifier",
+    "count_macs": "network.complexity",
+    "count_params": "network.complexity",
     "create_model": "factory",
-    "export_onnx": "onnx_export",
-    "extract_subnet": "extract",
+    "export_onnx": "onnx.export",
+    "extract_subnet": "factory",
     "list_models": "factory",
-    "official_complexity": "complexity",
+    "load_supernet": "weights.checkpoint",
+    "official_complexity": "network.complexity",
+    "predict": "classify.predict",
 }
 
 

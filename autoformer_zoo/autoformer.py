@@ -29,23 +29,18 @@ from timm.models import (
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
-from autoformer_zoo.published import SPACES, SUBNETS
-from autoformer_zoo.sources import PRETRAINED, SOURCES
+from autoformer_zoo.network.vit import AutoFormer
+from autoformer_zoo.published import CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD, SPACES, SUBNETS
 from autoformer_zoo.space import SubnetConfig
-from autoformer_zoo.vit import AutoFormer
+from autoformer_zoo.weights.layouts import UPSTREAM_NAMES
+from autoformer_zoo.weights.sources import PRETRAINED, SOURCES
 
 if TYPE_CHECKING:
-    from autoformer_zoo.checkpoint import SubnetWeights
+    from autoformer_zoo.weights.checkpoint import SubnetWeights
 
 __all__: list[str] = ["RegisteredAutoFormer", "build_static", "fill"]  # timm adds the models
 
 NANO_WEIGHTS = Path(__file__).parent / "weights" / "nano.safetensors"
-CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
-CIFAR10_STD = (0.2470, 0.2435, 0.2616)
-CIFAR10_CLASSES = (
-    *("airplane", "automobile", "bird", "cat", "deer"),
-    *("dog", "frog", "horse", "ship", "truck"),
-)
 
 MODELS: Mapping[str, SubnetConfig] = MappingProxyType(
     {
@@ -56,8 +51,6 @@ MODELS: Mapping[str, SubnetConfig] = MappingProxyType(
 )
 """Names in the registry, and the subnet that each is where no other is asked for."""
 
-# The patch projection in official and PreNAS, and in NNI state dicts.
-UPSTREAM_NAMES = frozenset({"patch_embed_super.proj.weight", "patch_embed.weight"})
 
 PATCH_SIZES: Mapping[str, int] = MappingProxyType({"autoformer_nano": 4})  # all others: 16
 
@@ -82,7 +75,7 @@ def _source_cfg(source_name: str) -> dict[str, Any]:
     source = SOURCES[source_name]
     return _cfg(
         url=source.url,
-        license=source.licence_text,
+        license=source.license_text,
         origin_url=source.page,
         paper_ids=source.paper_ids if len(source.paper_ids) > 1 else source.paper_ids[0],
         notes=(f"{source.origin}, {source.kind}, trained on {source.trained_on}",),
@@ -132,7 +125,7 @@ class RegisteredAutoFormer(AutoFormer):
         official is what one without a layout is taken for, `autoformer_zoo.create_model` can tell.
         """
         if not UPSTREAM_NAMES.isdisjoint(state_dict):
-            from autoformer_zoo.checkpoint import load_weights
+            from autoformer_zoo.weights.checkpoint import load_weights
 
             state_dict = load_weights(state_dict, self.cfg).tensors
         return super().load_state_dict(state_dict, strict, assign)
@@ -154,7 +147,7 @@ def build_static(
     cfg = {
         "input_size": (weights.in_chans, *weights.img_size),
         "num_classes": weights.num_classes,
-        "license": weights.metadata.get("licence"),
+        "license": weights.metadata.get("license"),
     }
     model: AutoFormer = _build(
         "autoformer_subnet",
@@ -233,7 +226,11 @@ def _create(
 
 
 def _weights(name: str, cfg: Any, subnet: SubnetConfig, cache_dir: Any) -> SubnetWeights:
-    from autoformer_zoo.pretrained import load_named_file, load_pretrained_weights, source_of
+    from autoformer_zoo.weights.pretrained import (
+        load_named_file,
+        load_pretrained_weights,
+        source_of,
+    )
 
     name_with_tag = f"{name}.{cfg.tag}" if cfg.tag else name
     source = source_of(name_with_tag, cfg.url)

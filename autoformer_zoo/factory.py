@@ -17,11 +17,17 @@ from timm.models import parse_model_name
 from torch import nn
 
 from autoformer_zoo.autoformer import MODELS, default_cfgs, fill
+from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.space import SubnetConfig
-from autoformer_zoo.vit import AutoFormer
+from autoformer_zoo.weights.slicing import slice_supernet
+
+if TYPE_CHECKING:  # these cut with this file's functions
+    from autoformer_zoo.network.vit import AutoFormer
+    from autoformer_zoo.weights.checkpoint import SubnetWeights, SupernetWeights
+
 
 if TYPE_CHECKING:
-    from autoformer_zoo.checkpoint import SubnetWeights
+    from autoformer_zoo.weights.checkpoint import SubnetWeights
 
 FAMILY = "autoformer"
 
@@ -72,7 +78,7 @@ def create_model(
             "by AUTOFORMER_ZOO_WEIGHTS with pretrained=True"
         )
 
-    from autoformer_zoo.checkpoint import load_weights
+    from autoformer_zoo.weights.checkpoint import load_weights
 
     weights: SubnetWeights | None = None
     if name == "autoformer_subnet":
@@ -157,3 +163,67 @@ def _as_subnet(subnet: SubnetConfig | Mapping[str, Any] | None) -> SubnetConfig 
 
 def _as_dict(subnet: SubnetConfig | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     return subnet.to_dict() if isinstance(subnet, SubnetConfig) else subnet
+
+
+def extract_subnet(
+    supernet: SupernetWeights,
+    subnet: SubnetConfig,
+    img_size: int | tuple[int, int] | None = None,
+) -> AutoFormer:
+    """Make the static network of a subnet, with the weights that it inherits.
+
+    Args:
+        supernet: from `checkpoint.load_supernet`.
+        subnet: anything that fits the supernet, whether or not it is of the trained space.
+        img_size: input side, or (height, width), in pixels; the supernet's where None. Another
+            size resamples the position embedding, see `AutoFormer.set_input_size`.
+
+    Returns:
+        The network in eval mode, in float32 on the CPU, with tensors of its own.
+
+    Raises:
+        ValueError: the subnet does not fit (the text names the layer, what it needs and what the
+            supernet has), or `img_size` is not a multiple of the patch size.
+    """
+    from autoformer_zoo.weights.checkpoint import SubnetWeights
+
+    weights = SubnetWeights(
+        slice_supernet(supernet.tensors, supernet.sizes, subnet, supernet.bias_rule),
+        subnet,
+        supernet.img_size,
+        supernet.patch_size,
+        supernet.in_chans,
+        supernet.num_classes,
+        supernet.metadata,
+    )
+    return build_subnet(weights, img_size)
+
+
+def build_subnet(
+    weights: SubnetWeights, img_size: int | tuple[int, int] | None = None
+) -> AutoFormer:
+    """Make the static network of a subnet's own weights.
+
+    Args:
+        weights: from `checkpoint.load_subnet` or `checkpoint.load_weights`.
+        img_size: as in `extract_subnet`.
+
+    Returns:
+        The network as `extract_subnet` returns it.
+
+    Raises:
+        ValueError: `img_size` is not a multiple of the patch size.
+    """
+    from autoformer_zoo.autoformer import build_static  # which makes it timm's, so it can be saved
+
+    size = weights.img_size if img_size is None else img_size
+    return build_static(weights, _checked_size(size, weights.patch_size))
+
+
+def _checked_size(img_size: int | tuple[int, int], patch_size: tuple[int, int]) -> tuple[int, int]:
+    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    if height < 1 or width < 1 or height % patch_size[0] or width % patch_size[1]:
+        raise ValueError(
+            f"img_size is {img_size!r}; expected positive multiples of the patch size {patch_size}"
+        )
+    return height, width

@@ -8,6 +8,8 @@ network and supernet shapes, one subnet a budget in millions of parameters.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from autoformer_zoo.space import SearchSpace, SubnetConfig
@@ -147,7 +149,7 @@ SUBNETS = MappingProxyType(
             num_heads=(9, 10, 10, 9, 9, 10, 10, 9, 10, 9, 9, 9, 10, 10),
             mlp_ratio=(4.0, 4.0, 3.5, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0),
         ),
-        # Chosen on held-out pictures by training.choose, see docs/nano.md.
+        # Chosen on held-out images by training.choose, see docs/nano.md.
         "autoformer_nano": SubnetConfig(
             depth=7,
             embed_dim=192,
@@ -156,3 +158,85 @@ SUBNETS = MappingProxyType(
         ),
     }
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """What one set of weights scores.
+
+    Args:
+        top1_percent: share of images whose best answer is right.
+        top5_percent: share whose five best answers hold the right one; None where not stated.
+        dataset: the images.
+        by: who says so, and where; for a measured one, how it was measured.
+    """
+
+    top1_percent: float
+    top5_percent: float | None
+    dataset: str
+    by: str
+
+    def __post_init__(self) -> None:
+        top5 = 100.0 if self.top5_percent is None else self.top5_percent
+        if not 0 <= self.top1_percent <= top5 <= 100:
+            raise ValueError(
+                f"top-1 {self.top1_percent} and top-5 {self.top5_percent}; expected percentages, "
+                "the first not above the second"
+            )
+
+
+def _release(top1_percent: float, top5_percent: float, paper_percent: float) -> Accuracy:
+    by = f"AutoFormer's release; the paper says {paper_percent} top-1"
+    return Accuracy(top1_percent, top5_percent, "ImageNet-1k validation", by)
+
+
+def _prenas(top1_percent: float, top5_percent: float) -> Accuracy:
+    return Accuracy(top1_percent, top5_percent, "ImageNet-1k validation", "PreNAS")
+
+
+PUBLISHED: Mapping[str, Accuracy] = MappingProxyType(
+    {
+        "autoformer_tiny.ms_in1k": _release(75.3, 92.7, paper_percent=74.7),
+        "autoformer_small.ms_in1k": _release(81.7, 95.7, paper_percent=81.7),
+        "autoformer_base.ms_in1k": _release(82.4, 95.7, paper_percent=82.4),
+        "prenas_tiny_6m.in1k": _prenas(77.1, 93.4),
+        "prenas_small_23m.in1k": _prenas(81.8, 95.9),
+        "prenas_base_54m.in1k": _prenas(82.6, 96.0),
+    }
+)
+"""What the authors state, by model.tag; absent where they state nothing for these weights."""
+
+
+MEASURED: Mapping[str, Accuracy] = MappingProxyType(
+    {
+        "autoformer_nano.cifar10": Accuracy(
+            82.34, None, "CIFAR-10 test", "training.choose, see docs/nano.md"
+        ),
+    }
+)
+"""What was measured with this package, by model.tag."""
+
+
+CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
+
+
+CIFAR10_STD = (0.2470, 0.2435, 0.2616)
+
+
+CIFAR10_CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
+
+
+def find_space(name: str) -> SearchSpace:
+    """Return the space of that name, or of that JSON.
+
+    Raises:
+        ValueError: it is unknown; the text has the known ones.
+    """
+    if name.lstrip().startswith("{"):
+        return SearchSpace.from_json(name)
+    if name not in SPACES:
+        raise ValueError(f"space {name!r} is unknown; expected one of {', '.join(SPACES)}, or JSON")
+    return SPACES[name]

@@ -295,3 +295,6 @@ def _json_object(text: str, what: str) -> Mapping[str, Any]:
     if not isinstance(values, Mapping):
         raise ValueError(f"{what} is {type(values).__name__} in JSON; expected an object")
     return values
+
+
+SCALE = HEAD_DIM**-0.5

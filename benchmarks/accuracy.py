@@ -22,19 +22,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from autoformer_zoo.accuracies import PUBLISHED
+from autoformer_zoo.published import PUBLISHED
 from autoformer_zoo.space import SubnetConfig
-from benchmarks.classifiers import (
+from benchmarks.measure.classifiers import (
     Classifier,
     MissingWeightsError,
     open_classifier,
     open_subnets,
 )
-from benchmarks.command import require_positive, run_command
-from benchmarks.competitors import thread_count
-from benchmarks.evaluation import Score, evaluate, open_dataset, read_real_labels
-from benchmarks.results import RESULTS, save_rows, write_csv
-from benchmarks.rows import Row, Setting, current_environment, single
+from benchmarks.measure.competitors import thread_count
+from benchmarks.measure.evaluation import Score, evaluate, open_dataset, read_real_labels
+from benchmarks.measure.options import require_positive, run_command
+from benchmarks.measure.results import RESULTS, save_rows, write_csv
+from benchmarks.measure.rows import Row, Setting, current_environment, single
 
 PROGRAM = "python -m benchmarks.accuracy"
 ROWS = "accuracy.csv"
@@ -55,12 +55,12 @@ class AccuracyOptions:
     split: str = "validation"  # timm's name of the part
     class_map: Path | None = None  # which folder is which class, as timm reads it
     real: str | None = None  # ReaL labels: a JSON file, or timm for those that timm ships
-    batch_size: int = 100  # pictures at a time
-    workers: int = 0  # processes that prepare pictures
+    batch_size: int = 100  # images at a time
+    workers: int = 0  # processes that prepare images
     threads: int = 2  # of torch or onnxruntime, on the CPU
     device: Literal["cpu", "cuda"] = "cpu"  # where to run
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of weights; an ONNX file has its own
-    limit: int | None = None  # stop after about so many pictures
+    limit: int | None = None  # stop after about so many images
     out: Path | None = None  # CSV with the columns of timm's results files
     by_class: Path | None = None  # CSV with a line for each model and class
     save: bool = False  # keep the rows in --results
@@ -91,7 +91,7 @@ TIMM_COLUMNS = (
     *("model", "top1", "top1_err", "top5", "top5_err"),
     *("param_count", "img_size", "crop_pct", "interpolation"),
 )
-CLASS_COLUMNS = ("model", "class", "pictures", "top1", "top5")
+CLASS_COLUMNS = ("model", "class", "images", "top1", "top5")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -202,14 +202,14 @@ def rows_of(scored: Scored, options: AccuracyOptions) -> list[Row]:
     packages = ["onnxruntime"] if classifier.backend == "onnxruntime" else []
     environment = current_environment(options.device, packages)
     height, width = classifier.data["input_size"][-2:]
-    limited = f" (first {score.pictures})" if options.limit is not None else ""
+    limited = f" (first {score.images})" if options.limit is not None else ""
     data = options.data or options.root.name
     figures = {
-        "top1": (score.percent(1), "%", score.pictures),
-        "top5": (score.percent(2), "%", score.pictures),
+        "top1": (score.percent(1), "%", score.images),
+        "top5": (score.percent(2), "%", score.images),
         "real_top1": (score.real_percent(1), "%", int(score.real[0])),
         "real_top5": (score.real_percent(2), "%", int(score.real[0])),
-        "throughput": (score.pictures / score.seconds, "pictures/s", score.pictures),
+        "throughput": (score.images / score.seconds, "images/s", score.images),
     }
     return [
         single(
@@ -229,7 +229,7 @@ def rows_of(scored: Scored, options: AccuracyOptions) -> list[Row]:
 
 
 def class_lines(scored: Scored) -> list[list[str]]:
-    """Return the cells of `CLASS_COLUMNS` for each class that has pictures."""
+    """Return the cells of `CLASS_COLUMNS` for each class that has images."""
     return [
         [scored.classifier.name, str(index), str(total), *(f"{100 * n / total:.3f}" for n in right)]
         for index, (total, *right) in enumerate(scored.score.by_class.tolist())
@@ -239,13 +239,13 @@ def class_lines(scored: Scored) -> list[list[str]]:
 
 def format_table(scored: Sequence[Scored], missing: dict[str, str]) -> str:
     """Return the scores, and what has none, as lines of text."""
-    lines = [f"{'model':<40} {'top-1 %':>8} {'top-5 %':>8} {'ReaL %':>8} {'pictures':>9} /s"]
+    lines = [f"{'model':<40} {'top-1 %':>8} {'top-5 %':>8} {'ReaL %':>8} {'images':>9} /s"]
     for each in scored:
         score, real = each.score, each.score.real_percent(1)
         lines.append(
             f"{each.classifier.name:<40} {score.percent(1):>8.3f} {score.percent(2):>8.3f} "
-            f"{'-' if real is None else f'{real:.3f}':>8} {score.pictures:>9} "
-            f"{score.pictures / score.seconds:.0f}"
+            f"{'-' if real is None else f'{real:.3f}':>8} {score.images:>9} "
+            f"{score.images / score.seconds:.0f}"
         )
     lines += [f"not scored: {reason}" for reason in missing.values()]
     return "\n".join(lines)

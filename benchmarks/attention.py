@@ -27,15 +27,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from autoformer_zoo.attention import is_plain_inference, prepare_constants, relpos_attention
-from autoformer_zoo.attention_inference import augmented
+from autoformer_zoo.network.attention import is_plain_inference, prepare_constants, relpos_attention
+from autoformer_zoo.network.workspace import augmented
 from autoformer_zoo.space import HEAD_DIM, NUM_REL_POS
-from benchmarks.command import require_positive, run_command, shortened
-from benchmarks.competitors import DTYPES, thread_count
-from benchmarks.memory import MIB, PeakMemory
-from benchmarks.results import RESULTS, save_rows
-from benchmarks.rows import Environment, Row, Setting, current_environment, single, timed
-from benchmarks.timing import (
+from benchmarks.measure.competitors import DTYPES, thread_count
+from benchmarks.measure.memory import MIB, PeakMemory
+from benchmarks.measure.options import require_positive, run_command, shortened
+from benchmarks.measure.results import RESULTS, save_rows
+from benchmarks.measure.rows import Environment, Row, Setting, current_environment, single, timed
+from benchmarks.measure.timing import (
     Plan,
     Stopwatch,
     cuda_stopwatch,
@@ -61,7 +61,7 @@ class AttentionOptions:
     form: tuple[Form, ...] = ("plain", "explicit", "decomposed", "augmented")  # who competes
     grid: tuple[int, ...] = (7, 10, 14, 20, 24, 28, 32, 48, 64)  # patches a side
     heads: tuple[int, ...] = (3, 6, 10)  # of 64 channels
-    batch_size: int = 1  # pictures
+    batch_size: int = 1  # images
     threads: int = 2  # of torch, on the CPU
     device: Literal["cpu", "cuda"] = "cpu"  # where to run
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of all operands

@@ -19,20 +19,20 @@ import itertools
 import logging
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from autoformer_zoo.attention import AttentionForm
-from benchmarks.command import require_positive, run_command, shortened
-from benchmarks.competitors import (
+from autoformer_zoo.network.attention import AttentionForm
+from benchmarks.measure.competitors import (
     DEIT_OF_SIZE,
     DTYPES,
     Backend,
     Competitor,
+    OnnxFiles,
     Precision,
     Track,
     build,
@@ -44,12 +44,10 @@ from benchmarks.competitors import (
     takes_part,
     thread_count,
 )
-from benchmarks.latency_table import format_table
-from benchmarks.matmul import SIDE, peak_gflops
-from benchmarks.memory import peak_of_model
-from benchmarks.onnx_files import OnnxFiles
-from benchmarks.results import RESULTS, save_rows
-from benchmarks.rows import (
+from benchmarks.measure.memory import peak_of_model
+from benchmarks.measure.options import require_positive, run_command, shortened
+from benchmarks.measure.results import RESULTS, save_rows
+from benchmarks.measure.rows import (
     Environment,
     RatioRow,
     Row,
@@ -60,11 +58,13 @@ from benchmarks.rows import (
     single,
     timed,
 )
-from benchmarks.timing import (
+from benchmarks.measure.timing import (
+    SIDE,
     Plan,
     Stopwatch,
     cuda_stopwatch,
     measure,
+    peak_gflops,
     ratio_of_medians,
     require_device,
     summarise,
@@ -85,7 +85,7 @@ class LatencyOptions:
         name for zoo, deit in DEIT_OF_SIZE.items() for name in (zoo, deit, f"{zoo}@explicit")
     )  # names, with spaces or commas between them; NAME@FORM fixes the form of the attention
     baseline: str | None = None  # divide all others by this model; else by DeiT and by @explicit
-    batch_size: tuple[int, ...] = (1, 8)  # pictures
+    batch_size: tuple[int, ...] = (1, 8)  # images
     threads: tuple[int, ...] = (2,)  # of torch or onnxruntime, on the CPU
     device: Literal["cpu", "cuda"] = "cpu"  # where to run
     backend: tuple[Backend, ...] = ("eager",)  # cudagraphs: torch.compile with CUDA graphs
@@ -97,7 +97,7 @@ class LatencyOptions:
     seconds: float | None = Plan().seconds  # for each group of interleaved models, about
     warmup: int = Plan().warmup  # untimed calls of each model before the first round
     settle: int = Plan().settle  # untimed calls before each timed one
-    seed: int = Plan().seed  # of the order in the rounds, of pictures and of weights
+    seed: int = Plan().seed  # of the order in the rounds, of images and of weights
     quick: bool = False  # tiny at batch 1 in few rounds, where nothing else is asked for
     save: bool = False  # keep the rows in --results
     results: Path = RESULTS  # folder of the files of rows
@@ -274,17 +274,17 @@ def _latency_row(
 
 
 def derived_rows(row: Row, macs: float, peak: float | None) -> list[Row]:
-    """Return what follows from a latency: pictures/s, and how fast the multiply-adds are done.
+    """Return what follows from a latency: images/s, and how fast the multiply-adds are done.
 
     Args:
         row: the latency.
-        macs: multiply-adds of one picture.
+        macs: multiply-adds of one image.
         peak: of the machine, in GFLOP/s, where it was measured.
     """
 
     rows = [
-        rate(row, "throughput", row.batch, "pictures/s"),
-        restated(row, "macs", (macs / 1e9,) * 3, "G a picture", repeats=1),
+        rate(row, "throughput", row.batch, "images/s"),
+        restated(row, "macs", (macs / 1e9,) * 3, "G a image", repeats=1),
     ]
     if peak is not None:  # in int8 there is no product of torch to compare with
         gflop = 2 * macs * row.batch / 1e9
@@ -356,3 +356,61 @@ def _ratios(
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+FIGURES = {  # heading, width, digits after the point; of rows whose `what` is the key
+    "throughput": ("images/s", 11, 1),
+    "macs": ("GMACs", 7, 2),
+    "flops": ("GFLOP/s", 9, 1),
+    "share_of_peak": ("% of peak", 10, 1),
+    "peak_memory": ("peak MiB", 9, 0),
+}
+
+
+def format_table(rows: Sequence[Row], ratios: Sequence[RatioRow]) -> str:
+    """Return the rows, one line a model and setting, and the ratios below, as lines of text."""
+    heading = (
+        f"{'model':<34} {'backend':<11} {'precision':<9} {'input':<9} {'batch':>5} {'threads':>7} "
+        f"{'median ms':>10} {'p10':>9} {'p90':>9}"
+    )
+    heading += "".join(f"{title:>{width}}" for title, width, _ in FIGURES.values())
+    by_line: dict[tuple[object, ...], dict[str, Row]] = {}
+    for row in rows:
+        by_line.setdefault(row.key[1:], {})[row.what] = row
+    lines = [_line(line) for line in by_line.values() if "latency" in line]
+    lines += [f"{r.model:<34} {r.precision:<9} {r.median:.0f} {r.unit}" for r in peaks(rows)]
+    text = [heading, *lines]
+    if ratios:
+        text += ["", "ratio of medians, with a bootstrap interval of 95 %"]
+        text += [_ratio_line(ratio) for ratio in ratios]
+    return "\n".join(text)
+
+
+def peaks(rows: Sequence[Row]) -> list[Row]:
+    """Return the machine's peaks among the rows, the fastest for each precision."""
+    found: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        if row.what == "peak":
+            known = found.setdefault((row.machine, row.precision), row)
+            found[row.machine, row.precision] = max(known, row, key=lambda each: each.median)
+    return list(found.values())
+
+
+def _line(figures: Mapping[str, Row]) -> str:
+    row = figures["latency"]
+    text = (
+        f"{row.model:<34} {row.backend:<11} {row.precision:<9} {row.input:<9} {row.batch:>5} "
+        f"{row.threads:>7} {row.median:>10.2f} {row.p10:>9.2f} {row.p90:>9.2f}"
+    )
+    for what, (_, width, digits) in FIGURES.items():
+        value = f"{figures[what].median:.{digits}f}" if what in figures else "-"
+        text += f"{value:>{width}}"
+    return text
+
+
+def _ratio_line(ratio: RatioRow) -> str:
+    return (
+        f"{ratio.model:<26} / {ratio.baseline:<30} {ratio.backend:<11} {ratio.precision:<5} "
+        f"batch {ratio.batch:<4} threads {ratio.threads:<3} "
+        f"{ratio.ratio:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
+    )

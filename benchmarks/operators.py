@@ -20,12 +20,11 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.command import require_positive, run_command, shortened
-from benchmarks.competitors import Track, build, make_run, thread_count
-from benchmarks.onnx_files import OnnxFiles
-from benchmarks.results import RESULTS, save_rows
-from benchmarks.rows import Row, Setting, current_environment, timed
-from benchmarks.timing import collection_off, orders, summarise, wall_stopwatch
+from benchmarks.measure.competitors import OnnxFiles, Track, build, make_run, thread_count
+from benchmarks.measure.options import require_positive, run_command, shortened
+from benchmarks.measure.results import RESULTS, save_rows
+from benchmarks.measure.rows import Row, Setting, current_environment, timed
+from benchmarks.measure.timing import collection_off, orders, summarise, wall_stopwatch
 
 PROGRAM = "python -m benchmarks.operators"
 ROWS = "operators.csv"
@@ -41,7 +40,7 @@ class OperatorOptions:
     """Profile models in eager mode on the CPU, in fp32."""
 
     models: tuple[str, ...] = ("autoformer_tiny", "deit_tiny_patch16_224")  # as benchmarks.latency
-    batch_size: int = 1  # pictures
+    batch_size: int = 1  # images
     threads: int = 2  # of torch
     rounds: int = 40  # profiled calls of each model
     quick: bool = False  # few rounds, where nothing else is asked for

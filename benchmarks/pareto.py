@@ -4,7 +4,7 @@
     python -m benchmarks.pareto --quick
 
 The accuracies are what the authors state for their weights on ImageNet-1k; none was measured here,
-and every table and picture says so. The latency is measured, with random weights of the same
+and every table and image says so. The latency is measured, with random weights of the same
 architecture. Models without a published accuracy are not in it.
 """
 
@@ -17,11 +17,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from autoformer_zoo.accuracies import PUBLISHED
-from benchmarks.command import run_command, shortened
+from autoformer_zoo.published import PUBLISHED
 from benchmarks.latency import LatencyOptions, measure_groups
-from benchmarks.results import RESULTS, save_rows
-from benchmarks.rows import Row, restated
+from benchmarks.measure.options import run_command, shortened
+from benchmarks.measure.results import RESULTS, save_rows
+from benchmarks.measure.rows import Row, restated
 
 PROGRAM = "python -m benchmarks.pareto"
 ROWS = "pareto.csv"
@@ -41,16 +41,16 @@ class ParetoOptions:
     """Time every model whose accuracy is published, and set both side by side."""
 
     device: Literal["cpu", "cuda"] = "cpu"  # where to run
-    batch_size: tuple[int, ...] = (1,)  # pictures
+    batch_size: tuple[int, ...] = (1,)  # images
     threads: int = 2  # of torch, on the CPU
     backend: Literal["eager", "compile"] = "eager"  # as is, or by torch.compile
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of weights and pictures
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of weights and images
     models: tuple[str, ...] = ()  # of those with a published accuracy; all where none is named
     rounds: int = 30  # timed calls of each model, at most
     seconds: float = 60.0  # for each batch size, about
     quick: bool = False  # the tiny ones in few rounds, where nothing else is asked for
-    save: bool = False  # keep the rows in --results, and draw the picture there
-    results: Path = RESULTS  # folder of the file of rows and of the picture
+    save: bool = False  # keep the rows in --results, and draw the image there
+    results: Path = RESULTS  # folder of the file of rows and of the image
 
 
 QUICK = {

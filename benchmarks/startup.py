@@ -5,7 +5,7 @@
 
 Each measurement is a new process, in interleaved rounds. Its stages: import of torch, of timm, of
 this package; `create_model(..., pretrained=True)` from a local file; the first prediction for one
-picture and a later one. `warm` finds compiled bytecode, as every run but the first does. `cold`
+image and a later one. `warm` finds compiled bytecode, as every run but the first does. `cold`
 finds none, as the first run after an installation: it compiles all it imports. In both the files
 may lie in the page cache, which cannot be emptied without being root; after a reboot the disk's
 time comes on top. Extraction is measured beside: a supernet's file opened, one subnet cut out and
@@ -25,10 +25,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.command import require_positive, run_command, shortened
-from benchmarks.results import RESULTS, save_rows
-from benchmarks.rows import Environment, Row, Setting, current_environment, timed
-from benchmarks.timing import orders, summarise
+from benchmarks.measure.options import require_positive, run_command, shortened
+from benchmarks.measure.results import RESULTS, save_rows
+from benchmarks.measure.rows import Environment, Row, Setting, current_environment, timed
+from benchmarks.measure.timing import orders, summarise
 
 PROGRAM = "python -m benchmarks.startup"
 ROWS = "startup.csv"
@@ -93,7 +93,7 @@ def measure_startup(options: StartupOptions) -> list[Row]:
         OSError: a process failed.
     """
     from autoformer_zoo.published import SPACES
-    from benchmarks.competitors import split_spec
+    from benchmarks.measure.competitors import split_spec
 
     options = shortened(options, QUICK) if options.quick else options
     require_positive("rounds", (options.rounds,))
@@ -126,9 +126,9 @@ def _write_weights(options: StartupOptions, folder: Path) -> dict[str, Path]:
     import torch
     from safetensors.torch import save_file
 
-    from autoformer_zoo.checkpoint import SupernetWeights, save_supernet
     from autoformer_zoo.published import SPACES
-    from autoformer_zoo.upstream_formats import Architecture
+    from autoformer_zoo.weights.checkpoint import SupernetWeights, save_supernet
+    from autoformer_zoo.weights.layouts import Architecture
 
     files = {}
     for name in options.models:
@@ -147,7 +147,7 @@ def _write_weights(options: StartupOptions, folder: Path) -> dict[str, Path]:
 
 def _kind(name: str) -> Literal["zoo", "timm", "extract"]:
     from autoformer_zoo.published import SPACES
-    from benchmarks.competitors import has_forms
+    from benchmarks.measure.competitors import has_forms
 
     if name in SPACES:
         return "extract"
@@ -162,7 +162,7 @@ def _run(job: Job, threads: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as empty:
         if job.state == "cold":
             command += ["-X", f"pycache_prefix={empty}"]
-        command += ["-m", "benchmarks.startup_child", job.kind, job.name, str(job.weights)]
+        command += ["-m", "benchmarks.measure.startup_child", job.kind, job.name, str(job.weights)]
         done = subprocess.run(
             command, env=environment, cwd=empty, capture_output=True, text=True, check=False
         )

@@ -1,10 +1,11 @@
-"""Pictures per second and peak memory of a supernet step, by form of the attention and precision.
+"""Images per second and peak memory of a supernet step, by form of the attention and precision.
 
     python -m benchmarks.train_step --space nano --batch-size 128 --save
     python -m benchmarks.train_step --space tiny --batch-size 16 --precision fp32 bf16 --save
 
 Forward and backward pass of one random subnet a round, the same for all competitors, without data
-loading and optimizer, which are the same for all of them: what `training.supernet` does in a step.
+loading and optimizer, which are the same for all of them: what a training step does in
+`autoformer_zoo.network.supernet`.
 The explicit form in fp32 is what the official code computes. "decomposed-checkpointed" runs every
 block again in the backward pass, as `--grad-checkpointing` does in training. Peak memory is
 measured apart from time, in processes of their own on the CPU. The last line is one JSON document.
@@ -25,14 +26,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autoformer_zoo.extract import put_tensors, slice_supernet
+from autoformer_zoo.network.supernet import put_tensors
+from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.published import SPACES
 from autoformer_zoo.space import SearchSpace, SubnetConfig
-from autoformer_zoo.vit import AutoFormer
-from benchmarks.command import run_command
-from benchmarks.memory import MIB
-from benchmarks.results import RESULTS, save_rows
-from benchmarks.rows import (
+from autoformer_zoo.weights.slicing import slice_supernet
+from benchmarks.measure.memory import MIB
+from benchmarks.measure.options import run_command
+from benchmarks.measure.results import RESULTS, save_rows
+from benchmarks.measure.rows import (
     RatioRow,
     Row,
     Setting,
@@ -42,7 +44,7 @@ from benchmarks.rows import (
     single,
     timed,
 )
-from benchmarks.timing import (
+from benchmarks.measure.timing import (
     Plan,
     cuda_stopwatch,
     measure,
@@ -71,7 +73,7 @@ class StepOptions:
     space: str = "nano"
     """Which search space."""
     batch_size: int = 128
-    """Pictures a step."""
+    """Images a step."""
     precision: tuple[Precision, ...] = ("fp32",)
     """Of the forward and backward pass; half precisions by autocast."""
     form: tuple[Form, ...] = get_args(Form)
@@ -113,7 +115,7 @@ class Step:
         space: the supernet, and where subnets are drawn.
         form: of the attention.
         precision: of the forward and backward pass.
-        batch_size: pictures.
+        batch_size: images.
         device: where to run.
     """
 
@@ -181,7 +183,7 @@ def measure_step(options: StepOptions) -> tuple[list[Row], list[RatioRow]]:
         setting = Setting(precision, options.batch_size, torch.get_num_threads())
         place = f"{space.img_size}x{space.img_size}"
         row = timed(WHAT, options.space, summarise(spent), setting, environment, place, form)
-        rows += [row, rate(row, "throughput", options.batch_size, "pictures/s")]
+        rows += [row, rate(row, "throughput", options.batch_size, "images/s")]
         if peak := peaks.get((form, precision)):
             memory = ("peak_memory", options.space, peak / MIB, "MiB")
             rows.append(single(*memory, setting, environment, form, place))
@@ -245,7 +247,7 @@ def format_table(rows: Sequence[Row], ratios: Sequence[RatioRow]) -> str:
         memory = found.get(("peak_memory", *key))
         held = "" if memory is None else f"{memory:8.0f} MiB"
         speed = found[("throughput", *key)]
-        told = f"{row.backend:24s} {row.precision} {speed:8.1f} pictures/s{held}"
+        told = f"{row.backend:24s} {row.precision} {speed:8.1f} images/s{held}"
         lines.append(f"{told}   {', '.join(against)}")
     return "\n".join(lines)
 

@@ -16,8 +16,9 @@ from typing import Annotated
 
 import tyro
 
-from autoformer_zoo.checkpoint import (
-    CheckpointError,
+from autoformer_zoo.cli.command import PROGRAM, run_command
+from autoformer_zoo.space import SubnetConfig
+from autoformer_zoo.weights.checkpoint import (
     SubnetWeights,
     SupernetWeights,
     convert_supernet,
@@ -25,8 +26,7 @@ from autoformer_zoo.checkpoint import (
     load_weights,
     save_subnet,
 )
-from autoformer_zoo.space import SubnetConfig
-from autoformer_zoo.upstream_formats import Layout
+from autoformer_zoo.weights.layouts import Layout
 
 PROG = "python -m hub.convert"
 
@@ -41,7 +41,7 @@ class ConvertConfig:
         layout: how q, k and v lie in an official-shaped file; packed_prefix where not given.
         subnet: cut this subnet out: a config in JSON, or a file that holds one.
         origin: where the weights come from, for the header.
-        licence: their licence, for the header.
+        license: their license, for the header.
     """
 
     file: tyro.conf.Positional[Path]
@@ -49,7 +49,7 @@ class ConvertConfig:
     layout: Layout | None = None
     subnet: Annotated[str | None, tyro.conf.arg(metavar="JSON")] = None
     origin: str | None = None
-    licence: str | None = None
+    license: str | None = None
 
 
 def convert(config: ConvertConfig) -> dict[str, object]:
@@ -86,17 +86,14 @@ def convert(config: ConvertConfig) -> dict[str, object]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; a refused file or argument is one line on stderr and code 2."""
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s")
-    config = tyro.cli(ConvertConfig, args=argv, prog=PROG)
-    try:
-        result = convert(config)
-    except (CheckpointError, ValueError, OSError) as error:
-        print(f"{PROG}: {error}", file=sys.stderr)
-        return 2
+    """Run the command; exit codes as in `run_command`."""
+    return run_command(PROGRAM, ConvertConfig, argv, _run, log_level=logging.WARNING)
+
+
+def _run(config: ConvertConfig) -> None:
+    result = convert(config)
     print(f"{result['kind']} of {result['tensors']} tensors written to {result['out']}")
     print(json.dumps(result))
-    return 0
 
 
 def _check_paths(config: ConvertConfig) -> None:
@@ -119,7 +116,7 @@ def _read_subnet(text: str) -> SubnetConfig:
 
 def _notes(config: ConvertConfig) -> dict[str, str]:
     """Return what the header shall say of the origin, the source's hash among it."""
-    given = {"origin": config.origin, "licence": config.licence}
+    given = {"origin": config.origin, "license": config.license}
     notes = {key: value for key, value in given.items() if value is not None}
     if config.file.is_file():
         digest = hashlib.sha256()

@@ -9,18 +9,18 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from autoformer_zoo.sources import SOURCES, Source
+from autoformer_zoo.weights.sources import SOURCES, Source
 
 __all__ = ["SOURCES", "Source", "main"]
 
 
 def main() -> int:
     """Print a table, and as the last line the whole of it as one JSON object."""
-    print(f"{'name':<16}{'kind':<10}{'layout':<20}{'sha256':<12}{'licence':<14}url")
+    print(f"{'name':<16}{'kind':<10}{'layout':<20}{'sha256':<12}{'license':<14}url")
     for name, source in SOURCES.items():
-        sha256, licence = source.sha256 or "unknown", source.licence or "unknown"
+        sha256, license = source.sha256 or "unknown", source.license or "unknown"
         layout = source.layout or "by its keys"
-        print(f"{name:<16}{source.kind:<10}{layout:<20}{sha256:<12}{licence:<14}{source.url}")
+        print(f"{name:<16}{source.kind:<10}{layout:<20}{sha256:<12}{license:<14}{source.url}")
     print(json.dumps({name: asdict(source) for name, source in SOURCES.items()}))
     return 0
 

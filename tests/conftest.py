@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from autoformer_zoo.attention import FORM_VARIABLE
+from autoformer_zoo.network.attention import FORM_VARIABLE
 
 torch.set_num_threads(1)  # tests run several processes at a time, with small tensors
 

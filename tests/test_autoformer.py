@@ -19,11 +19,11 @@ from torch import Tensor
 import autoformer_zoo as az
 from autoformer_zoo import autoformer
 from autoformer_zoo.autoformer import MODELS, build_static, default_cfgs
-from autoformer_zoo.checkpoint import CheckpointError, save_subnet, save_supernet
-from autoformer_zoo.complexity import count_params
-from autoformer_zoo.vit import AutoFormer
-from tests.loopback import Loopback, hub_replies, serve
-from tests.made_weights import (
+from autoformer_zoo.network.complexity import count_params
+from autoformer_zoo.network.vit import AutoFormer
+from autoformer_zoo.weights.checkpoint import CheckpointError, save_subnet, save_supernet
+from tests.helpers.loopback import Loopback, hub_replies, serve
+from tests.helpers.made_weights import (
     SIZES,
     SUBNET,
     SUPERNET,
@@ -35,7 +35,7 @@ from tests.made_weights import (
 )
 
 WEIGHTS = cut(make_supernet(seed=1))
-PICTURES = torch.linspace(-2, 2, 2 * 3 * 64 * 64).reshape(2, 3, 64, 64)
+IMAGES = torch.linspace(-2, 2, 2 * 3 * 64 * 64).reshape(2, 3, 64, 64)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def _assert_has(model: Any, tensors: Any) -> None:
         assert torch.equal(state[name], tensor), name
 
 
-def _assert_same(one: Any, other: Any, x: Tensor = PICTURES) -> None:
+def _assert_same(one: Any, other: Any, x: Tensor = IMAGES) -> None:
     with torch.inference_mode():
         assert torch.equal(one.eval()(x), other.eval()(x))
 
@@ -122,9 +122,9 @@ def test_preprocessing_comes_from_the_config() -> None:
     model = timm.create_model("autoformer_tiny", device="meta")
     config = resolve_model_data_config(model)
     assert config["crop_pct"] == 0.875
-    picture = create_transform(**config, is_training=False)
-    assert [type(step).__name__ for step in picture.transforms][:2] == ["Resize", "CenterCrop"]
-    assert picture.transforms[0].size == 256
+    image = create_transform(**config, is_training=False)
+    assert [type(step).__name__ for step in image.transforms][:2] == ["Resize", "CenterCrop"]
+    assert image.transforms[0].size == 256
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_packaged_weights_need_neither_network_nor_cache(
     save_supernet(nano, path)
     monkeypatch.setattr(autoformer, "NANO_WEIGHTS", path)
     monkeypatch.setenv("AUTOFORMER_ZOO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("autoformer_zoo.pretrained.fetch", None)
+    monkeypatch.setattr("autoformer_zoo.weights.pretrained.fetch", None)
 
     cfg = {"file": str(path)}
     model = timm.create_model("autoformer_nano", pretrained=True, pretrained_cfg_overlay=cfg)
@@ -429,8 +429,8 @@ def test_saved_config_is_plain_json(tmp_path: Path) -> None:
     assert config["num_classes"] == 10
 
 
-def test_licence_of_the_weights_is_saved_with_them(tmp_path: Path) -> None:
-    weights = replace(WEIGHTS, metadata={"licence": "apache-2.0"})
+def test_license_of_the_weights_is_saved_with_them(tmp_path: Path) -> None:
+    weights = replace(WEIGHTS, metadata={"license": "apache-2.0"})
     save_for_hf(build_static(weights), str(tmp_path))
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["pretrained_cfg"]["license"] == "apache-2.0"

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoformer_zoo.complexity import count_params
+from autoformer_zoo.network.complexity import count_params
 from autoformer_zoo.published import SPACES, SUBNETS
 from autoformer_zoo.space import SearchSpace, SubnetConfig, misfit
 
@@ -276,7 +276,7 @@ def test_supernet_has_the_size_of_the_released_one(space: str, params: int) -> N
     assert count_params(SPACES[space].supernet) == params
 
 
-def test_nano_space_is_that_of_small_pictures() -> None:
+def test_nano_space_is_that_of_small_images() -> None:
     nano = SPACES["nano"]
 
     assert (nano.img_size, nano.patch_size, nano.num_classes) == (32, 4, 10)

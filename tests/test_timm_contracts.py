@@ -23,7 +23,7 @@ from timm.models._manipulate import group_parameters
 from torch import Tensor, nn
 
 import autoformer_zoo as az
-from autoformer_zoo.vit import AutoFormer
+from autoformer_zoo.network.vit import AutoFormer
 
 NAMES = timm.list_models(module="autoformer")
 SMALL = ("autoformer_nano", "autoformer_tiny")
@@ -49,7 +49,7 @@ def _noise() -> Tensor:
     return 0.12 * torch.rand(2_000_000, generator=torch.Generator().manual_seed(0)) - 0.06
 
 
-def _pictures(model: nn.Module, batch: int) -> Tensor:
+def _images(model: nn.Module, batch: int) -> Tensor:
     core = getattr(model, "model", model)  # a feature extractor wraps its network
     size = (core.in_chans, *core.patch_embed.img_size)
     return torch.randn(batch, *size, generator=torch.Generator().manual_seed(1))
@@ -62,7 +62,7 @@ def test_all_names_are_registered() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_forward_and_backward_reach_every_parameter(name: str) -> None:
     model = _real(name, num_classes=42).train()
-    out = model(_pictures(model, 2))
+    out = model(_images(model, 2))
     assert out.shape == (2, 42)
     assert out.isfinite().all()
     out.mean().backward()
@@ -72,7 +72,7 @@ def test_forward_and_backward_reach_every_parameter(name: str) -> None:
 @pytest.mark.parametrize("name", SMALL_FIRST)
 def test_checkpointing_leaves_the_output_alone(name: str) -> None:
     model = _real(name).eval()
-    x = _pictures(model, 1)
+    x = _images(model, 1)
     out = model(x)
     assert out.shape == (1, model.default_cfg["num_classes"])
     model.set_grad_checkpointing()
@@ -95,7 +95,7 @@ def test_default_cfg_describes_the_model(name: str) -> None:
 @pytest.mark.parametrize("name", SMALL_FIRST)
 def test_shapes_follow_the_head(name: str) -> None:
     model = _real(name).eval()
-    x = _pictures(model, 1)
+    x = _images(model, 1)
     features = model.forward_features(x)
     pooled = model.forward_head(features, pre_logits=True)
     assert features.shape == (1, 1 + model.patch_embed.num_patches, model.num_features)
@@ -164,7 +164,7 @@ def test_factory_device_and_dtype_hold_for_everything(name: str) -> None:
 def test_features_only_returns_maps(name: str) -> None:
     model = _real(name, features_only=True).eval()
     info = model.feature_info
-    x = _pictures(model, 1)
+    x = _images(model, 1)
     maps = model(x)
     assert len(maps) == 3
     for channels, reduction, out in zip(info.channels(), info.reduction(), maps, strict=True):
@@ -179,7 +179,7 @@ def test_features_only_returns_the_intermediates(name: str, indices: Any) -> Non
     extractor.load_state_dict(
         {f"model.{key}": value for key, value in whole.state_dict().items()}, strict=False
     )
-    x = _pictures(whole, 2)
+    x = _images(whole, 2)
     expected = whole.eval().forward_intermediates(x, indices, intermediates_only=True)
     torch.testing.assert_close(extractor.eval()(x), expected)
 
@@ -187,7 +187,7 @@ def test_features_only_returns_the_intermediates(name: str, indices: Any) -> Non
 @pytest.mark.parametrize("name", SMALL_FIRST)
 def test_forward_intermediates_agrees_with_features(name: str) -> None:
     model = _real(name).eval()
-    x = _pictures(model, 1)
+    x = _images(model, 1)
     info = FeatureInfo(model.feature_info, len(model.feature_info))
     with torch.no_grad():
         final, maps = model.forward_intermediates(x)
@@ -201,7 +201,7 @@ def test_forward_intermediates_agrees_with_features(name: str) -> None:
 @pytest.mark.parametrize("name", SMALL_FIRST)
 def test_pruning_keeps_outputs_and_uses_all_parameters(name: str) -> None:
     model = _real(name).eval()
-    x, last = _pictures(model, 2), model.cfg.depth - 1
+    x, last = _images(model, 2), model.cfg.depth - 1
     with torch.no_grad():
         expected, maps = model(x), model.forward_intermediates(x, intermediates_only=True)
         pruned = copy.deepcopy(model)
@@ -223,7 +223,7 @@ def test_pruning_keeps_outputs_and_uses_all_parameters(name: str) -> None:
 @pytest.mark.parametrize("name", SMALL_FIRST)
 def test_head_width_survives_pruning(name: str) -> None:
     model = _real(name, num_classes=0).eval()
-    x = _pictures(model, 2)
+    x = _images(model, 2)
     model.prune_intermediate_layers([model.cfg.depth - 2], prune_norm=True)
     model.reset_classifier(7, "avg")
     features = model.forward_features(x)
@@ -246,7 +246,7 @@ def _through_fx(model: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("name", SMALL_FIRST)
 def test_fx_trace_agrees_and_trains(name: str, dynamic: bool) -> None:
     model = _real(name, dynamic_img_size=dynamic).eval()
-    x = _pictures(model, 2)
+    x = _images(model, 2)
     expected = model(x).detach()
     traced = _through_fx(model)
     (out,) = traced(x).values()
@@ -258,14 +258,14 @@ def test_fx_trace_agrees_and_trains(name: str, dynamic: bool) -> None:
 @torch.no_grad()
 def test_fx_traces_without_gradients() -> None:
     model = _real("autoformer_nano").eval()
-    x = _pictures(model, 2)
+    x = _images(model, 2)
     (out,) = _through_fx(model)(x).values()
     torch.testing.assert_close(out, model(x))
 
 
 def test_reset_classifier_keeps_the_pooling() -> None:
     model = _real("autoformer_nano", global_pool="max").eval()
-    x = _pictures(model, 2)
+    x = _images(model, 2)
     expected = model.forward_head(model.forward_features(x), pre_logits=True)
     model.reset_classifier(5)
     actual = model.forward_head(model.forward_features(x), pre_logits=True)
@@ -280,7 +280,7 @@ def test_feature_extractor_trains_with_checkpointing() -> None:
     for enable in (False, True):
         model = _real("autoformer_nano", features_only=True).train()
         model.model.set_grad_checkpointing(enable)
-        sum(out.square().mean() for out in model(_pictures(model, 2))).backward()
+        sum(out.square().mean() for out in model(_images(model, 2))).backward()
         gradients.append([p.grad for p in model.parameters()])
     assert all(g is not None for g in gradients[0])
     torch.testing.assert_close(gradients[1], gradients[0])
@@ -288,7 +288,7 @@ def test_feature_extractor_trains_with_checkpointing() -> None:
 
 def test_dtype_may_change_after_a_forward_pass() -> None:
     model = _real("autoformer_nano").eval()
-    x = _pictures(model, 1)
+    x = _images(model, 1)
     with torch.no_grad():
         expected = model(x)  # fills whatever is kept between calls
         assert model.to(torch.bfloat16)(x.bfloat16()).dtype == torch.bfloat16
@@ -300,7 +300,7 @@ def test_weights_may_change_after_a_forward_pass() -> None:
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.mul_(1.5)
-        x = _pictures(model, 2)
+        x = _images(model, 2)
         for _ in range(3):  # what is kept between calls is in use by now
             before = model(x)
         for parameter, new in zip(model.parameters(), other.parameters(), strict=True):
@@ -317,7 +317,7 @@ def test_embedded_weights_adapt_to_channels_and_classes(num_classes: int) -> Non
     model = timm.create_model(
         "autoformer_nano", pretrained=True, in_chans=1, num_classes=num_classes
     ).eval()
-    assert model(_pictures(model, 2)).shape == (2, num_classes or model.num_features)
+    assert model(_images(model, 2)).shape == (2, num_classes or model.num_features)
     summed = whole.patch_embed.proj.weight.sum(1, keepdim=True)
     torch.testing.assert_close(model.patch_embed.proj.weight, summed, rtol=0, atol=1e-6)
     kept, original = model.blocks.state_dict(), whole.blocks.state_dict()
@@ -327,7 +327,7 @@ def test_embedded_weights_adapt_to_channels_and_classes(num_classes: int) -> Non
 def test_embedded_weights_reach_the_feature_extractor() -> None:
     whole = timm.create_model("autoformer_nano", pretrained=True).eval()
     extractor = timm.create_model("autoformer_nano", pretrained=True, features_only=True).eval()
-    x = _pictures(whole, 2)
+    x = _images(whole, 2)
     expected = whole.forward_intermediates(x, 3, intermediates_only=True)
     torch.testing.assert_close(extractor(x), expected)
 
@@ -354,7 +354,7 @@ def test_resized_model_comes_back_from_a_folder(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "config.json").read_text())["num_classes"] == 7
     assert loaded.pretrained_cfg["input_size"] == (4, 48, 64)
     assert loaded.patch_embed.grid_size == (6, 8)
-    x = _pictures(model, 2)
+    x = _images(model, 2)
     assert torch.equal(loaded(x), model(x))
 
 
@@ -381,7 +381,7 @@ def test_saved_model_forgets_the_regularisation(tmp_path: Path) -> None:
     kinds = ("drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
     loaded = _saved_and_loaded(_mini(**dict.fromkeys(kinds, 0.2)), tmp_path)
     assert not set(kinds) & set(json.loads((tmp_path / "config.json").read_text())["model_args"])
-    x = _pictures(loaded, 2)
+    x = _images(loaded, 2)
     assert torch.equal(loaded.train()(x), loaded.eval()(x))
 
 
@@ -389,4 +389,4 @@ def test_saved_model_comes_back_from_a_folder(tmp_path: Path) -> None:
     model = _mini(num_classes=3)
     loaded = _saved_and_loaded(model, tmp_path)
     assert loaded.cfg == MINI
-    assert torch.equal(loaded(_pictures(model, 2)), model(_pictures(model, 2)))
+    assert torch.equal(loaded(_images(model, 2)), model(_images(model, 2)))

@@ -56,13 +56,13 @@ def test_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
     assert files <= set(zipfile.ZipFile(wheel).namelist())
 
 
-def test_wheel_names_its_command_and_licence(wheel: Path) -> None:
+def test_wheel_names_its_command_and_license(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     texts = {
         name.rpartition("/")[2]: archive.read(name).decode()
         for name in archive.namelist()
         if ".dist-info/" in name
     }
-    assert "autoformer-zoo = autoformer_zoo.cli:main" in texts["entry_points.txt"]
+    assert "autoformer-zoo = autoformer_zoo.cli.main:main" in texts["entry_points.txt"]
     assert "License-Expression: MIT" in texts["METADATA"]
     assert "Requires-Dist: timm>=" in texts["METADATA"]

@@ -2,7 +2,7 @@
 
     python -m training.choose --run-dir runs/nano --data-dir DATA --out nano.safetensors
 
-Candidates are compared on the held-out pictures with inherited weights, as they will be after
+Candidates are compared on the held-out images with inherited weights, as they will be after
 rounding to fp16. The test set is opened once, after the choice is made: for the chosen subnet and,
 to show how good the supernet is all over, for random ones.
 
@@ -12,6 +12,7 @@ searches by evolution.
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 from collections.abc import Iterable
@@ -20,15 +21,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from autoformer_zoo.checkpoint import SupernetWeights, save_supernet
-from autoformer_zoo.complexity import count_params
+from autoformer_zoo.network.complexity import count_params
 from autoformer_zoo.space import SearchSpace, SubnetConfig
-from training.data import Pictures, load_test, load_train
-from training.evaluate import MemoryBatches, inherited_accuracy, load_averaged
-from training.networks import space_of
-from training.run_directory import read_config, require_writable
+from autoformer_zoo.weights.checkpoint import SupernetWeights, save_supernet
+from training.config import space_of
+from training.data.cifar10 import Images, load_test, load_train
+from training.run.command import run_command
+from training.run.directory import read_config, require_writable
+from training.search.evaluation import MemoryBatches, inherited_accuracy, load_averaged
 
-METADATA = {"origin": "trained by autoformer_zoo on CIFAR-10", "licence": "MIT"}
+METADATA = {"origin": "trained by autoformer_zoo on CIFAR-10", "license": "MIT"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Scored:
 def choose(
     run: Path, data_dir: Path, out: Path, candidates: int = 60, random_tested: int = 20
 ) -> dict[str, object]:
-    """Choose the best of random subnets on held-out pictures, test it, and write the supernet.
+    """Choose the best of random subnets on held-out images, test it, and write the supernet.
 
     Args:
         run: a finished run directory of `training.train`.
@@ -89,11 +91,11 @@ def score(
     supernet: SupernetWeights,
     subnets: Iterable[SubnetConfig],
     space: SearchSpace,
-    pictures: Pictures,
+    images: Images,
 ) -> list[Scored]:
-    """Measure subnets with inherited weights on pictures of the space's size."""
+    """Measure subnets with inherited weights on images of the space's size."""
     sizes = (space.img_size, space.patch_size, space.num_classes)
-    batches = MemoryBatches(pictures, space.img_size)
+    batches = MemoryBatches(images, space.img_size)
     return [
         Scored(
             subnet,
@@ -106,9 +108,39 @@ def score(
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    from training.commands import run_choose
+    from training.run.directory import require_writable
+    from training.run.journal import write_json
+    from training.run.plots import plot_run
 
-    return run_choose(argv)
+    def command(
+        run_dir: Path,
+        data_dir: Path,
+        out: Path,
+        results: Path = Path("results.json"),
+        plot: Path | None = None,
+        candidates: int = 60,
+        random_tested: int = 20,
+    ) -> None:
+        """Choose a subnet on held-out images and keep the supernet.
+
+        Args:
+            run_dir: run directory of training.train.
+            data_dir: directory that holds cifar-10-batches-py.
+            out: canonical supernet file to write, fp16.
+            results: JSON file to write with everything measured.
+            plot: image to write, .svg or .png; none where it is not given.
+            candidates: random subnets to choose from.
+            random_tested: of these, how many are tested on the test set, beside the chosen one.
+        """
+        for path in (results, plot) if plot is not None else (results,):
+            require_writable(path)
+        measured = choose(run_dir, data_dir, out, candidates, random_tested)
+        write_json(measured, results)
+        if plot is not None:
+            plot_run(run_dir, measured, plot)
+        print(json.dumps({key: measured[key] for key in measured if key != "held_out"}))
+
+    return run_command("python -m training.choose", command, argv)
 
 
 if __name__ == "__main__":

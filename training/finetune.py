@@ -17,7 +17,14 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 
-from training.config import PAPER_AUGMENT, DataConfig, Stage, TrainConfig, WeightsConfig
+from training.config import (
+    DataConfig,
+    Stage,
+    TrainConfig,
+    WeightsConfig,
+)
+from training.presets import PAPER_AUGMENT
+from training.train import _run_config
 
 # SGD 0.01, batch 768, 1000 epochs, weight decay 1e-4; random erasing and stochastic depth off, all
 # else as on ImageNet. AutoFormer-S at 384 px in the paper: CIFAR-10 99.1, CIFAR-100 91.1.
@@ -102,9 +109,8 @@ PRESETS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    from training.commands import run_finetune
-
-    return run_finetune(argv)
+    description = "Fine-tune one network on another data set."
+    return _run_config("python -m training.finetune", description, PRESETS, argv)
 
 
 if __name__ == "__main__":

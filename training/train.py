@@ -14,21 +14,28 @@ Source: arXiv 2107.00651, section 3.3.
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
+import tyro
 
-from training.checkpoints import load_checkpoint
+from autoformer_zoo.published import find_space
 from training.config import DEFAULT_RESOURCES, Precision, Resources, TrainConfig
-from training.distributed import join
-from training.loop import make_setting, make_state, resume, run_steps, write_held_out
-from training.networks import find_space
-from training.run_directory import open_run
-from training.sources import open_source
-from training.step import RunState
-from training.weights import write_weights
+from training.data.open import open_source
+from training.engine.loop import make_setting, make_state, resume, run_steps, write_held_out
+from training.engine.step import RunState
+from training.engine.weights import write_weights
+from training.presets import PRESETS
+from training.run.checkpoints import load_checkpoint
+from training.run.command import run_command, value_of
+from training.run.directory import open_run
+from training.run.distributed import join
 
 __all__ = ["RunState", "find_space", "load_checkpoint", "train"]
 
@@ -82,7 +89,7 @@ def _end(out: Path, is_done: bool, plot: bool) -> None:
     if is_done:
         write_weights(out)
     if plot:
-        from training.plot import plot_curve
+        from training.run.plots import plot_curve
 
         plot_curve(out)
 
@@ -102,9 +109,39 @@ def resolve_precision(precision: Precision, device: torch.device) -> Precision:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    from training.commands import run_train
+    return _run_config("python -m training.train", "Train a supernet.", PRESETS, argv)
 
-    return run_train(argv)
+
+def _run_config(
+    prog: str, description: str, presets: Mapping[str, TrainConfig], argv: list[str] | None
+) -> int:
+    words = sys.argv[1:] if argv is None else argv
+    default = next(iter(presets))
+    base = presets.get(value_of("--preset", words) or default, presets[default])
+
+    def command(
+        data_dir: Path,
+        out: Path,
+        preset: str = default,
+        stop_at: int | None = None,
+        config: Annotated[TrainConfig, tyro.conf.arg(name="")] = base,
+        resources: Annotated[Resources, tyro.conf.arg(name="")] = DEFAULT_RESOURCES,
+    ) -> None:
+        state = train(config, data_dir, out, stop_at=stop_at, resources=resources)
+        if os.environ.get("RANK", "0") == "0":
+            done = {name: getattr(state, name) for name in ("step", "skipped", "broken")}
+            print(json.dumps({**done, "seconds": round(state.seconds, 1), "out": str(out)}))
+
+    command.__annotations__["preset"] = Literal[tuple(presets)]  # for the parser to check
+    command.__doc__ = f"""{description}
+
+        Args:
+            data_dir: root of the data: holds cifar-10-batches-py, or train/CLASS/IMAGE.
+            out: run directory; an unfinished run in it goes on.
+            preset: which config to start from; every other flag changes it.
+            stop_at: step to stop at, with a checkpoint; to the end where it is not given.
+        """
+    return run_command(prog, command, words)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,77 @@
+"""TODO docstring."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from autoformer_zoo.cli.inputs import LayoutOption, check_output, read_config
+from autoformer_zoo.factory import extract_subnet
+from autoformer_zoo.space import SubnetConfig
+from autoformer_zoo.weights.checkpoint import (
+    SubnetWeights,
+    load_supernet,
+    save_subnet,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Extract:
+    """Cut a subnet out of a supernet and write it as safetensors."""
+
+    supernet: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SUPERNET")]
+    """The supernet's file: official, PreNAS or canonical."""
+    config: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG.json")]
+    """The subnet: {"depth": ..., "embed_dim": ..., "num_heads": [...], "mlp_ratio": [...]}."""
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT.safetensors")]
+    """The file to write; one that is there is replaced."""
+    layout: LayoutOption = None
+    """How q, k and v lie in a .pth: packed_prefix (official) or packed_interleaved (PreNAS)."""
+    img_size: Annotated[
+        int | None,
+        tyro.conf.arg(metavar="PIXELS", help_behavior_hint="(default: the supernet's)"),
+    ] = None
+    """Input side in pixels."""
+    json: bool = False
+    """Print one JSON object instead of text."""
+
+    def run(self) -> Iterator[str]:
+        """Write the file and yield what was written."""
+        check_output(self.out, (self.supernet, self.config))
+        subnet = read_config(self.config)
+        weights = _extract(self.supernet, subnet, self.layout, self.img_size)
+        save_subnet(weights, self.out)
+        params = sum(tensor.numel() for tensor in weights.tensors.values())
+        written = {
+            "path": str(self.out),
+            "size_bytes": self.out.stat().st_size,
+            "params": params,
+            "img_size": list(weights.img_size),
+            "num_classes": weights.num_classes,
+            "subnet": subnet.to_dict(),
+        }
+        if self.json:
+            yield json.dumps(written)
+        else:
+            yield f"{self.out}: {params:,} parameters, {written['size_bytes']:,} bytes"
+
+
+def _extract(
+    path: Path, subnet: SubnetConfig, layout: str | None, img_size: int | None
+) -> SubnetWeights:
+    supernet = load_supernet(path, layout)
+    model = extract_subnet(supernet, subnet, img_size)
+    return SubnetWeights(
+        tensors=model.state_dict(),
+        subnet=subnet,
+        img_size=model.patch_embed.img_size,
+        patch_size=supernet.patch_size,
+        in_chans=supernet.in_chans,
+        num_classes=supernet.num_classes,
+        metadata=supernet.metadata,
+    )

@@ -1,0 +1,348 @@
+"""Attention with contextual 2D relative position: the explicit form and its fast exact forms.
+
+For patches at rows r and columns c, AutoFormer adds to every key and value a learned vector for
+the clamped row and column distance between query and key (iRPE, arXiv 2107.14222, as used in
+arXiv 2107.00651 and in microsoft/Cream@4a13c40, AutoFormer/model/module/multihead_super.py):
+
+    T[i, j]    = table_rows[clamp(r_j - r_i)] + table_columns[clamp(c_j - c_i)]
+    logit_ij   = scale * (q_i . k_j + q_i . Tk[i, j])
+    out_i      = sum_j softmax_j(logit_ij) * (v_j + Tv[i, j])
+
+Row 0 of a table serves every pair with the class token in it. `explicit_attention` is these three
+lines, and builds tensors of N x N x D. The fast forms use that a distance depends on the row or on
+the column alone: a query meets only `height + width` different vectors, so all of T's products are
+two skewed N x (2G - 1) matrices. Key vectors of pairs with the class token cost nothing: to take
+them off all keys shifts all logits of a query alike, which softmax drops. Their value vector is one
+more row of the table, weighted with the attention that the class token gets.
+
+Pure functions of tensors; `block.py` calls `relpos_attention`.
+Axes: B batch, H heads, N tokens (1 + height * width), D head width, R table rows, G grid side.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from autoformer_zoo.network import workspace as attention_inference
+from autoformer_zoo.space import HEAD_DIM, MAX_DISTANCE, SCALE
+
+AttentionForm = Literal["auto", "explicit", "augmented", "decomposed"]
+FORM_VARIABLE = "AUTOFORMER_ZOO_ATTENTION"
+
+
+def relpos_attention(
+    qkv: Tensor,
+    tables: Tensor,
+    grid: tuple[int, int],
+    dropout: float = 0.0,
+    form: AttentionForm = "auto",
+) -> Tensor:
+    """Attend with relative position, in the form asked for or the fastest one.
+
+    Args:
+        qkv: queries, keys and values (3, B, H, N, D), in memory of any order; class token first,
+            then patches row by row.
+        tables: (4, R, D): keys by row, keys by column, values by row, values by column.
+        grid: rows and columns of patches, N = 1 + rows * columns.
+        dropout: probability of dropping an attention weight; every form is exact under it.
+        form: one of `AttentionForm`; "auto" follows `choose_form`.
+
+    Returns:
+        Attended values (B, H, N, D).
+
+    Raises:
+        ValueError: `form` is unknown, or N is not 1 + rows * columns.
+    """
+    tokens = qkv.shape[3]
+    if tokens != 1 + grid[0] * grid[1]:
+        raise ValueError(f"{tokens} tokens given; a grid of {grid} needs 1 + {grid[0]} * {grid[1]}")
+    if check_form(form) == "auto":
+        form = choose_form(tokens, qkv.device.type, torch.is_grad_enabled(), qkv.dtype)
+    if form == "augmented" and not dropout and qkv.dtype == tables.dtype:
+        if is_plain_inference(qkv):
+            return attention_inference.augmented(qkv, prepare_constants(tables, grid), grid)
+        if is_compiled_inference(qkv):
+            from autoformer_zoo.network.compiled import augmented_operator
+
+            made = prepare_constants(tables, grid)
+            constants = (made.table_k, made.table_v, made.marks)
+            return augmented_operator(qkv, *constants, *grid).transpose(1, 2)
+    q, k, v = qkv.unbind(0)
+    return _FORMS[form](q, k, v, tables, grid, dropout)
+
+
+def prepare_constants(tables: Tensor, grid: tuple[int, int]) -> attention_inference.Constants:
+    """Derive from the tables what inference on the CPU needs on this grid."""
+    marks = patch_marks(grid, tables.dtype, tables.device)
+    return attention_inference.make_constants(split_tables(tables, grid), marks)
+
+
+def is_plain_inference(tensor: Tensor) -> bool:
+    """Tell whether results may be written in place: on the CPU, nothing traced or transformed."""
+    return (
+        not torch.is_grad_enabled()
+        and isinstance(tensor, Tensor)  # torch.fx traces with stand-ins
+        and tensor.is_cpu
+        and not torch.compiler.is_compiling()
+        and not torch._C._get_tracing_state()
+        and not _is_transformed()
+        and forward_ad._current_level < 0
+    )
+
+
+def is_compiled_inference(tensor: Tensor) -> bool:
+    """Tell whether torch.compile is at work for the CPU, without gradients.
+
+    What inductor makes of the skewed reads and the concatenations took 1.7 ms a block in tiny at
+    batch 8, more than in eager mode. An exported graph is for other programs, and gets PyTorch's
+    own operators.
+    """
+    return (
+        torch.compiler.is_compiling()
+        and not torch.compiler.is_exporting()
+        and not torch.is_grad_enabled()
+        and tensor.is_cpu
+        and not _is_transformed()
+    )
+
+
+# A constant of each graph: torch.compile makes another one where this changes.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _is_transformed() -> bool:
+    """Tell whether vmap, jvp or the like is at work."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def check_form(form: str, source: str = "attention") -> AttentionForm:
+    """Return `form` where it is a form's name.
+
+    Raises:
+        ValueError: it is not; the text names `source`.
+    """
+    if form not in get_args(AttentionForm):
+        raise ValueError(
+            f"{source} is {form!r}; expected one of {', '.join(get_args(AttentionForm))}"
+        )
+    return form  # type: ignore[return-value]
+
+
+def choose_form(
+    num_tokens: int, device: str, training: bool, dtype: torch.dtype = torch.float32
+) -> AttentionForm:
+    """Name the form that was measured as the fastest.
+
+    The environment variable AUTOFORMER_ZOO_ATTENTION, where set to a form, overrules it.
+
+    Raises:
+        ValueError: the variable holds an unknown form.
+    """
+    if (asked := os.environ.get(FORM_VARIABLE, "auto")) != "auto":
+        return check_form(asked, FORM_VARIABLE)
+    # On 2 cores a training step in the decomposed form took 0.75 to 0.85 of the augmented one at 65
+    # and 197 tokens; its N x N weights are kept for the backward pass, too many beyond that. In
+    # inference the augmented form, written in place, was never behind by more than the noise; in
+    # bf16 the decomposed form took 0.5 to 0.95 of it, eager or compiled, 1 to 125 images (Zen 5).
+    if device == "cpu" and (training or dtype.itemsize == 2) and num_tokens <= 1024:
+        return "decomposed"
+    return "augmented"
+
+
+def explicit_attention(
+    q: Tensor, k: Tensor, v: Tensor, tables: Tensor, grid: tuple[int, int], dropout: float = 0.0
+) -> Tensor:
+    """Attend by the definition: the specification that the other forms are tested against.
+
+    Needs memory for two tensors of (N, N, D).
+
+    Args:
+        q: queries (B, H, N, D), class token first, then patches row by row.
+        k: keys (B, H, N, D).
+        v: values (B, H, N, D).
+        tables: as in `relpos_attention`, and so are the rest and the result.
+        grid: rows and columns of patches.
+        dropout: probability of dropping an attention weight.
+    """
+    rows, columns = relative_index(grid, q.device)  # (N, N) each
+    rel_k = tables[0][rows] + tables[1][columns]  # (N, N, D)
+    rel_v = tables[2][rows] + tables[3][columns]  # (N, N, D)
+    logits = q @ k.transpose(-2, -1) + torch.einsum("bhid,ijd->bhij", q, rel_k)  # (B, H, N, N)
+    weights = F.dropout((logits * SCALE).softmax(-1), dropout)
+    return weights @ v + torch.einsum("bhij,ijd->bhid", weights, rel_v)  # (B, H, N, D)
+
+
+def augmented_attention(
+    q: Tensor, k: Tensor, v: Tensor, tables: Tensor, grid: tuple[int, int], dropout: float = 0.0
+) -> Tensor:
+    """Attend with relative position carried in extra head channels.
+
+    The query gets its product with each row's and each column's key vector, key and value get the
+    one-hot row and column of their patch. One plain scaled_dot_product_attention then adds the
+    relative logits by itself, and returns in the extra channels how much of a query's attention
+    went to each row, each column and CLS. Arguments and result as in `explicit_attention`.
+    """
+    marks = patch_marks(grid, q.dtype, q.device).expand(*k.shape[:2], -1, -1)
+    table_k, table_v = split_tables(tables, grid)
+    bias = _key_bias(q[:, :, 1:], table_k, grid)  # (B, H, N - 1, h + w)
+    attended = F.scaled_dot_product_attention(
+        torch.cat([q, F.pad(bias, (0, 1, 1, 0))], -1),
+        torch.cat([k, marks], -1),
+        torch.cat([v, marks], -1),
+        dropout_p=dropout,
+        scale=SCALE,
+    )  # (B, H, N, D + h + w + 1)
+    out, marginals = attended.split([HEAD_DIM, sum(grid) + 1], -1)
+    return out + _value_bias(marginals, table_v, grid)
+
+
+def decomposed_attention(
+    q: Tensor, k: Tensor, v: Tensor, tables: Tensor, grid: tuple[int, int], dropout: float = 0.0
+) -> Tensor:
+    """Attend with explicit N x N weights, their bias and marginals factored by row and column.
+
+    Arguments and result as in `explicit_attention`.
+    """
+    B, H, N, _ = q.shape
+    marks = patch_marks(grid, q.dtype, q.device)  # (N, h + w + 1)
+    table_k, table_v = split_tables(tables, grid)
+    bias = F.pad(_key_bias(q[:, :, 1:], table_k, grid), (0, 1, 1, 0)) @ marks.T  # (B, H, N, N)
+    logits = torch.baddbmm(
+        bias.flatten(0, 1),
+        q.flatten(0, 1),
+        k.flatten(0, 1).transpose(1, 2),
+        beta=SCALE,
+        alpha=SCALE,
+    )  # (B * H, N, N)
+    # In fp32 inside, whatever the type: CUDA's autocast says so, the CPU's softmax sums that way.
+    weights = F.dropout(logits.softmax(-1).to(v.dtype), dropout).view(B, H, N, N)
+    return weights @ v + _value_bias(weights @ marks, table_v, grid)
+
+
+_FORMS = {
+    "explicit": explicit_attention,
+    "augmented": augmented_attention,
+    "decomposed": decomposed_attention,
+}
+
+
+def relative_index(
+    grid: tuple[int, int], device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return which table rows each pair of tokens uses, for rows and for columns.
+
+    Args:
+        grid: rows and columns of patches.
+        device: where the result lives.
+
+    Returns:
+        Two integer tensors (N, N) with values in 0..R-1, 0 in the class token's row and column.
+    """
+    height, width = grid
+    r = torch.arange(height, device=device).repeat_interleave(width)  # (N - 1,)
+    c = torch.arange(width, device=device).repeat(height)  # (N - 1,)
+
+    def index(position: Tensor) -> Tensor:
+        distance = position[None, :] - position[:, None]
+        return F.pad(distance.clamp(-MAX_DISTANCE, MAX_DISTANCE) + MAX_DISTANCE + 1, (1, 0, 1, 0))
+
+    return index(r), index(c)
+
+
+def patch_marks(grid: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the one-hot row and column of every patch, and a mark for CLS: (N, h + w + 1)."""
+    height, width = grid
+    rows = torch.eye(height, dtype=dtype, device=device).repeat_interleave(width, 0)  # (N - 1, h)
+    columns = torch.eye(width, dtype=dtype, device=device).repeat(height, 1)  # (N - 1, w)
+    cls = torch.eye(1, 1 + height * width, dtype=dtype, device=device).T  # (N, 1)
+    return torch.cat([F.pad(torch.cat([rows, columns], 1), (0, 0, 1, 0)), cls], 1)
+
+
+def split_tables(tables: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Return what the fast forms need of the tables.
+
+    Returns:
+        Key vectors (2h - 1 + 2w - 1, D) for row distances 1-h..h-1, then column distances 1-w..w-1,
+        less the vector of the pairs with CLS; value vectors (2h - 1 + 2w, D) for the same
+        distances and, last, for the pairs with CLS.
+    """
+    height, width = grid
+    # A patch pair takes one row vector and one column vector: the shift comes off the row vector.
+    rows_k = _used_rows(tables[0], height) - (tables[0, 0] + tables[1, 0])
+    table_k = torch.cat([rows_k, _used_rows(tables[1], width)])
+    # No such shift for values: it would be added and taken away again, rounded each time.
+    cls_v = (tables[2, 0] + tables[3, 0])[None]  # (1, D)
+    table_v = torch.cat([_used_rows(tables[2], height), _used_rows(tables[3], width), cls_v])
+    return table_k, table_v
+
+
+def _used_rows(table: Tensor, side: int) -> Tensor:
+    middle = MAX_DISTANCE + 1
+    if side <= middle:
+        return table[middle - side + 1 : middle + side]  # (2 * side - 1, D)
+    distance = torch.arange(1 - side, side, device=table.device)
+    return table[distance.clamp(-MAX_DISTANCE, MAX_DISTANCE) + middle]
+
+
+def _key_bias(q: Tensor, table: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Return each patch query's product with every row's and every column's key vector.
+
+    Args:
+        q: queries of the patches (B, H, N - 1, D).
+        table: `split_tables`' key vectors.
+        grid: rows and columns of patches.
+
+    Returns:
+        (B, H, N - 1, h + w).
+    """
+    products = (q @ table.T).unflatten(2, grid)  # (B, H, h, w, 2h - 1 + 2w - 1)
+    by_row, by_column = products.split([2 * grid[0] - 1, 2 * grid[1] - 1], -1)
+    by_row = _skew(by_row.transpose(2, 3)).transpose(2, 3)  # (B, H, h, w, h)
+    by_column = _skew(by_column)  # (B, H, h, w, w)
+    return torch.cat([by_row, by_column], -1).flatten(2, 3)
+
+
+def _value_bias(marginals: Tensor, table: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Return what relative position adds to the output of each query.
+
+    Args:
+        marginals: attention to every row, every column and CLS (B, H, N, h + w + 1).
+        table: `split_tables`' value vectors.
+        grid: rows and columns of patches.
+
+    Returns:
+        (B, H, N, D).
+    """
+    by_row, by_column, to_cls = marginals.split([*grid, 1], -1)
+    everything = by_row[:, :, :1].sum(-1, keepdim=True) + to_cls[:, :, :1]  # 1, but for dropout
+    by_row = by_row[:, :, 1:].unflatten(2, grid).transpose(2, 3)  # (B, H, w, h, h)
+    by_row = _unskew(by_row).transpose(2, 3).flatten(2, 3)  # (B, H, N - 1, 2h - 1)
+    by_column = _unskew(by_column[:, :, 1:].unflatten(2, grid)).flatten(2, 3)
+    patches = torch.cat([by_row, by_column, to_cls[:, :, 1:]], -1) @ table
+    return torch.cat([everything * table[-1].to(patches.dtype), patches], 2)
+
+
+def _skew(by_distance: Tensor) -> Tensor:
+    """Turn (..., G, 2G - 1), indexed by own position and distance, to (..., G, G), by position.
+
+    out[i, j] = in[i, j - i + G - 1]: in flat memory each row starts one element earlier than the
+    row before it would end, so a slice and two views do it without an index.
+    """
+    side = by_distance.shape[-2]
+    if side == 1:
+        return by_distance
+    flat = by_distance.flatten(-2)[..., side - 1 : side - 1 + side * (2 * side - 2)]
+    return flat.unflatten(-1, (side, 2 * side - 2))[..., :side]
+
+
+def _unskew(by_position: Tensor) -> Tensor:
+    """Undo `_skew`: (..., G, G) to (..., G, 2G - 1), zero where no position has that distance."""
+    side = by_position.shape[-1]
+    if side == 1:
+        return by_position
+    flat = F.pad(by_position, (0, side - 2)).flatten(-2)
+    return F.pad(flat, (side - 1, 1)).unflatten(-1, (side, 2 * side - 1))

@@ -1,0 +1,105 @@
+"""One transformer block, by the definition: attention with relative position, then an MLP.
+
+`vit.py` stacks it, `plan.py` runs the same sums faster where nothing but the result is
+asked for. Source: arXiv 2107.00651, section 3, and microsoft/Cream@4a13c40 (AutoFormer/model).
+Pre-norm, heads that are always 64 wide whatever the width, LayerNorm eps 1e-5.
+
+Axes: B batch, N tokens (1 + height * width), C embed_dim, H heads, D = 64 head width.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from timm.layers import DropPath, trunc_normal_
+from timm.models import register_notrace_module
+from torch import Tensor, nn
+
+from autoformer_zoo.network.attention import AttentionForm, check_form, relpos_attention
+from autoformer_zoo.space import HEAD_DIM, NUM_REL_POS
+
+LayerNorm = partial(nn.LayerNorm, eps=1e-5)  # PyTorch's default, as upstream; timm's ViT has 1e-6
+
+
+@register_notrace_module
+class RelPosAttention(nn.Module):
+    """Multi-head self-attention with relative position: a leaf for torch.fx."""
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        form: AttentionForm = "auto",
+        **factory: Any,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.attn_drop_rate = attn_drop
+        self.form = check_form(form)
+        self.qkv = nn.Linear(embed_dim, 3 * num_heads * HEAD_DIM, **factory)
+        self.proj = nn.Linear(num_heads * HEAD_DIM, embed_dim, **factory)
+        self.proj_drop = nn.Dropout(proj_drop)
+        # Keys by row, keys by column, values by row, values by column.
+        self.rel_pos = nn.Parameter(torch.empty(4, NUM_REL_POS, HEAD_DIM, **factory))
+        if self.rel_pos.device.type != "meta":
+            self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise the tables as upstream does; the projections initialise themselves."""
+        trunc_normal_(self.rel_pos, std=0.02)
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Attend; x and result (B, N, C), grid the rows and columns of patches."""
+        B, N, _ = x.shape
+        qkv = self.qkv(x).reshape(B, N, 3, self.num_heads, HEAD_DIM)
+        qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B, H, N, D)
+        dropout = self.attn_drop_rate if self.training else 0.0
+        x = relpos_attention(qkv, self.rel_pos, grid, dropout, self.form)
+        x = x.transpose(1, 2).reshape(B, N, self.num_heads * HEAD_DIM)
+        return self.proj_drop(self.proj(x))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an exact (erf) GELU between them."""
+
+    def __init__(self, embed_dim: int, hidden_dim: int, drop: float, **factory: Any) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(embed_dim, hidden_dim, **factory)
+        self.act = nn.GELU()
+        self.drop = nn.Dropout(drop)
+        self.fc2 = nn.Linear(hidden_dim, embed_dim, **factory)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform x (B, N, C) token by token."""
+        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block."""
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        hidden_dim: int,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        drop_path: float = 0.0,
+        form: AttentionForm = "auto",
+        **factory: Any,
+    ) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm(embed_dim, **factory)
+        self.attn = RelPosAttention(embed_dim, num_heads, attn_drop, proj_drop, form, **factory)
+        self.norm2 = LayerNorm(embed_dim, **factory)
+        self.mlp = Mlp(embed_dim, hidden_dim, proj_drop, **factory)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Transform x (B, N, C); grid is the rows and columns of patches."""
+        x = x + self.drop_path(self.attn(self.norm1(x), grid))
+        return x + self.drop_path(self.mlp(self.norm2(x)))

@@ -1,0 +1,209 @@
+"""Parameters and multiply-adds of a subnet, in closed form.
+
+Counts a `SubnetConfig` without building a network, so that a search can afford it for every
+candidate. Does not measure time (`benchmarks/`), and knows no weights. Importing it needs the
+standard library alone.
+
+Source: the network of `vit.py` and the attention forms of `attention.py`; the official counting is
+`get_complexity` of microsoft/Cream@4a13c40, AutoFormer/model/supernet_transformer.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autoformer_zoo.space import HEAD_DIM, MAX_DISTANCE, NUM_REL_POS, SubnetConfig
+
+if TYPE_CHECKING:
+    from autoformer_zoo.network.attention import AttentionForm
+
+Size = int | tuple[int, int]
+AUGMENTED_PADDING = 16  # the augmented form's extra channels come in so many, `attention_inference`
+
+
+def count_params(
+    subnet: SubnetConfig,
+    img_size: Size = 224,
+    patch_size: Size = 16,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+) -> int:
+    """Count the parameters of the static network, as built by `AutoFormer(subnet, ...)`.
+
+    Args:
+        subnet: the network.
+        img_size: input side, or (height, width), in pixels; the position embedding depends on it.
+        patch_size: patch side, or (height, width), in pixels.
+        num_classes: outputs of the head; 0 for no head.
+        in_chans: channels of the input.
+
+    Returns:
+        Number of parameters, biases and relative position tables included.
+
+    Raises:
+        ValueError: a size is not positive, or the image is smaller than a patch.
+    """
+    dim = subnet.embed_dim
+    height, width = _grid(img_size, patch_size)
+    _require_counts(num_classes, in_chans)
+    norm = 2 * dim  # weight and bias
+    total = _patch_weight(dim, patch_size, in_chans) + dim  # patch embedding
+    total += dim + (1 + height * width) * dim  # class token, position embedding
+    for attn_dim, hidden_dim in zip(subnet.attn_dims, subnet.hidden_dims, strict=True):
+        total += 2 * norm
+        total += (dim + 1) * 3 * attn_dim + (attn_dim + 1) * dim  # qkv, proj
+        total += 4 * NUM_REL_POS * HEAD_DIM  # keys and values, by row and by column
+        total += (dim + 1) * hidden_dim + (hidden_dim + 1) * dim  # fc1, fc2
+    return total + norm + (dim + 1) * num_classes
+
+
+def count_macs(
+    subnet: SubnetConfig,
+    img_size: Size = 224,
+    patch_size: Size = 16,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    form: AttentionForm = "auto",
+) -> int:
+    """Count the multiply-adds of one image's forward pass in eval mode.
+
+    In it: every convolution and matrix product that the built network executes, namely the patch
+    embedding, the linear layers of attention and MLP, both attention products, all products that
+    relative position costs in the form of attention used, zeros of padding and one-hot factors
+    included, and the head on the pooled features.
+    Not in it: LayerNorm, softmax, GELU, pooling, biases, residual and other additions, and
+    everything that only moves numbers. FLOPs, where a multiply-add counts as two, are twice this.
+
+    Args:
+        subnet: the network.
+        img_size: input side, or (height, width), in pixels.
+        patch_size: patch side, or (height, width), in pixels.
+        num_classes: outputs of the head; 0 for no head.
+        in_chans: channels of the input.
+        form: form of the attention; "auto" is the one that the network picks by itself on the CPU
+            (`attention.choose_form`, which imports torch and reads its environment variable).
+
+    Returns:
+        Multiply-adds of one image.
+
+    Raises:
+        ValueError: a size is not positive, the image is smaller than a patch, or `form` is
+            unknown.
+    """
+    dim = subnet.embed_dim
+    grid = _grid(img_size, patch_size)
+    _require_counts(num_classes, in_chans)
+    patches = grid[0] * grid[1]
+    tokens = 1 + patches
+    per_head = _attention_macs(_resolved_form(form, tokens), grid)
+    total = patches * _patch_weight(dim, patch_size, in_chans)
+    for i in range(subnet.depth):
+        attn_dim, hidden_dim = subnet.attn_dims[i], subnet.hidden_dims[i]
+        total += tokens * (4 * dim * attn_dim + 2 * dim * hidden_dim)  # qkv, proj, fc1, fc2
+        total += subnet.num_heads[i] * per_head
+    return total + dim * num_classes
+
+
+def official_complexity(
+    subnet: SubnetConfig,
+    img_size: Size = 224,
+    patch_size: Size = 16,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+) -> float:
+    """Return what the official `get_complexity` returns for this subnet; for comparison only.
+
+    It is no count of what any network executes, see the comments; `count_macs` is.
+
+    Args:
+        subnet: the network.
+        img_size: input side, or (height, width), in pixels.
+        patch_size: patch side, or (height, width), in pixels.
+        num_classes: outputs of the head.
+        in_chans: channels of the input.
+
+    Returns:
+        The official "FLOPs", in multiply-adds more or less, with halves.
+
+    Raises:
+        ValueError: a size is not positive, or the image is smaller than a patch.
+    """
+    # Upstream quirks (microsoft/Cream@4a13c40, supernet_transformer.py and model/module/*,
+    # get_complexity; `test_official_complexity_equals_the_official_values`) are marked "quirk".
+    dim = subnet.embed_dim
+    height, width = _grid(img_size, patch_size)
+    _require_counts(num_classes, in_chans)
+    patches = height * width
+    n = patches + 2  # quirk: one token is added for CLS, and one more in every layer of a block
+    total = float(patches * _patch_weight(dim, patch_size, in_chans))
+    total += dim  # quirk: of all biases the patch embedding's alone counts
+    total += (patches + 1) * dim / 2  # quirk: an addition is half an operation, here and below
+    for attn_dim, hidden_dim in zip(subnet.attn_dims, subnet.hidden_dims, strict=True):
+        total += 2 * n * dim  # quirk: both LayerNorms at one operation a channel, the last at none
+        total += n * dim * 3 * attn_dim + n * attn_dim * dim  # qkv, proj
+        total += 2 * n * n * attn_dim
+        # quirk: a relative position product costs 14 a pair, whatever the number of channels
+        total += 2 * MAX_DISTANCE * n * n + n * n / 2 + n * attn_dim / 2
+        total += 2 * n * dim * hidden_dim  # fc1, fc2
+    return total + (patches + 1) * dim * num_classes  # quirk: the head at every token
+
+
+def _attention_macs(form: str, grid: tuple[int, int]) -> int:
+    """Count one head's multiply-adds between the projections, as inference on the CPU makes them.
+
+    On other devices and in training the augmented form spares the class token's products with
+    distances and the padding: together less than 1 % of the network's.
+    """
+    height, width = grid
+    sides = height + width + 1  # channels that mark a row, a column or CLS
+    tokens = 1 + height * width
+    pairs = tokens * tokens
+    if form == "explicit":  # q by k, q by Tk, weights by v, weights by Tv
+        return 4 * pairs * HEAD_DIM
+    queries = tokens - 1  # the class token needs no distances
+    if form == "augmented":  # q by k and weights by v carry the rows and columns along, padded
+        sides += -sides % AUGMENTED_PADDING
+        queries = tokens  # one product for all
+    # Queries by the vectors of all row and column distances: once for keys, once for values, where
+    # the vector of the pairs with CLS is one more.
+    by_distance = queries * HEAD_DIM * (2 * (2 * height - 1 + 2 * width - 1) + 1)
+    # Decomposed has the same products apart: at 64, and with one-hot rows and columns.
+    return 2 * pairs * (HEAD_DIM + sides) + by_distance
+
+
+def _resolved_form(form: str, tokens: int) -> str:
+    forms = ("auto", "explicit", "augmented", "decomposed")
+    if form not in forms:
+        raise ValueError(f"form is {form!r}; expected one of {', '.join(forms)}")
+    if form != "auto":
+        return form
+    from autoformer_zoo.network.attention import choose_form
+
+    return choose_form(tokens, "cpu", False)
+
+
+def _grid(img_size: Size, patch_size: Size) -> tuple[int, int]:
+    height, width = _pair("img_size", img_size)
+    patch_height, patch_width = _pair("patch_size", patch_size)
+    if height < patch_height or width < patch_width:
+        raise ValueError(f"img_size {img_size} is smaller than patch_size {patch_size}; enlarge it")
+    return height // patch_height, width // patch_width
+
+
+def _patch_weight(embed_dim: int, patch_size: Size, in_chans: int) -> int:
+    height, width = _pair("patch_size", patch_size)
+    return embed_dim * in_chans * height * width
+
+
+def _pair(name: str, size: Size) -> tuple[int, int]:
+    pair = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+    if len(pair) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in pair):
+        raise ValueError(f"{name} is {size!r}; expected a positive whole number, or two of them")
+    return pair[0], pair[1]
+
+
+def _require_counts(num_classes: int, in_chans: int) -> None:
+    if num_classes < 0:
+        raise ValueError(f"num_classes is {num_classes!r}; expected 0 or more")
+    if in_chans < 1:
+        raise ValueError(f"in_chans is {in_chans!r}; expected 1 or more")

@@ -1,0 +1,311 @@
+"""Files of tensors: the one place where checkpoints are opened, and the one where they are written.
+
+A checkpoint may come from anywhere, so reading trusts nothing: the format is told from the content,
+pickles are read by torch's weights-only unpickler with one addition to its allow-list, and every
+refusal is one line. What the tensors mean is for `layouts.py` and `checkpoint.py`.
+
+Tensors are mapped from the file, not copied: a subnet's cut reads only what it needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+# Training checkpoints of the official code hold the command line's arguments beside the weights.
+ALLOWED_GLOBALS: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
+    argparse.Namespace
+]
+CONTAINERS = ("model", "state_dict", "model_ema", "state_dict_ema")  # the first that is there wins
+WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel and torch.compile put them in front
+DTYPE_NAMES: Mapping[torch.dtype, str] = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+}
+
+
+class CheckpointError(RuntimeError):
+    """A file of weights was refused: one line, which names the file and says why."""
+
+
+def refusal(source: str | os.PathLike[str], reason: object) -> CheckpointError:
+    """Return the error for a refused source, as one line of bearable length."""
+    text = " ".join(str(reason).split())
+    return CheckpointError(f"{source}: {text if len(text) <= 600 else text[:597] + '...'}")
+
+
+def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read the weights of a safetensors file or a torch checkpoint, executing nothing.
+
+    Of a training checkpoint only the weights are taken (the first of `CONTAINERS`), and wrappers'
+    prefixes are dropped from names.
+
+    Args:
+        path: the file; its ending does not matter.
+
+    Returns:
+        Tensors as stored (float16 stays float16), mapped from the file where its format allows
+        that, and the text metadata of a safetensors file.
+
+    Raises:
+        CheckpointError: the file is not one, is damaged, would run code, or holds something other
+            than named floating-point tensors.
+    """
+    path = Path(path)
+    try:
+        kind = _sniff(path)
+        size = path.stat().st_size
+        metadata: dict[str, str] = {}
+        if kind == "safetensors":
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                content: object = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        else:
+            content = _read_pickle(path, kind == "zip")
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise refusal(path, error.strerror or error) from None
+    except SafetensorError as error:
+        raise refusal(path, f"damaged or truncated safetensors file ({error})") from None
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise refusal(path, _pickle_reason(error)) from None
+    tensors = take_weights(content, path)
+    claimed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    if claimed > size:
+        raise refusal(
+            path, f"its tensors claim {claimed} bytes, the file has {size}: not what a model stores"
+        )
+    return tensors, metadata
+
+
+def take_weights(content: object, source: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Find the named tensors in what a checkpoint holds.
+
+    Args:
+        content: a state dict, or a training checkpoint with one inside.
+        source: name for messages.
+
+    Raises:
+        CheckpointError: there are none, or something else stands among them.
+    """
+    if not isinstance(content, Mapping):
+        raise refusal(
+            source, f"holds a {type(content).__name__}; expected a state dict of named tensors"
+        )
+    inner = next(
+        (content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)), None
+    )
+    if inner is None and not any(isinstance(value, Tensor) for value in content.values()):
+        names = ", ".join(shown(key) for key in list(content)[:6]) or "nothing"
+        raise refusal(
+            source, f"has no model weights in it, only {names}; expected one of {CONTAINERS}"
+        )
+    weights = content if inner is None else inner
+    if not weights:
+        raise refusal(source, "its state dict is empty")
+    for name, value in weights.items():
+        if problem := _value_problem(name, value):
+            raise refusal(source, f"{shown(name)} {problem}")
+    return {name: value.detach() for name, value in _unwrapped(weights).items()}
+
+
+def write_tensors(
+    path: str | os.PathLike[str],
+    specs: Mapping[str, tuple[torch.dtype, Shape]],
+    get: Callable[[str], Tensor],
+    metadata: Mapping[str, str],
+    is_same: Callable[[str, Tensor], bool] | None = None,
+) -> None:
+    """Write a safetensors file tensor by tensor, read it back, and only then give it its name.
+
+    safetensors' own writer wants all tensors at once, which a supernet's conversion need not hold.
+
+    Args:
+        path: where the file shall stand; replaced at once if it exists.
+        specs: type and shape of every tensor.
+        get: returns the tensor of a name.
+        metadata: text for the header.
+        is_same: tells whether what was read back is right; bit-equality with `get` by default.
+
+    Raises:
+        CheckpointError: what was read back is not what was to be written.
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        _write_safetensors(partial, specs, get, metadata)
+        with safe_open(partial, "pt") as file:
+            if set(file.keys()) != set(specs):
+                raise refusal(path, "was written wrongly: other names came back")
+        for name in specs:
+            # Opened anew each time, so that pages already compared do not count as memory.
+            with safe_open(partial, "pt") as file:
+                back = file.get_tensor(name)
+            if not (is_same(name, back) if is_same else same_bits(back, get(name))):
+                raise refusal(path, f"was written wrongly: {name} came back different")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Tell whether two tensors agree in type, shape and every bit."""
+    return (
+        one.dtype == other.dtype
+        and one.shape == other.shape
+        and torch.equal(_bytes_of(one), _bytes_of(other))
+    )
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Tell whether no value is NaN or infinite; one pass where that is so."""
+    total = tensor.sum(dtype=torch.float32 if tensor.element_size() < 4 else None)
+    return bool(total.isfinite()) or bool(tensor.isfinite().all())
+
+
+def _sniff(path: Path) -> str:
+    """Tell the format from the first bytes: "safetensors", "zip" or "pickle"."""
+    if path.is_dir():
+        raise refusal(path, "is a directory; expected a file of weights")
+    if path.exists() and not path.is_file():
+        raise refusal(path, "is not a regular file")
+    with path.open("rb") as file:
+        head = file.read(512)
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not head:
+        raise refusal(path, "is empty; the download or copy did not finish")
+    if head.startswith(b"PK\x03\x04"):
+        return "zip"
+    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= 100 << 20:
+        return "safetensors"
+    if head.startswith(b"\x80"):
+        return "pickle"
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--")):
+        raise refusal(path, "is a web page, not a checkpoint; the download was refused")
+    if text.startswith(b"version https://git-lfs"):
+        raise refusal(path, "is a Git LFS pointer, not a checkpoint; run git lfs pull")
+    raise refusal(
+        path, f"is neither safetensors nor a torch checkpoint; it starts with {head[:12]!r}"
+    )
+
+
+def _read_pickle(path: Path, is_zip: bool) -> object:
+    if is_zip:
+        _check_archive(path)
+    with torch.serialization.safe_globals(ALLOWED_GLOBALS), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is odd about the content is refused afterwards
+        # By a name that ends so, torch.load would take any file for safetensors.
+        if is_zip and path.suffix != ".safetensors":
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse what torch.save never writes, before torch looks at it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except Exception as error:  # a damaged directory can raise nearly anything
+        raise refusal(path, f"damaged or truncated zip archive ({error})") from None
+    names = [entry.filename.rpartition("/")[2] for entry in entries]
+    if "data.pkl" not in names:
+        raise refusal(path, "is a zip archive, but not one that torch.save wrote")
+    if "constants.pkl" in names:
+        raise refusal(path, "is a TorchScript program; expected a state dict")
+    stored = sum(entry.file_size for entry in entries)
+    is_packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    if is_packed or stored > path.stat().st_size:
+        raise refusal(path, "is a compressed zip archive; torch.save writes none")
+
+
+def _pickle_reason(error: Exception) -> str:
+    text = str(error)
+    if match := re.search(r"GLOBAL (\S+)", text):
+        return f"its pickle asks for {shown(match[1])}, which could run code; it was not executed"
+    if "Weights only load failed" in text:
+        detail = text.partition("WeightsUnpickler error:")[2].strip().split("\n")[0]
+        return f"its pickle is damaged or could run code; it was not executed ({detail[:120]})"
+    return f"damaged or truncated torch checkpoint ({type(error).__name__}: {text[:120]})"
+
+
+def _value_problem(name: object, value: object) -> str | None:
+    if not isinstance(name, str):
+        return f"is a key of type {type(name).__name__}; expected names"
+    if type(value) not in (Tensor, nn.Parameter):
+        return f"is a {type(value).__name__}; expected a tensor"
+    assert isinstance(value, Tensor)
+    if value.layout != torch.strided or value.device.type == "meta" or value.is_nested:
+        return f"is a {value.layout} tensor on {value.device}; expected a plain one"
+    if value.dtype not in DTYPE_NAMES:
+        kinds = ", ".join(str(dtype) for dtype in DTYPE_NAMES)
+        return f"is of type {value.dtype}; expected one of {kinds}"
+    return None
+
+
+def _unwrapped(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    for prefix in WRAPPERS * 2:
+        if all(name.startswith(prefix) for name in weights):
+            weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    return weights
+
+
+def _write_safetensors(
+    path: Path,
+    specs: Mapping[str, tuple[torch.dtype, Shape]],
+    get: Callable[[str], Tensor],
+    metadata: Mapping[str, str],
+) -> None:
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    offsets: dict[str, int] = {}
+    end = 0
+    for name in _widest_first(specs):  # keeps every tensor aligned to its type
+        dtype, shape = specs[name]
+        offsets[name], end = end, end + torch.Size(shape).numel() * dtype.itemsize
+        header[name] = {
+            "dtype": DTYPE_NAMES[dtype],
+            "shape": list(shape),
+            "data_offsets": [offsets[name], end],
+        }
+    text = json.dumps(header, ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        start = file.tell()
+        for name, (dtype, shape) in specs.items():
+            tensor = get(name)
+            if tensor.dtype != dtype or tuple(tensor.shape) != shape:
+                raise refusal(path, f"{name} changed while it was written")
+            file.seek(start + offsets[name])
+            file.write(_bytes_of(tensor).numpy().data)
+
+
+def _widest_first(specs: Mapping[str, tuple[torch.dtype, Shape]]) -> Iterable[str]:
+    return sorted(specs, key=lambda name: -specs[name][0].itemsize)
+
+
+def _bytes_of(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+
+
+Shape = tuple[int, ...]
+
+
+def shown(name: object) -> str:
+    """Return a tensor's name for a one-line message, whatever characters a file has put in it."""
+    text = str(name)
+    return text if text.isprintable() and len(text) <= 80 else f"{text[:60]!r}..."

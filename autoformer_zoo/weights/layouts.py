@@ -1,0 +1,360 @@
+"""How each kind of checkpoint names, shapes and packs its tensors, and the way to our names.
+
+Pure functions of names, shapes and tensors; files are opened in `files.py`, and what was
+read becomes a supernet or a subnet in `checkpoint.py`. Canonical names are those of
+`vit.AutoFormer`'s state dict.
+
+Three families of names are known:
+static: our own names, of canonical files and of plain state dicts.
+packed: official AutoFormer (microsoft/Cream@4a13c40, AutoFormer/model) and PreNAS supernets. Rows
+    0::3, 1::3, 2::3 of their qkv weight are q, k and v. Their bias follows one of two rules, which
+    neither names nor shapes tell: see `Layout`.
+nni: NNI 3.0's AutoformerSpace with one architecture fixed (microsoft/nni@078107f,
+    nni/nas/hub/pytorch/autoformer.py): q, k and v apart.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from autoformer_zoo.published import SPACES
+from autoformer_zoo.space import HEAD_DIM, NUM_REL_POS, SubnetConfig
+from autoformer_zoo.weights.files import Shape, shown
+from autoformer_zoo.weights.slicing import BiasRule
+
+Family = Literal["static", "packed", "nni"]
+Layout = Literal["packed_prefix", "packed_interleaved"]
+"""How the qkv bias of a packed supernet lies.
+
+packed_prefix: official. A layer with h heads takes the first 3 * 64h entries and splits them in
+thirds; kept as it is, and the subnet's cut does the rest (`extract.BiasRule`).
+packed_interleaved: PreNAS. Interleaved as the weight is.
+"""
+
+
+BIAS_RULES: Mapping[Layout, BiasRule] = {
+    "packed_prefix": "packed_prefix",
+    "packed_interleaved": "prefix",
+}
+
+_RENAMES: Mapping[Family, Sequence[tuple[str, str]]] = {
+    "static": (),
+    "packed": (
+        (r"^patch_embed\.", "patch_embed_super."),
+        (r"\.norm1\.", ".attn_layer_norm."),
+        (r"\.norm2\.", ".ffn_layer_norm."),
+        (r"\.mlp\.", "."),
+    ),
+    "nni": (
+        (r"^patch_embed\.proj\.", "patch_embed."),
+        (r"^(cls_token|pos_embed)$", r"\1.\1"),
+        (r"\.norm1\.", ".attn_layer_norm."),
+        (r"\.norm2\.", ".ffn_layer_norm."),
+        (r"\.mlp\.", "."),
+    ),
+}
+
+
+class FormatError(ValueError):
+    """The tensors are not those of an AutoFormer; the text is the reason, without a file name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """All that the shapes of a network's tensors depend on.
+
+    Args:
+        sizes: depth, width, heads and MLP ratios.
+        img_size: input height and width in pixels.
+        patch_size: patch height and width in pixels.
+        in_chans: channels of the input.
+        num_classes: outputs of the head; 0 for no head.
+    """
+
+    sizes: SubnetConfig
+    img_size: tuple[int, int]
+    patch_size: tuple[int, int]
+    in_chans: int
+    num_classes: int
+
+    def shapes(self) -> dict[str, Shape]:
+        """Return the canonical names and shapes of all tensors, in the network's order."""
+        width = self.sizes.embed_dim
+        rows, columns = (side // p for side, p in zip(self.img_size, self.patch_size, strict=True))
+        out: dict[str, Shape] = {
+            "cls_token": (1, 1, width),
+            "pos_embed": (1, 1 + rows * columns, width),
+            "patch_embed.proj.weight": (width, self.in_chans, *self.patch_size),
+            "patch_embed.proj.bias": (width,),
+        }
+        for i in range(self.sizes.depth):
+            attn, hidden = self.sizes.attn_dims[i], self.sizes.hidden_dims[i]
+            block: dict[str, Shape] = {
+                "norm1.weight": (width,),
+                "norm1.bias": (width,),
+                "attn.rel_pos": (4, NUM_REL_POS, HEAD_DIM),
+                "attn.qkv.weight": (3 * attn, width),
+                "attn.qkv.bias": (3 * attn,),
+                "attn.proj.weight": (width, attn),
+                "attn.proj.bias": (width,),
+                "norm2.weight": (width,),
+                "norm2.bias": (width,),
+                "mlp.fc1.weight": (hidden, width),
+                "mlp.fc1.bias": (hidden,),
+                "mlp.fc2.weight": (width, hidden),
+                "mlp.fc2.bias": (width,),
+            }
+            out |= {f"blocks.{i}.{name}": shape for name, shape in block.items()}
+        out |= {"norm.weight": (width,), "norm.bias": (width,)}
+        if self.num_classes:
+            out |= {"head.weight": (self.num_classes, width), "head.bias": (self.num_classes,)}
+        return out
+
+
+def upstream_names(family: Family, name: str) -> tuple[str, ...]:
+    """Return the names of the tensors that a canonical tensor is made of in `family`."""
+    if family == "static":
+        return (name,)
+    if name.endswith(".attn.rel_pos"):  # rows of the table's grid are "v", columns "h"
+        stem = name.removesuffix("rel_pos")
+        return tuple(
+            f"{stem}rel_pos_embed_{kv}.embeddings_table_{vh}" for kv in "kv" for vh in "vh"
+        )
+    if family == "nni" and ".attn.qkv." in name:
+        return tuple(name.replace(".qkv.", f".{part}.") for part in "qkv")
+    for pattern, replacement in _RENAMES[family]:
+        name = re.sub(pattern, replacement, name)
+    return (name,)
+
+
+def join(
+    family: Family, name: str, parts: Sequence[Tensor], layout: Layout | None = None
+) -> Tensor:
+    """Make a canonical tensor of its upstream parts.
+
+    Args:
+        family: whose parts they are.
+        name: the canonical name.
+        parts: tensors in the order of `upstream_names`.
+        layout: of the bias, for "packed".
+
+    Returns:
+        The part itself where nothing is to be done.
+    """
+    if _is_table(family, name):
+        return torch.stack(list(parts))  # (4, R, D)
+    if len(parts) > 1:
+        return torch.cat(list(parts))  # (3 * H * D, ...)
+    if _is_interleaved(family, name, layout):
+        return _swap_first_axes(parts[0], 3)  # rows of q, then of k, then of v: (3 * H * D, ...)
+    return parts[0]
+
+
+def split(family: Family, name: str, tensor: Tensor, layout: Layout | None = None) -> list[Tensor]:
+    """Undo `join`: return the upstream parts of a canonical tensor."""
+    if _is_table(family, name):
+        return list(tensor.unbind(0))
+    if family == "nni" and ".attn.qkv." in name:
+        return list(tensor.chunk(3))
+    if _is_interleaved(family, name, layout):
+        return [_swap_first_axes(tensor, tensor.shape[0] // 3)]
+    return [tensor]
+
+
+def recognise(names: Iterable[str]) -> Family:
+    """Name the family that most of these tensor names belong to.
+
+    Raises:
+        FormatError: most belong to none, or they are those of NNI's supernet.
+    """
+    given = set(names)
+    if any(name.startswith("blocks.blocks.") for name in given):
+        raise FormatError(_NNI_SUPERNET)
+    probe = Architecture(
+        SubnetConfig(depth := max(_depth(given), 1), 1, (1,) * depth, (1.0,) * depth),
+        img_size=(1, 1),
+        patch_size=(1, 1),
+        in_chans=1,
+        num_classes=1,
+    ).shapes()
+    families: tuple[Family, ...] = ("static", "packed", "nni")
+    matches = {
+        family: len(given.intersection(up for name in probe for up in upstream_names(family, name)))
+        for family in families
+    }
+    best = max(families, key=lambda family: matches[family])
+    if 2 * matches[best] < len(given) or not given:
+        raise FormatError(
+            f"its {len(given)} tensors are not an AutoFormer's (official, PreNAS, NNI or this "
+            f"package's names): {_some(sorted(given))}"
+        )
+    return best
+
+
+def read_architecture(
+    family: Family, shapes: Mapping[str, Shape], img_size: tuple[int, int] | None = None
+) -> Architecture:
+    """Read the architecture back from upstream shapes, and hold every tensor against it.
+
+    Args:
+        family: whose names they are.
+        shapes: upstream names and shapes.
+        img_size: input (height, width), where known; a square grid is assumed otherwise.
+
+    Raises:
+        FormatError: keys are missing, unknown or of the wrong shape (all in one text), a size is
+            not what an AutoFormer can have, or it is NNI's supernet.
+    """
+    architecture = _guess(family, shapes, img_size)
+    expected = {
+        part: shape
+        for name, whole in architecture.shapes().items()
+        for part, shape in _parts_of(family, name, whole)
+    }
+    missing = [name for name in expected if name not in shapes]
+    unexpected = [name for name in shapes if name not in expected]
+    wrong = [
+        f"{name} is {shapes[name]}, expected {shape}"
+        for name, shape in expected.items()
+        if name in shapes and shapes[name] != shape
+    ]
+    problems = [
+        f"{what} {_some(names)}"
+        for what, names in (
+            ("missing keys", missing),
+            ("unexpected keys", unexpected),
+            ("wrong shapes:", wrong),
+        )
+        if names
+    ]
+    if problems:
+        raise FormatError("; ".join(problems))
+    if family == "nni" and architecture.sizes in _nni_supernets():
+        raise FormatError(_NNI_SUPERNET)
+    return architecture
+
+
+def same_sizes(one: SubnetConfig, other: SubnetConfig) -> bool:
+    """Tell whether two configs give the same shapes; MLP ratios may differ in rounding."""
+    return (one.depth, one.embed_dim, one.num_heads, one.hidden_dims) == (
+        other.depth,
+        other.embed_dim,
+        other.num_heads,
+        other.hidden_dims,
+    )
+
+
+_NNI_SUPERNET = (
+    "it is NNI's supernet, whose v biases are wrong in every layer with fewer heads than the "
+    "most; take NNI's subnet files (autoformer-tiny/small/base-subnet) or the official supernets"
+)
+
+
+def _nni_supernets() -> list[SubnetConfig]:
+    """NNI stores the largest subnet of a space, sliced from the official supernet."""
+    return [size for space in SPACES.values() for size in (space.largest, space.supernet)]
+
+
+def _is_table(family: Family, name: str) -> bool:
+    return family != "static" and name.endswith(".attn.rel_pos")
+
+
+def _is_interleaved(family: Family, name: str, layout: Layout | None) -> bool:
+    return family == "packed" and (
+        name.endswith(".attn.qkv.weight")
+        or (name.endswith(".attn.qkv.bias") and layout == "packed_interleaved")
+    )
+
+
+def _swap_first_axes(tensor: Tensor, inner: int) -> Tensor:
+    """Take the first axis as (outer, inner), and return it as (inner, outer)."""
+    rest = tensor.shape[1:]
+    return tensor.reshape(-1, inner, *rest).transpose(0, 1).reshape(-1, *rest)
+
+
+def _parts_of(family: Family, name: str, whole: Shape) -> Iterator[tuple[str, Shape]]:
+    parts = upstream_names(family, name)
+    if len(parts) > 1:
+        whole = whole[1:] if _is_table(family, name) else (whole[0] // len(parts), *whole[1:])
+    return ((part, whole) for part in parts)
+
+
+def _depth(names: Iterable[str]) -> int:
+    """Count the different blocks; a number left out then shows as a missing key."""
+    found = (re.match(r"blocks\.(\d{1,4})\.", name) for name in names)
+    return len({match[1] for match in found if match})
+
+
+def _guess(
+    family: Family, shapes: Mapping[str, Shape], img_size: tuple[int, int] | None
+) -> Architecture:
+    """Read sizes where they can be had; what is missing or contradicts shows in the comparison."""
+
+    def dim(name: str, axis: int) -> int | None:
+        parts = upstream_names(family, name)
+        shape = next((shapes[part] for part in parts if part in shapes), ())
+        size = shape[axis] if -len(shape) <= axis < len(shape) else 0
+        is_qkv = ".attn.qkv." in name and axis == 0
+        return (size * len(parts) if is_qkv else size) or None
+
+    def first(*places: tuple[str, int]) -> int | None:
+        return next((size for name, axis in places if (size := dim(name, axis))), None)
+
+    width = first(("cls_token", -1), ("norm.weight", 0), ("pos_embed", -1), ("norm.bias", 0))
+    depth = _depth(shapes)
+    if width is None or depth == 0:
+        raise FormatError("missing keys: no cls_token, norm or blocks to read the sizes from")
+    heads, ratios = [], []
+    for i in range(depth):
+        attn = first((f"blocks.{i}.attn.qkv.bias", 0), (f"blocks.{i}.attn.qkv.weight", 0))
+        if attn is not None and attn % (3 * HEAD_DIM):
+            raise FormatError(
+                f"blocks.{i}.attn: q, k and v have {attn} rows; expected a multiple of "
+                f"3 * {HEAD_DIM}, heads are {HEAD_DIM} wide"
+            )
+        heads.append(attn // (3 * HEAD_DIM) if attn else 1)
+        hidden = first((f"blocks.{i}.mlp.fc1.bias", 0), (f"blocks.{i}.mlp.fc1.weight", 0))
+        ratios.append(_ratio(width, hidden or width))
+    patch_size = (
+        dim("patch_embed.proj.weight", 2) or 16,
+        dim("patch_embed.proj.weight", 3) or 16,
+    )
+    return Architecture(
+        SubnetConfig(depth, width, tuple(heads), tuple(ratios)),
+        img_size or _square_img_size(dim("pos_embed", 1) or 2, patch_size),
+        patch_size,
+        in_chans=dim("patch_embed.proj.weight", 1) or 3,
+        num_classes=first(("head.bias", 0), ("head.weight", 0)) or 0,
+    )
+
+
+def _ratio(embed_dim: int, hidden: int) -> float:
+    """Return a ratio r with int(embed_dim * r) == hidden."""
+    ratio = hidden / embed_dim
+    return ratio if int(embed_dim * ratio) == hidden else math.nextafter(ratio, math.inf)
+
+
+def _square_img_size(num_tokens: int, patch_size: tuple[int, int]) -> tuple[int, int]:
+    side = math.isqrt(num_tokens - 1)
+    if side * side != num_tokens - 1:
+        raise FormatError(
+            f"pos_embed has {num_tokens} positions; "
+            "expected 1 + a square, or a header with img_size"
+        )
+    return side * patch_size[0], side * patch_size[1]
+
+
+def _some(names: Sequence[str], limit: int = 3) -> str:
+    text = ", ".join(shown(name) for name in names[:limit])
+    return text if len(names) <= limit else f"{text} and {len(names) - limit} more"
+
+
+# The patch projection in official and PreNAS, and in NNI state dicts.
+UPSTREAM_NAMES = frozenset({"patch_embed_super.proj.weight", "patch_embed.weight"})

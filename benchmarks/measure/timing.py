@@ -1,0 +1,231 @@
+"""Fair timing of several competitors in one process, and the statistics of what came out.
+
+Competitors run in interleaved rounds: each round times every one of them once, in a new random
+order, so that a machine that slows down or is shared slows them all down alike. Knows nothing of
+networks; `latency.py` and the other benchmarks say what to run, `rows.py` how to write it down.
+Everything but the two stopwatches is a function of its arguments: clock and randomness come in.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+
+Name = TypeVar("Name", bound=Hashable)
+Run = Callable[[], object]
+Stopwatch = Callable[[Run], float]
+"""Runs something once and returns how long it took, in ms."""
+
+LEAST_ROUNDS = 3  # a time limit never cuts below this: a median of fewer says nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long to measure.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    rounds: int = 50  # timed calls of every competitor, at most
+    seconds: float | None = None  # start no further round after this long, where given
+    warmup: int = 3  # untimed calls of every competitor before the first round
+    settle: int = 1  # untimed calls before each timed one: competitors evict each other's caches
+    seed: int = 0  # of the order within the rounds
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise ValueError(f"rounds is {self.rounds}; expected 1 or more")
+        if self.seconds is not None and not self.seconds > 0:
+            raise ValueError(f"seconds is {self.seconds}; expected a positive number")
+        for name in ("warmup", "settle"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The distribution of one competitor's times."""
+
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    repeats: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """One median over another, with a bootstrap interval of 95 %."""
+
+    ratio: float
+    low: float
+    high: float
+
+
+def require_device(device: str) -> None:
+    """Refuse CUDA where there is none.
+
+    Raises:
+        ValueError: as said; the text names the way out.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda, but torch finds no CUDA here; use --device cpu")
+
+
+def measure(
+    competitors: Mapping[Name, Run],
+    plan: Plan,
+    stopwatch: Stopwatch,
+    clock: Callable[[], float] = time.monotonic,
+) -> dict[Name, list[float]]:
+    """Time all competitors in interleaved rounds, with garbage collection off.
+
+    Args:
+        competitors: what to run, by name.
+        plan: how long.
+        stopwatch: times one run.
+        clock: seconds, for the plan's time limit.
+
+    Returns:
+        Times in ms by name, one a round: the i-th time of every competitor is of the same round.
+    """
+    for run in competitors.values():
+        for _ in range(plan.warmup):
+            run()
+    times: dict[Name, list[float]] = {name: [] for name in competitors}
+    start, limit = clock(), math.inf if plan.seconds is None else plan.seconds
+    with collection_off():
+        for done, order in enumerate(orders(list(competitors), plan.rounds, plan.seed)):
+            if done >= LEAST_ROUNDS and clock() - start >= limit:
+                break
+            for name in order:
+                for _ in range(plan.settle):
+                    competitors[name]()
+                times[name].append(stopwatch(competitors[name]))
+    return times
+
+
+def orders(names: Sequence[Name], rounds: int, seed: int) -> Iterator[list[Name]]:
+    """Yield a random order of all names for each round; the same seed gives the same orders."""
+    rng = random.Random(seed)
+    for _ in range(rounds):
+        yield rng.sample(list(names), len(names))
+
+
+def summarise(times_ms: Sequence[float]) -> Summary:
+    """Return median and 10th and 90th percentile of one or more times."""
+    if len(times_ms) == 1:
+        return Summary(times_ms[0], times_ms[0], times_ms[0], 1)
+    deciles = statistics.quantiles(times_ms, n=10, method="inclusive")
+    return Summary(statistics.median(times_ms), deciles[0], deciles[8], len(times_ms))
+
+
+def ratio_of_medians(
+    times_ms: Sequence[float],
+    baseline_ms: Sequence[float],
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Ratio:
+    """Divide the median of one competitor by that of another, with a bootstrap interval.
+
+    Whole rounds are drawn anew, for both at once: what slowed a round down slowed both.
+
+    Args:
+        times_ms: times of one, by round.
+        baseline_ms: times of the other, from the same rounds.
+        resamples: draws of the bootstrap.
+        seed: of these draws.
+
+    Returns:
+        The ratio of medians, and the 2.5th and 97.5th percentile of the draws.
+
+    Raises:
+        ValueError: the numbers of rounds differ, or are 0.
+    """
+    rounds = len(times_ms)
+    if rounds != len(baseline_ms) or not rounds:
+        raise ValueError(
+            f"{rounds} and {len(baseline_ms)} times given; expected the same rounds of both"
+        )
+    rng = random.Random(seed)
+    draws = []
+    for _ in range(resamples):
+        drawn = rng.choices(range(rounds), k=rounds)
+        over = statistics.median(times_ms[i] for i in drawn)
+        draws.append(over / statistics.median(baseline_ms[i] for i in drawn))
+    steps = statistics.quantiles(draws, n=40, method="inclusive")  # steps of 2.5 %
+    ratio = statistics.median(times_ms) / statistics.median(baseline_ms)
+    return Ratio(ratio, steps[0], steps[-1])
+
+
+@contextmanager
+def collection_off() -> Iterator[None]:
+    """Collect garbage now, then not until the block ends."""
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def wall_stopwatch(clock: Callable[[], float] = time.perf_counter) -> Stopwatch:
+    """Return a stopwatch for work that is done when the call returns, as on the CPU."""
+
+    def time_once(run: Run) -> float:
+        start = clock()
+        run()
+        return (clock() - start) * 1e3
+
+    return time_once
+
+
+def cuda_stopwatch() -> Stopwatch:
+    """Return a stopwatch that reads CUDA events around the work, on an otherwise idle device."""
+    events: Any = torch.cuda  # its Event is not annotated
+    start, end = (events.Event(enable_timing=True) for _ in range(2))
+
+    def time_once(run: Run) -> float:
+        torch.cuda.synchronize()
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end))
+
+    return time_once
+
+
+SIDE = {"cpu": 2048, "cuda": 8192}
+
+
+PLAN = Plan(rounds=10, seconds=3.0, warmup=2, settle=0)
+
+
+def peak_gflops(device: str, dtype: torch.dtype, stopwatch: Stopwatch) -> float:
+    """Measure the fastest of a few large matrix products.
+
+    Args:
+        device: "cpu" or "cuda".
+        dtype: of both factors.
+        stopwatch: times one product.
+
+    Returns:
+        GFLOP/s, a multiply-add counted as two.
+    """
+    side = SIDE[device]
+    a, b = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
+    out = torch.empty_like(a)
+    times = measure({"product": lambda: torch.mm(a, b, out=out)}, PLAN, stopwatch)
+    return 2 * side**3 / min(times["product"]) / 1e6

@@ -1,0 +1,168 @@
+"""Images from rows, as SVG: attention over tokens, and accuracy over latency.
+
+The same rows give the same bytes with the same matplotlib. Each file carries a digest of its rows,
+so that `report.py --check` knows a stale one whatever matplotlib is installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from benchmarks import attention, pareto
+from benchmarks.measure.results import read_rows
+from benchmarks.measure.rows import Row
+from benchmarks.report.tables import FORMS, caption
+
+DIGEST = re.compile(r"rows sha256 ([0-9a-f]{64})")
+STYLE: Mapping[Any, Any] = {  # matplotlib names every key in its annotation
+    "svg.hashsalt": "autoformer_zoo",  # else ids are random
+    "svg.fonttype": "none",  # text stays text
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+INPUT = re.compile(r"(\d+)x(\d+) grid, (\d+) heads")
+FAMILIES = {"autoformer": "o", "prenas": "s", "deit": "^"}  # markers
+
+
+def rows_of_plot(name: str, results: Path) -> list[Row]:
+    """Return the rows of a name in `PLOTS`, of the machine measured last.
+
+    Raises:
+        ValueError: the file is refused.
+    """
+    file, device, _ = PLOTS[name]
+    rows = [row for row in read_rows(results / file, Row) if row.device == device]
+    if not rows:
+        return []
+    newest = max(rows, key=lambda row: row.date).machine
+    return [row for row in rows if row.machine == newest]
+
+
+def draw_plot(name: str, rows: Sequence[Row], out: Path) -> None:
+    """Draw a name in `PLOTS` from its rows; the file appears when it is whole."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    with matplotlib.rc_context(dict(STYLE)):
+        figure = PLOTS[name][2](plt, rows)
+        figure.text(0.01, -0.02, caption(rows), fontsize=6, va="top", wrap=True)
+        temporary = out.with_name(f".{out.name}-{uuid.uuid4().hex}")
+        about = {"Date": None, "Source": f"rows sha256 {digest(rows)}"}
+        try:
+            figure.savefig(temporary, format="svg", metadata=about, bbox_inches="tight")
+            os.replace(temporary, out)
+        finally:
+            plt.close(figure)
+            temporary.unlink(missing_ok=True)
+
+
+def is_stale(rows: Sequence[Row], out: Path) -> bool:
+    """Tell whether a image is missing, or was drawn from other rows."""
+    found = DIGEST.search(out.read_text(encoding="utf-8")) if out.exists() else None
+    return found is None or found[1] != digest(rows)
+
+
+def digest(rows: Sequence[Row]) -> str:
+    """Return the SHA-256 of rows."""
+    return hashlib.sha256(repr([astuple(row) for row in rows]).encode()).hexdigest()
+
+
+def _draw_attention(plt: Any, rows: Sequence[Row]) -> Any:  # pyplot and its figure: not annotated
+    """Draw time and memory over tokens, for the middle number of heads."""
+    heads = sorted({_tokens_and_heads(row)[1] for row in rows})
+    chosen = heads[len(heads) // 2]
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for axis, what, label in zip(
+        axes, ("latency", "peak_memory"), ("ms", "MiB beyond the operands"), strict=True
+    ):
+        for form in FORMS:
+            points = [
+                (_tokens_and_heads(row)[0], row.median, bool(row.repeats))
+                for row in rows
+                if (row.what, row.model) == (what, form)
+                and _tokens_and_heads(row)[1] == chosen
+                and row.median > 0
+            ]
+            _draw_form(axis, form, sorted(points))
+        axis.set(xscale="log", yscale="log", xlabel="tokens", ylabel=label)
+    axes[0].set_title(f"one layer's attention, {chosen} heads, {rows[0].precision}", fontsize=9)
+    axes[1].set_title("hollow: estimated, above the limit, not run", fontsize=9)
+    axes[0].legend(fontsize=8)
+    return figure
+
+
+def _draw_form(axis: Any, form: str, points: Sequence[tuple[int, float, bool]]) -> None:
+    color = f"C{FORMS.index(form)}"
+    measured = [(x, y) for x, y, was_run in points if was_run]
+    estimated = [(x, y) for x, y, was_run in points if not was_run]
+    if measured:
+        axis.plot(*zip(*measured, strict=True), marker="o", markersize=4, color=color, label=form)
+    if estimated:
+        look = {"marker": "o", "markersize": 4, "linestyle": "none", "markerfacecolor": "none"}
+        axis.plot(*zip(*estimated, strict=True), color=color, **look)
+
+
+def _tokens_and_heads(row: Row) -> tuple[int, int]:
+    found = INPUT.fullmatch(row.input)
+    if found is None:
+        raise ValueError(
+            f"a row of attention has the input {row.input!r}; expected {INPUT.pattern}"
+        )
+    height, width, heads = (int(number) for number in found.groups())
+    return 1 + height * width, heads
+
+
+def _draw_pareto(plt: Any, rows: Sequence[Row]) -> Any:
+    batch = min(row.batch for row in rows)
+    chosen = [row for row in rows if row.batch == batch]
+    times = {row.model: row.median for row in chosen if row.what == "latency"}
+    top1 = {row.model: row.median for row in chosen if row.what == "top1_published"}
+    figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
+    for family, marker in FAMILIES.items():
+        names = sorted(name for name in times if name.startswith(family) and name in top1)
+        names.sort(key=lambda name: times[name])
+        x, y = [times[name] for name in names], [top1[name] for name in names]
+        axis.plot(x, y, marker=marker, linewidth=0.8, label=family)
+        for name in names:
+            axis.annotate(
+                name.removesuffix("_patch16_224"),
+                (times[name], top1[name]),
+                xytext=(4, 5 if family == "prenas" else -9),  # its points lie on AutoFormer's
+                textcoords="offset points",
+                fontsize=6,
+            )
+    axis.margins(x=0.15)
+    axis.set(
+        xscale="log",
+        xlabel=f"ms, median, batch {batch}, measured here",
+        ylabel="ImageNet top-1 %, published, not measured here",
+    )
+    axis.legend(fontsize=8)
+    return figure
+
+
+Draw = Callable[[Any, Sequence[Row]], Any]
+
+PLOTS: Mapping[str, tuple[str, str, Draw]] = MappingProxyType(
+    {
+        f"{name}-{device}": (file, device, draw)
+        for device in ("cpu", "cuda")
+        for name, file, draw in (
+            ("attention", attention.ROWS, _draw_attention),
+            ("pareto", pareto.ROWS, _draw_pareto),
+        )
+    }
+)
+"""Names of the images: the file of rows, the device, and what draws."""

@@ -1,0 +1,147 @@
+"""Rounds and statistics with a fake clock; nothing here depends on how fast anything is."""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from benchmarks.measure.timing import (
+    LEAST_ROUNDS,
+    Plan,
+    Ratio,
+    Summary,
+    collection_off,
+    measure,
+    orders,
+    ratio_of_medians,
+    summarise,
+    wall_stopwatch,
+)
+
+
+class FakeClock:
+    """A clock that moves only when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def costing(self, seconds: float, log: list[str], name: str) -> Callable[[], None]:
+        def run() -> None:
+            self.now += seconds
+            log.append(name)
+
+        return run
+
+
+def test_measure_times_every_competitor_once_a_round() -> None:
+    clock, log = FakeClock(), []
+    competitors = {
+        "slow": clock.costing(0.5, log, "slow"),
+        "fast": clock.costing(0.125, log, "fast"),
+    }
+
+    times = measure(competitors, Plan(rounds=4, warmup=2, settle=1), wall_stopwatch(clock), clock)
+
+    assert times == {"slow": [500.0] * 4, "fast": [125.0] * 4}
+    assert log[:4] == ["slow", "slow", "fast", "fast"]  # warm-up
+    assert Counter(log) == {"slow": 2 + 4 * 2, "fast": 2 + 4 * 2}
+
+
+def test_measure_stops_after_its_seconds_but_not_before_a_few_rounds() -> None:
+    clock, log = FakeClock(), []
+    competitors = {"only": clock.costing(1.0, log, "only")}
+
+    def rounds(seconds: float) -> int:
+        plan = Plan(rounds=100, seconds=seconds, warmup=0, settle=0)
+        return len(measure(competitors, plan, wall_stopwatch(clock), clock)["only"])
+
+    assert rounds(10.0) == 10
+    assert rounds(0.5) == LEAST_ROUNDS
+
+
+def test_measure_keeps_garbage_collection_off_and_puts_it_back() -> None:
+    seen: list[bool] = []
+    measure({"only": lambda: seen.append(gc.isenabled())}, Plan(1, warmup=0), wall_stopwatch())
+
+    assert seen == [False, False]
+    assert gc.isenabled()
+
+
+def test_collection_stays_off_where_it_was_off() -> None:
+    gc.disable()
+    try:
+        with collection_off():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_orders_are_permutations_that_change_and_repeat_with_the_seed() -> None:
+    names = ["a", "b", "c"]
+    drawn = list(orders(names, 50, seed=1))
+
+    assert all(sorted(order) == names for order in drawn)
+    assert len({tuple(order) for order in drawn}) == 6
+    assert drawn == list(orders(names, 50, seed=1))
+    assert drawn != list(orders(names, 50, seed=2))
+
+
+def test_summary_is_median_and_deciles() -> None:
+    assert summarise([float(ms) for ms in range(10, -1, -1)]) == Summary(5.0, 1.0, 9.0, 11)
+    assert summarise([2.5]) == Summary(2.5, 2.5, 2.5, 1)
+
+
+def test_ratio_of_constant_times_is_exact() -> None:
+    assert ratio_of_medians([3.0] * 5, [2.0] * 5) == Ratio(1.5, 1.5, 1.5)
+
+
+def test_ratio_interval_holds_the_ratio_and_narrows_with_rounds() -> None:
+    def noisy(rounds: int) -> Ratio:
+        times = [10.0 + (7 * i) % 11 for i in range(rounds)]
+        baseline = [5.0 + (3 * i) % 5 for i in range(rounds)]
+        return ratio_of_medians(times, baseline)
+
+    few, many = noisy(11), noisy(275)
+
+    for ratio in (few, many):
+        assert ratio.low <= ratio.ratio <= ratio.high
+    assert 0 < many.high - many.low < few.high - few.low
+
+
+def test_noise_that_hits_whole_rounds_leaves_the_ratio_alone() -> None:
+    load = [1.0, 4.0, 2.0, 16.0, 8.0]  # the machine was shared by so much
+    ratio = ratio_of_medians([3.0 * x for x in load], [2.0 * x for x in load])
+    assert ratio == Ratio(1.5, 1.5, 1.5)
+
+
+def test_ratio_is_the_same_with_the_same_seed() -> None:
+    times, baseline = [1.0, 2.0, 4.0], [1.0, 3.0, 2.0]
+    assert ratio_of_medians(times, baseline, seed=3) == ratio_of_medians(times, baseline, seed=3)
+
+
+@pytest.mark.parametrize(("times", "baseline"), [([1.0, 2.0], [1.0]), ([], [])])
+def test_times_of_different_rounds_are_refused(times: list[float], baseline: list[float]) -> None:
+    with pytest.raises(ValueError, match=f"{len(times)} and {len(baseline)} times given"):
+        ratio_of_medians(times, baseline)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"rounds": 0}, "rounds is 0; expected 1 or more"),
+        ({"seconds": 0.0}, "seconds is 0.0; expected a positive number"),
+        ({"seconds": float("nan")}, "seconds is nan; expected a positive number"),
+        ({"warmup": -1}, "warmup is -1; expected 0 or more"),
+        ({"settle": -1}, "settle is -1; expected 0 or more"),
+    ],
+)
+def test_impossible_plan_is_refused(values: dict[str, float], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        Plan(**values)

@@ -1,0 +1,54 @@
+"""What tests of the command share: running it, a supernet's file, a subnet's config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoformer_zoo.cli import main as cli
+from autoformer_zoo.network.vit import AutoFormer
+from autoformer_zoo.space import SubnetConfig
+from autoformer_zoo.weights.checkpoint import SupernetWeights, save_supernet
+
+SUPERNET = SubnetConfig(2, 192, (3, 3), (4.0, 4.0))
+SUBNET = SubnetConfig(2, 128, (2, 1), (2.0, 1.5))
+
+Run = Any  # what `runner` returns: arguments -> exit code, stdout, stderr
+
+
+def runner(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs the command in this process."""
+
+    def call(*argv: object) -> tuple[int, str, str]:
+        code = cli.main([str(argument) for argument in argv])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def write_supernet(folder: Path) -> Path:
+    """Write a supernet's file with random weights, 32 px and ten classes as nano."""
+    network = AutoFormer(SUPERNET, img_size=32, patch_size=4, num_classes=10)
+    sizes = {"img_size": (32, 32), "patch_size": (4, 4), "in_chans": 3, "num_classes": 10}
+    weights = SupernetWeights(network.state_dict(), SUPERNET, "prefix", **sizes)
+    save_supernet(weights, folder / "supernet.safetensors")
+    return folder / "supernet.safetensors"
+
+
+def write_config(folder: Path) -> Path:
+    """Write the config of a subnet of it."""
+    path = folder / "subnet.json"
+    path.write_text(SUBNET.to_json())
+    return path
+
+
+def assert_refused(result: tuple[int, str, str], text: str) -> None:
+    """One line on stderr that holds `text`, nothing on stdout, exit code 2."""
+    code, out, err = result
+    assert code == 2
+    assert out == ""
+    assert err.startswith("autoformer-zoo: ")
+    assert err.count("\n") == 1
+    assert text in err

@@ -1,0 +1,87 @@
+"""Checkpoints with made-up numbers in every upstream format, small unless a space is asked for."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoformer_zoo.space import SubnetConfig
+from autoformer_zoo.weights.checkpoint import SubnetWeights, SupernetWeights
+from autoformer_zoo.weights.layouts import (
+    BIAS_RULES,
+    Architecture,
+    Family,
+    Layout,
+    split,
+    upstream_names,
+)
+from autoformer_zoo.weights.slicing import BiasRule, slice_supernet
+
+SUPERNET = SubnetConfig(2, 128, (2, 2), (2.0, 2.0))
+SUBNET = SubnetConfig(2, 96, (1, 2), (2.0, 1.0))
+SIZES: dict[str, Any] = {"img_size": 64, "num_classes": 10}  # what models of these need to be told
+
+
+def make_supernet(
+    sizes: SubnetConfig = SUPERNET,
+    bias_rule: BiasRule = "prefix",
+    seed: int = 0,
+    img_size: int = 64,
+    patch_size: int = 16,
+    num_classes: int = 10,
+) -> SupernetWeights:
+    """Return a supernet whose tensors are all different from zero and from each other."""
+    rng = torch.Generator().manual_seed(seed)
+    net = Architecture(
+        sizes, (img_size, img_size), (patch_size, patch_size), in_chans=3, num_classes=num_classes
+    )
+    tensors = {
+        name: torch.randn(shape, generator=rng) * 0.1 for name, shape in net.shapes().items()
+    }
+    return SupernetWeights(
+        tensors, sizes, bias_rule, net.img_size, net.patch_size, net.in_chans, net.num_classes
+    )
+
+
+def cut(supernet: SupernetWeights, subnet: SubnetConfig = SUBNET) -> SubnetWeights:
+    """Return a subnet's weights."""
+    tensors = slice_supernet(supernet.tensors, supernet.sizes, subnet, supernet.bias_rule)
+    return SubnetWeights(
+        tensors,
+        subnet,
+        supernet.img_size,
+        supernet.patch_size,
+        supernet.in_chans,
+        supernet.num_classes,
+    )
+
+
+def supernet_file(supernet: SupernetWeights, layout: Layout = "packed_prefix") -> bytes:
+    """Return a supernet as an official, or a PreNAS, checkpoint file."""
+    assert BIAS_RULES[layout] == supernet.bias_rule
+    return saved({"model": _upstream("packed", supernet.tensors, layout), "epoch": 3})
+
+
+def nni_file(weights: SubnetWeights) -> bytes:
+    """Return a subnet as one of NNI's files."""
+    return saved(_upstream("nni", weights.tensors))
+
+
+def saved(content: object) -> bytes:
+    """Return what torch.save writes."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def _upstream(family: Family, tensors: Any, layout: Layout | None = None) -> dict[str, Tensor]:
+    return {
+        upstream: part.clone()
+        for name, tensor in tensors.items()
+        for upstream, part in zip(
+            upstream_names(family, name), split(family, name, tensor, layout), strict=True
+        )
+    }

@@ -1,0 +1,140 @@
+"""The command that converts files: what it writes, what it prints, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from autoformer_zoo.published import SPACES
+from autoformer_zoo.space import SubnetConfig
+from autoformer_zoo.weights.checkpoint import load_subnet, load_supernet, load_weights
+from autoformer_zoo.weights.files import same_bits
+from hub.convert import main
+from tests.helpers.hostile import FILES, SIZES, state
+from tests.helpers.upstream import nni_state, official_state, training_checkpoint
+
+SUBNET = SubnetConfig(2, 24, (1, 2), (2.0, 1.5))
+
+
+@pytest.fixture
+def official(tmp_path: Path) -> Path:
+    path = tmp_path / "official.pth"
+    torch.save(training_checkpoint(state()), path)
+    return path
+
+
+@pytest.mark.parametrize("layout", ["packed_prefix", "packed_interleaved"])
+def test_supernet_is_converted(
+    official: Path, layout: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = official.with_name("out.safetensors")
+    options = ["--layout", layout, "--origin", "a test", "--license", "unknown"]
+    assert main([str(official), str(out), *options]) == 0
+    printed, errors = capsys.readouterr()
+    report = json.loads(printed.splitlines()[-1])
+    assert report["kind"] == "supernet"
+    assert report["size_bytes"] == out.stat().st_size
+    assert errors == ""
+    written, expected = load_supernet(out), load_supernet(official, layout)
+    assert written.bias_rule == expected.bias_rule
+    assert all(same_bits(written.tensors[k], v) for k, v in expected.tensors.items())
+    assert written.metadata["origin"] == "a test"
+    assert written.metadata["license"] == "unknown"
+    assert len(written.metadata["source_sha256"]) == 64
+
+
+@pytest.mark.parametrize("as_file", [False, True], ids=["text", "file"])
+def test_subnet_is_cut_out(official: Path, as_file: bool) -> None:
+    out, config = official.with_name("out.safetensors"), official.with_name("subnet.json")
+    config.write_text(SUBNET.to_json())
+    given = str(config) if as_file else SUBNET.to_json()
+    assert main([str(official), str(out), "--layout", "packed_prefix", "--subnet", given]) == 0
+    expected = load_weights(official, SUBNET, "packed_prefix").tensors
+    written = load_subnet(out)
+    assert written.subnet == SUBNET
+    assert all(same_bits(written.tensors[k], v) for k, v in expected.items())
+
+
+def test_nni_subnet_is_converted(tmp_path: Path) -> None:
+    torch.save(nni_state(SIZES), tmp_path / "nni.pth")
+    assert main([str(tmp_path / "nni.pth"), str(tmp_path / "out")]) == 0
+    assert load_subnet(tmp_path / "out").subnet == SIZES
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_bad_file_is_one_line_and_code_2(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make, _ = FILES[name]
+    (tmp_path / name).write_bytes(make(tmp_path))
+    assert main([str(tmp_path / name), str(tmp_path / "out")]) == 2
+    printed, errors = capsys.readouterr()
+    assert printed == ""
+    assert errors.count("\n") == 1
+    assert str(tmp_path / name) in errors
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["away.pth", "out"], "away.pth: No such file"),
+        (["official.pth", "nowhere/out"], "nowhere/out: its directory does not exist"),
+        (["official.pth", "."], "is a directory; expected the name of a file to write"),
+        (["official.pth", "official.pth"], "is the input file; expected another name"),
+        (["official.pth", "out", "--subnet", "{"], "a subnet config is not JSON"),
+        (["official.pth", "out", "--subnet", "away.json"], "No such file or directory: 'away"),
+        (["official.pth", "out", "--subnet", "official.pth"], "is not a text file"),
+        (
+            ["official.pth", "out", "--subnet", SubnetConfig(2, 33, (1, 1), (1.0, 1.0)).to_json()],
+            "embed_dim 33 needs that width in every layer, the supernet has 32",
+        ),
+    ],
+)
+def test_bad_arguments_are_one_line_and_code_2(
+    arguments: list[str],
+    reason: str,
+    official: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(official.parent)
+    assert main(arguments) == 2
+    errors = capsys.readouterr().err
+    assert reason in errors
+    assert errors.count("\n") == 1
+    assert [path.name for path in official.parent.iterdir()] == ["official.pth"]
+
+
+@pytest.mark.slow
+def test_module_runs_as_a_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hub.convert", str(tmp_path / "away.pth"), "out"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("python -m hub.convert: ")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's peak memory")
+def test_base_supernet_is_converted_below_three_times_its_size(tmp_path: Path) -> None:
+    path = tmp_path / "supernet-base.pth"
+    torch.save({"model": official_state(SPACES["base"].supernet, 224, 1000)}, path)
+    script = (
+        "import sys, hub.convert\n"
+        # Not getrusage: its figure is inherited from the process that started this one.
+        "peak = lambda: open('/proc/self/status').read().partition('VmHWM:')[2].split()[0]\n"
+        "before = peak()\n"
+        "assert hub.convert.main(sys.argv[1:]) == 0\n"
+        "print(before, peak())\n"
+    )
+    command = [sys.executable, "-c", script, str(path), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    before, peak = (1024 * int(kilobytes) for kilobytes in done.stdout.split()[-2:])
+    print(f"before {before}, peak {peak}, file {path.stat().st_size} bytes")
+    assert peak - before < path.stat().st_size
+    assert peak < 3 * path.stat().st_size

@@ -1,0 +1,328 @@
+"""Attention: every form against the definition, in values, gradients, precision and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from autoformer_zoo.network import attention
+from autoformer_zoo.network.attention import (
+    FORM_VARIABLE,
+    augmented_attention,
+    check_form,
+    choose_form,
+    decomposed_attention,
+    explicit_attention,
+    relpos_attention,
+)
+
+FORMS = {
+    "explicit": explicit_attention,
+    "augmented": augmented_attention,
+    "decomposed": decomposed_attention,
+}
+FAST = ["augmented", "decomposed"]
+GRIDS = [(4, 4), (14, 14), (6, 10), (1, 7), (16, 4), (3, 24), (1, 1), (15, 15), (20, 20)]
+
+
+def _inputs(
+    grid: tuple[int, int], batch: int = 1, heads: int = 1, scale: float = 1.0, seed: int = 0
+) -> list[Tensor]:
+    """Return q, k, v and tables in float64; no table row is zero and no two are alike."""
+    rng = torch.Generator().manual_seed(seed)
+    shape = (batch, heads, 1 + grid[0] * grid[1], 64)
+    qkv = [scale * torch.randn(shape, generator=rng, dtype=torch.float64) for _ in range(3)]
+    return [*qkv, 0.5 * torch.randn(4, 30, 64, generator=rng, dtype=torch.float64)]
+
+
+def _relpos(inputs: list[Tensor], grid: tuple[int, int], **arguments: Any) -> Tensor:
+    """Call `relpos_attention` with q, k, v in memory as the network's projection returns them."""
+    packed = torch.stack(inputs[:3]).permute(1, 3, 0, 2, 4).contiguous()  # (B, N, 3, H, D)
+    return relpos_attention(packed.permute(2, 0, 3, 1, 4), inputs[3], grid, **arguments)
+
+
+def _output_and_gradients(
+    form: Callable[..., Tensor], inputs: list[Tensor], grid: tuple[int, int]
+) -> list[Tensor]:
+    leaves = [tensor.detach().clone().requires_grad_() for tensor in inputs]
+    out = form(*leaves, grid)
+    weight = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out).cos()
+    (out * weight).sum().backward()
+    return [out.detach(), *(leaf.grad for leaf in leaves)]
+
+
+def _definition(inputs: list[Tensor], grid: tuple[int, int]) -> np.ndarray:
+    """Attend pair by pair, from the words of the paper, sharing nothing with the package."""
+    q, k, v, (key_rows, key_columns, value_rows, value_columns) = (x.numpy() for x in inputs)
+    batch, heads, tokens, width = q.shape
+    place = [None] + [(r, c) for r in range(grid[0]) for c in range(grid[1])]
+
+    def table_entries(i: int, j: int) -> tuple[int, int]:
+        if place[i] is None or place[j] is None:
+            return 0, 0
+        down, right = place[j][0] - place[i][0], place[j][1] - place[i][1]
+        return max(-14, min(14, down)) + 15, max(-14, min(14, right)) + 15
+
+    out = np.zeros_like(q)
+    for b, h in np.ndindex(batch, heads):
+        for i in range(tokens):
+            logits, values = np.empty(tokens), np.empty((tokens, width))
+            for j in range(tokens):
+                row, column = table_entries(i, j)
+                relative = key_rows[row] + key_columns[column]
+                logits[j] = (q[b, h, i] @ k[b, h, j] + q[b, h, i] @ relative) / 8
+                values[j] = v[b, h, j] + value_rows[row] + value_columns[column]
+            weights = np.exp(logits - logits.max())
+            out[b, h, i] = (weights / weights.sum()) @ values
+    return out
+
+
+class _Record(TorchDispatchMode):
+    """Keep the sizes of all tensors that operators return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            # A view of zero strides, as expand makes, takes no memory.
+            if isinstance(leaf, Tensor) and 0 not in leaf.stride():
+                self.largest = max(self.largest, leaf.numel())
+        return out
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("grid", [(6, 10), (20, 3), (2, 17)], ids=str)
+def test_form_follows_the_definition(form: str, grid: tuple[int, int]) -> None:
+    inputs = _inputs(grid, heads=2)
+    out = FORMS[form](*inputs, grid)
+    np.testing.assert_allclose(out.numpy(), _definition(inputs, grid), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("grid", "batch", "heads"),
+    [*((grid, 1, 1) for grid in GRIDS), ((5, 3), 1, 3), ((5, 3), 5, 1), ((5, 3), 3, 4)],
+    ids=str,
+)
+def test_fast_forms_equal_explicit_with_gradients(
+    grid: tuple[int, int], batch: int, heads: int
+) -> None:
+    inputs = _inputs(grid, batch, heads)
+    expected = _output_and_gradients(explicit_attention, inputs, grid)
+    for form in FAST:
+        actual = _output_and_gradients(FORMS[form], inputs, grid)
+        for name, one, other in zip("oqkvt", actual, expected, strict=True):
+            assert (one - other).abs().max() < 1e-10, (form, name)
+
+
+@pytest.mark.parametrize(
+    ("grid", "batch", "heads"),
+    [*((grid, 1, 1) for grid in GRIDS), *(((5, 3), b, h) for b, h in [(0, 2), (1, 3), (5, 2)])],
+    ids=str,
+)
+def test_inference_equals_explicit_and_leaves_inputs_alone(
+    grid: tuple[int, int], batch: int, heads: int
+) -> None:
+    inputs = _inputs(grid, batch, heads)
+    packed = torch.stack(inputs[:3]).permute(1, 3, 0, 2, 4).contiguous()  # (B, N, 3, H, D)
+    qkv, tables = packed.permute(2, 0, 3, 1, 4), inputs[3].clone()
+    expected = explicit_attention(*inputs, grid)
+    with torch.no_grad():
+        for form in FAST:
+            for _ in range(2):
+                out = relpos_attention(qkv, tables, grid, form=form)
+                torch.testing.assert_close(out, expected, rtol=0, atol=1e-10, msg=form)
+    assert torch.equal(qkv, torch.stack(inputs[:3]))
+    assert torch.equal(tables, inputs[3])
+
+
+@pytest.mark.parametrize("form", FAST)
+def test_fast_form_takes_inputs_of_any_strides(form: str) -> None:
+    contiguous = _inputs((4, 6), batch=2, heads=3)
+    packed = torch.stack(contiguous[:3]).permute(1, 3, 0, 2, 4).contiguous()  # (B, N, 3, H, D)
+    as_the_network = [*packed.permute(2, 0, 3, 1, 4).unbind(0), contiguous[3]]
+    every_second = [torch.stack([x, x], -1).flatten(-2)[..., ::2] for x in contiguous]
+    expected = explicit_attention(*contiguous, (4, 6))
+    for inputs in (as_the_network, every_second):
+        assert not inputs[0].is_contiguous()
+        torch.testing.assert_close(FORMS[form](*inputs, (4, 6)), expected, rtol=0, atol=1e-10)
+    stacked = torch.stack(contiguous[:3])
+    for qkv in (stacked, torch.stack([stacked, stacked], -1).flatten(-2)[..., ::2]):
+        with torch.no_grad():
+            out = relpos_attention(qkv, every_second[3], (4, 6), form=form)
+        torch.testing.assert_close(out, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_form_takes_an_empty_batch(form: str) -> None:
+    inputs = _inputs((3, 4), batch=0, heads=2)
+    assert FORMS[form](*inputs, (3, 4)).shape == (0, 2, 13, 64)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_form_is_exact_under_dropout(form: str) -> None:
+    # Values that are unit vectors, and no relative values, make the output the weights as dropped.
+    grid, tokens = (5, 6), 31
+    q, k, v, tables = _inputs(grid, heads=2)
+    rows, columns = attention.relative_index(grid)
+    unit = torch.eye(tokens, 64, dtype=q.dtype).expand(1, 2, -1, -1)
+    only_keys = torch.cat([tables[:2], torch.zeros_like(tables[2:])])
+    torch.manual_seed(7)
+    dropped = FORMS[form](q, k, unit, only_keys, grid, 0.3)[..., :tokens]  # (B, H, N, N)
+    torch.manual_seed(7)
+    out = FORMS[form](q, k, v, tables, grid, 0.3)
+
+    whole = explicit_attention(q, k, unit, only_keys, grid)[..., :tokens]
+    kept = dropped.abs() > 1e-15
+    assert 0.6 < kept.double().mean() < 0.8
+    torch.testing.assert_close(dropped[kept], whole[kept] / 0.7, rtol=0, atol=1e-10)
+    values = v.unsqueeze(2) + tables[2][rows] + tables[3][columns]  # (B, H, N, N, D)
+    expected = torch.einsum("bhij,bhijd->bhid", dropped, values)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-10)
+
+
+def test_decomposed_form_drops_what_explicit_drops() -> None:
+    inputs = _inputs((4, 7), batch=2, heads=3)
+    torch.manual_seed(3)
+    expected = explicit_attention(*inputs, (4, 7), 0.5)
+    torch.manual_seed(3)
+    actual = decomposed_attention(*inputs, (4, 7), 0.5)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
+
+
+def _half_errors(
+    form: str, dtype: torch.dtype, grid: tuple[int, int], scale: float, mode: str
+) -> tuple[float, float]:
+    """Return norm-wise and largest error against explicit fp32, means over some inputs."""
+    norms, maxima = [], []
+    for seed in range(3):
+        rounded = [x.to(dtype) for x in _inputs(grid, heads=2, scale=scale, seed=seed)]
+        exact = [x.float() for x in rounded]
+        reference = explicit_attention(*exact, grid)
+        # Autocast: q, k and v come out of a linear layer in half, tables are fp32 parameters.
+        inputs = [*rounded[:3], exact[3]] if mode == "autocast" else rounded
+        with (
+            torch.autocast("cpu", dtype=dtype, enabled=mode == "autocast"),
+            torch.set_grad_enabled(mode != "inference"),
+        ):
+            error = _relpos(inputs, grid, form=form).float() - reference
+        norms.append((error.norm() / reference.norm()).item())
+        maxima.append(error.abs().max().item())
+    return float(np.mean(norms)), float(np.mean(maxima))
+
+
+@pytest.mark.parametrize("mode", ["training", "autocast", "inference"])
+@pytest.mark.parametrize("scale", [0.1, 0.3, 1.0, 2.0])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("form", FAST)
+def test_half_precision_errs_at_most_twice_as_explicit(
+    form: str, dtype: torch.dtype, scale: float, mode: str
+) -> None:
+    norm, maximum = _half_errors(form, dtype, (8, 9), scale, mode)
+    explicit_norm, explicit_maximum = _half_errors("explicit", dtype, (8, 9), scale, mode)
+    assert norm <= 2 * explicit_norm
+    assert maximum <= 2 * explicit_maximum
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("form", FORMS)
+def test_form_keeps_the_dtype(form: str, dtype: torch.dtype) -> None:
+    inputs = [x.to(dtype) for x in _inputs((3, 4))]
+    assert FORMS[form](*inputs, (3, 4)).dtype == dtype
+
+
+@pytest.mark.parametrize("gradients", [False, True], ids=["inference", "training"])
+@pytest.mark.parametrize("form", FORMS)
+def test_only_the_explicit_form_builds_a_vector_for_each_pair(form: str, gradients: bool) -> None:
+    grid, tokens = (14, 14), 197
+    inputs = [x.float().requires_grad_(gradients) for x in _inputs(grid)]
+    with _Record() as record:
+        out = FORMS[form](*inputs, grid)
+        if gradients:
+            out.sum().backward()
+    bound = {"explicit": tokens**2 * 64, "decomposed": tokens**2, "augmented": tokens * 128}
+    assert record.largest <= bound[form]
+    if form == "explicit":
+        assert record.largest == bound[form]  # the recorder sees such tensors
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_argument_chooses_the_form(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(attention._FORMS, form, lambda *_: "taken")
+    assert _relpos(_inputs((2, 2)), (2, 2), form=form) == "taken"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_environment_chooses_the_form(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(attention._FORMS, form, lambda *_: "taken")
+    monkeypatch.setenv(FORM_VARIABLE, form)
+    assert _relpos(_inputs((2, 2)), (2, 2)) == "taken"
+
+
+def test_argument_comes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(attention._FORMS, "decomposed", lambda *_: "taken")
+    monkeypatch.setenv(FORM_VARIABLE, "explicit")
+    assert _relpos(_inputs((2, 2)), (2, 2), form="decomposed") == "taken"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "device", "training", "expected"),
+    [
+        (65, "cpu", False, "augmented"),
+        (197, "cpu", False, "augmented"),
+        (197, "cpu", True, "decomposed"),
+        (4097, "cpu", True, "augmented"),
+        (65, "cuda", False, "augmented"),
+        (197, "cuda", True, "augmented"),
+    ],
+)
+def test_choose_form_follows_its_table(
+    tokens: int, device: str, training: bool, expected: str
+) -> None:
+    assert choose_form(tokens, device, training) == expected
+
+
+@pytest.mark.parametrize(
+    ("tokens", "device", "expected"),
+    [(65, "cpu", "decomposed"), (4097, "cpu", "augmented"), (197, "cuda", "augmented")],
+)
+def test_half_precision_has_a_form_of_its_own_on_the_cpu(
+    tokens: int, device: str, expected: str
+) -> None:
+    assert choose_form(tokens, device, False, torch.bfloat16) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_softmax_of_half_precision_is_that_of_fp32_rounded_once(dtype: torch.dtype) -> None:
+    logits = (4 * torch.randn(3, 197, 197, generator=torch.Generator().manual_seed(0))).to(dtype)
+    exact = logits.double().softmax(-1)
+    ours, rounded = logits.softmax(-1), logits.float().softmax(-1).to(dtype)
+    assert (ours - exact).abs().max() <= (rounded - exact).abs().max() * 1.001
+    assert (ours != rounded).double().mean() < 1e-4  # a tie that was rounded otherwise
+
+
+def test_unknown_form_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="attention is 'fused'; expected one of auto, explicit"):
+        _relpos(_inputs((2, 2)), (2, 2), form="fused")
+    with pytest.raises(ValueError, match="form is 'x'; expected one of auto, explicit, augmented"):
+        check_form("x", "form")
+
+
+def test_unknown_form_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FORM_VARIABLE, "quick")
+    with pytest.raises(ValueError, match="AUTOFORMER_ZOO_ATTENTION is 'quick'; expected one of"):
+        _relpos(_inputs((2, 2)), (2, 2))
+
+
+def test_wrong_number_of_tokens_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"5 tokens given; a grid of \(2, 3\) needs 1 \+ 2 \* 3"):
+        _relpos(_inputs((2, 2)), (2, 3))

@@ -1,0 +1,189 @@
+"""Closed forms against built networks, an independent counter and the official values."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+
+from autoformer_zoo.network.attention import FORM_VARIABLE
+from autoformer_zoo.network.complexity import count_macs, count_params, official_complexity
+from autoformer_zoo.network.vit import AutoFormer
+from autoformer_zoo.published import SPACES, SUBNETS
+from autoformer_zoo.space import SubnetConfig
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+OFFICIAL = json.loads((GOLDEN / "official_complexity.json").read_text())
+FACTS = json.loads((GOLDEN / "subnets.json").read_text())
+FORMS = ("explicit", "augmented", "decomposed")
+SMALL = SubnetConfig(depth=2, embed_dim=128, num_heads=(3, 1), mlp_ratio=(2.0, 3.5))
+
+
+def built_params(subnet: SubnetConfig, **kwargs: object) -> int:
+    model = AutoFormer(subnet, device="meta", **kwargs)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def executed_macs(model: AutoFormer, *shape: int, device: str = "cpu") -> float:
+    """Count by torch's own counter, taught the two operations of the CPU that it does not know."""
+
+    def attention_flops(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+        return 2 * q[0] * q[1] * q[2] * k[2] * (q[3] + v[3])
+
+    def baddbmm_flops(_: Any, a: Any, b: Any, **__: Any) -> int:
+        return 2 * a[0] * a[1] * a[2] * b[2]
+
+    known = {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops,
+        torch.ops.aten.baddbmm_: baddbmm_flops,
+    }
+    with torch.inference_mode(), FlopCounterMode(display=False, custom_mapping=known) as counter:
+        model(torch.zeros(shape, device=device))
+    return counter.get_total_flops() / 2 / shape[0]
+
+
+@pytest.mark.parametrize("name", SUBNETS)
+def test_count_params_equals_the_built_network(name: str) -> None:
+    assert count_params(SUBNETS[name]) == built_params(SUBNETS[name])
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_count_params_equals_fifty_random_built_networks(space: str) -> None:
+    rng = random.Random(space)
+    for _ in range(50):
+        subnet = SPACES[space].sample(rng)
+        assert count_params(subnet) == built_params(subnet), subnet
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"img_size": (96, 160)},
+        {"img_size": (40, 56), "patch_size": (8, 14), "in_chans": 1, "num_classes": 7},
+        {"img_size": 32, "patch_size": 4, "num_classes": 0},
+        {"img_size": 230, "in_chans": 5},
+    ],
+    ids=["rectangle", "all-odd", "no-head", "rest-of-a-patch"],
+)
+def test_counts_follow_every_argument(kwargs: dict[str, object]) -> None:
+    model = AutoFormer(SMALL, **kwargs).eval()
+    height, width = model.patch_embed.img_size
+
+    assert count_params(SMALL, **kwargs) == built_params(SMALL, **kwargs)
+    assert count_macs(SMALL, **kwargs) == executed_macs(model, 1, model.in_chans, height, width)
+
+
+def test_published_parameter_counts_are_met() -> None:
+    assert count_params(SUBNETS["autoformer_tiny"]) == 5_867_944
+    assert count_params(SUBNETS["autoformer_small"]) == 22_891_432
+    assert count_params(SUBNETS["autoformer_base"]) == 53_691_688
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name.startswith("autoformer") else pytest.param(name, marks=pytest.mark.slow)
+        for name in SUBNETS
+    ],
+)
+def test_count_macs_equals_torchs_counter(name: str) -> None:
+    # On "meta" the network would not pick the form of the CPU, so name it. That device has the
+    # functions for training, whose products differ by the class token's.
+    model = AutoFormer(SUBNETS[name], device="meta", attention="decomposed").eval()
+    executed = executed_macs(model, 1, 3, 224, 224, device="meta")
+    assert count_macs(SUBNETS[name], form="decomposed") == pytest.approx(executed, rel=0.01)
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("size", [(64, 64), (64, 160), (320, 320)], ids=["4x4", "4x10", "20x20"])
+def test_count_macs_equals_what_runs_on_the_cpu(
+    form: str, size: tuple[int, int], batch: int
+) -> None:
+    model = AutoFormer(SMALL, img_size=size, attention=form).eval()
+    executed = executed_macs(model, batch, 3, *size)
+    assert count_macs(SMALL, img_size=size, form=form) == executed
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_count_macs_holds_on_other_devices_and_in_training(form: str) -> None:
+    model = AutoFormer(SUBNETS["autoformer_tiny"], device="meta", attention=form)
+    executed = executed_macs(model, 2, 3, 224, 224, device="meta")
+    macs = count_macs(SUBNETS["autoformer_tiny"], form=form)
+    assert macs == pytest.approx(executed, rel=0.01)
+
+
+@pytest.mark.parametrize("img_size", [32, 224])
+def test_count_macs_follows_the_form_picked_for_one_image(img_size: int) -> None:
+    model = AutoFormer(SMALL, img_size=img_size).eval()
+    executed = executed_macs(model, 1, 3, img_size, img_size)
+    assert count_macs(SMALL, img_size=img_size) == executed
+
+
+def test_count_macs_follows_the_variable_that_overrules_the_form(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(FORM_VARIABLE, "explicit")
+    assert count_macs(SMALL) == count_macs(SMALL, form="explicit")
+
+
+def test_fast_forms_cost_less_than_the_explicit_one() -> None:
+    subnet = SUBNETS["autoformer_tiny"]
+    explicit = count_macs(subnet, form="explicit")
+    assert count_macs(subnet, form="augmented") < explicit
+    assert count_macs(subnet, form="decomposed") < explicit
+
+
+@pytest.mark.parametrize("case", OFFICIAL, ids=lambda case: case["origin"])
+def test_official_complexity_equals_the_official_values(case: dict[str, object]) -> None:
+    subnet = SubnetConfig.from_dict(
+        {name: case[name] for name in ("depth", "embed_dim", "num_heads", "mlp_ratio")}
+    )
+    sizes = {"img_size": case["img_size"], "num_classes": case["num_classes"]}
+
+    assert official_complexity(subnet, **sizes) == case["official_complexity"]
+    assert count_params(subnet, **sizes) == case["params"]
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "base"])
+def test_official_complexity_equals_the_published_facts(size: str) -> None:
+    fact = FACTS["autoformer"][size]
+    assert official_complexity(SUBNETS[f"autoformer_{size}"]) == fact["official_complexity"]
+
+
+@given(seed=st.integers(0, 2**32), space=st.sampled_from(sorted(SPACES)))
+@settings(max_examples=50, deadline=None)
+def test_more_of_anything_never_costs_less(seed: int, space: str) -> None:
+    subnet = SPACES[space].sample(random.Random(seed))
+    for bound, sign in ((SPACES[space].smallest, 1), (SPACES[space].largest, -1)):
+        for count in (count_params, count_macs, official_complexity):
+            assert sign * (count(subnet) - count(bound)) >= 0
+
+
+@pytest.mark.parametrize("count", [count_params, count_macs, official_complexity])
+@pytest.mark.parametrize(
+    ("kwargs", "text"),
+    [
+        ({"img_size": 8}, r"img_size 8 is smaller than patch_size 16"),
+        ({"img_size": 0}, r"img_size is 0; expected a positive whole number"),
+        ({"img_size": (224, 224, 3)}, r"img_size is \(224, 224, 3\)"),
+        ({"patch_size": 16.0}, r"patch_size is 16.0"),
+        ({"num_classes": -1}, r"num_classes is -1; expected 0 or more"),
+        ({"in_chans": 0}, r"in_chans is 0; expected 1 or more"),
+    ],
+)
+def test_impossible_sizes_are_refused(count: object, kwargs: dict[str, object], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        count(SMALL, **kwargs)
+
+
+def test_unknown_form_is_refused() -> None:
+    with pytest.raises(ValueError, match="form is 'fused'; expected one of auto, explicit"):
+        count_macs(SMALL, form="fused")

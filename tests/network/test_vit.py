@@ -1,0 +1,246 @@
+"""The static network against its definition, in every precision and copy."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from timm.layers import DropPath
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from autoformer_zoo.network.attention import FORM_VARIABLE
+from autoformer_zoo.network.vit import POOLS, AutoFormer
+from autoformer_zoo.space import SubnetConfig
+from tests.helpers.network_definition import defined_network
+from tests.helpers.small_network import CFG, FORMS, SIZE, make_images, make_model
+
+
+@pytest.mark.parametrize("size", [(96, 160), (256, 32)], ids=str)
+def test_network_follows_its_definition(size: tuple[int, int]) -> None:
+    model = make_model(img_size=size).double()
+    x = make_images(size=size).double()
+    with torch.no_grad():
+        expected = defined_network(x, model.state_dict(), CFG)
+        for form in FORMS:
+            for block in model.blocks:
+                block.attn.form = form
+            torch.testing.assert_close(model(x), expected, rtol=0, atol=1e-11, msg=form)
+
+
+def test_hidden_width_is_rounded_down() -> None:
+    assert [block.mlp.fc1.out_features for block in make_model().blocks] == [350, 300, 200]
+
+
+def test_config_as_dict_builds_the_same_network() -> None:
+    model = make_model()
+    other = AutoFormer(CFG.to_dict(), img_size=SIZE, num_classes=7)
+    other.load_state_dict(model.state_dict())
+    assert other.cfg == CFG
+    assert torch.equal(other.eval()(make_images()), model(make_images()))
+
+
+def test_init_follows_upstream() -> None:
+    model = AutoFormer(SubnetConfig(1, 192, (3,), (4.0,)), num_classes=1000)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("fc1.weight", "head.weight", "qkv.weight", "rel_pos", "pos_embed")):
+            assert 0.019 < parameter.std() < 0.021, name
+        elif name.endswith("bias") and not name.startswith("patch_embed"):
+            assert not parameter.any(), name
+        elif "norm" in name:
+            assert (parameter == 1).all(), name
+
+
+@pytest.mark.parametrize("poison", [float("nan"), 1e4])
+def test_init_weights_fills_what_to_empty_left(poison: float) -> None:
+    model = AutoFormer(CFG, img_size=SIZE, device="meta").to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(poison)
+    model.init_weights()
+    for name, parameter in model.named_parameters():
+        assert parameter.abs().max() <= 1, name
+    assert 0.019 < model.blocks[0].attn.rel_pos.std() < 0.021
+
+
+def test_constructor_puts_everything_where_it_is_told() -> None:
+    model = AutoFormer(CFG, img_size=SIZE, device="meta", dtype=torch.bfloat16)
+    tensors = [*model.parameters(), *model.buffers()]
+    assert {(t.device.type, t.dtype) for t in tensors} == {("meta", torch.bfloat16)}
+
+
+def test_drop_path_rises_over_the_depth_of_the_supernet() -> None:
+    def rates(**arguments: Any) -> list[float]:
+        blocks = AutoFormer(CFG, img_size=SIZE, drop_path_rate=0.12, **arguments).blocks
+        paths = [block.drop_path for block in blocks]
+        return [path.drop_prob if isinstance(path, DropPath) else 0.0 for path in paths]
+
+    assert rates() == pytest.approx([0, 0.06, 0.12])
+    assert rates(drop_path_depth=13) == pytest.approx([0, 0.01, 0.02])
+
+
+@pytest.mark.parametrize(
+    "rate", ["drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"]
+)
+def test_drop_rate_acts_in_training_only(rate: str) -> None:
+    plain, dropping = make_model(), make_model(**{rate: 0.5})
+    x = make_images(8)
+    assert torch.equal(dropping(x), plain(x))
+    assert not torch.allclose(dropping.train()(x), plain.train()(x))
+
+
+def test_forward_is_features_then_head() -> None:
+    model, x = make_model(), make_images()
+    features = model.forward_features(x)
+    assert features.shape == (2, 7, 100)
+    pooled = model.forward_head(features, pre_logits=True)
+    torch.testing.assert_close(pooled, features[:, 1:].mean(1))
+    torch.testing.assert_close(model.forward_head(features), model.get_classifier()(pooled))
+    torch.testing.assert_close(model(x), model.forward_head(features))
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_global_pool_turns_tokens_into_one_vector(pool: str) -> None:
+    model, x = make_model(global_pool=pool, num_classes=0), make_images()
+    tokens = model.forward_features(x)
+    expected = {
+        "": tokens,
+        "avg": tokens[:, 1:].mean(1),
+        "max": tokens[:, 1:].amax(1),
+        "avgmax": (tokens[:, 1:].mean(1) + tokens[:, 1:].amax(1)) / 2,
+        "token": tokens[:, 0],
+    }
+    torch.testing.assert_close(model(x), expected[pool])
+
+
+def test_unknown_pooling_is_refused() -> None:
+    with pytest.raises(ValueError, match="global_pool is 'map'; expected one of '', 'avg', 'avgm"):
+        make_model(global_pool="map")
+    with pytest.raises(ValueError, match="global_pool is 'mean'; expected one of"):
+        make_model().reset_classifier(3, "mean")
+
+
+def test_unknown_attention_form_is_refused_when_built() -> None:
+    with pytest.raises(ValueError, match="attention is 'flash'; expected one of auto, explicit"):
+        make_model(attention="flash")
+
+
+def test_in_chans_sets_the_channels_of_the_input() -> None:
+    model = make_model(in_chans=1)
+    assert model.in_chans == 1
+    assert model(make_images(channels=1)).shape == (2, 7)
+
+
+def test_wrong_input_size_is_refused() -> None:
+    with pytest.raises(AssertionError, match=r"Input height \(48\) doesn't match model \(32\)"):
+        make_model()(make_images(size=(48, 48)))
+
+
+def test_empty_batch_gives_empty_logits() -> None:
+    assert make_model()(make_images(0)).shape == (0, 7)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_stays_near_single(dtype: torch.dtype) -> None:
+    model, x = make_model(), make_images()
+    expected = model(x)
+    out = model.to(dtype)(x.to(dtype))
+    assert out.dtype == dtype
+    torch.testing.assert_close(
+        out.float(), expected, rtol=0, atol=0.06 * expected.abs().max().item()
+    )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_autocast_trains(form: str) -> None:
+    model, x = make_model(attention=form, attn_drop_rate=0.1).train(), make_images()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = model(x)
+    assert out.dtype == torch.bfloat16
+    out.float().sum().backward()
+    assert all(p.grad.dtype == torch.float32 for p in model.parameters())
+
+
+def test_channels_last_changes_nothing() -> None:
+    model, x = make_model(), make_images()
+    expected = model(x)
+    out = model.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(out, expected)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copy_is_equal_and_independent(duplicate: Any) -> None:
+    model, x = make_model(), make_images()
+    twin = duplicate(model)
+    expected = model(x)
+    assert torch.equal(twin(x), expected)
+    with torch.no_grad():
+        twin.pos_embed.zero_()
+    assert torch.equal(model(x), expected)
+    assert not torch.equal(twin(x), expected)
+
+
+def test_model_ema_follows_the_weights() -> None:
+    model = make_model()
+    ema = ModelEmaV3(model, decay=0.5)
+    before = model.blocks[1].attn.rel_pos.clone()
+    with torch.no_grad():
+        model.blocks[1].attn.rel_pos.add_(1)
+    ema.update(model)
+    torch.testing.assert_close(ema.module.blocks[1].attn.rel_pos, before + 0.5)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # vmap of the CPU kernel
+def test_vmap_works_without_gradients() -> None:
+    model, x = make_model(), make_images()
+    with torch.no_grad():
+        one_by_one = torch.func.vmap(lambda image: model(image[None])[0])(x)
+        torch.testing.assert_close(one_by_one, model(x))
+
+
+def test_state_dict_has_no_surprises() -> None:
+    names = {name.removeprefix("blocks.0.") for name in make_model().state_dict() if "0" in name}
+    assert names == {
+        f"{layer}.{kind}"
+        for layer in ("norm1", "norm2", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+        for kind in ("weight", "bias")
+    } | {"attn.rel_pos"}
+
+
+def test_environment_reaches_every_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = make_model(), make_images()
+    expected = model(x)
+    for form in FORMS:
+        monkeypatch.setenv(FORM_VARIABLE, form)
+        torch.testing.assert_close(model(x), expected)
+    monkeypatch.setenv(FORM_VARIABLE, "none")
+    with pytest.raises(ValueError, match="AUTOFORMER_ZOO_ATTENTION is 'none'"):
+        model(x)
+
+
+@pytest.mark.parametrize("layer", ["fc1", "act"])
+@torch.no_grad()
+def test_activation_in_place_leaves_alone_what_a_hook_was_given(layer: str) -> None:
+    model, x = make_model(), make_images()
+    mlp, expected = model.blocks[0].mlp, model(x)
+    seen: list[Tensor] = []
+    model.blocks[0].norm2.register_forward_hook(lambda _, __, out: seen.append(out))
+    getattr(mlp, layer).register_forward_hook(lambda _, __, out: seen.append(out))
+    torch.testing.assert_close(model(x), expected)
+    hidden = nn.functional.linear(seen[0], mlp.fc1.weight, mlp.fc1.bias)
+    wanted = {"fc1": hidden, "act": nn.functional.gelu(hidden)}[layer]
+    torch.testing.assert_close(seen[1], wanted)
+
+
+@torch.no_grad()
+def test_activation_never_writes_to_what_came_in() -> None:
+    mlp = make_model().blocks[0].mlp
+    mlp.fc1, mlp.fc2 = nn.Identity(), nn.Identity()
+    x = torch.linspace(-2, 2, 400).view(1, 4, 100)
+    torch.testing.assert_close(
+        mlp(x), nn.functional.gelu(torch.linspace(-2, 2, 400).view(1, 4, 100))
+    )
+    assert torch.equal(x, torch.linspace(-2, 2, 400).view(1, 4, 100))

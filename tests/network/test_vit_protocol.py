@@ -1,0 +1,234 @@
+"""The static network's part of timm's model protocol."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from timm.models._manipulate import group_parameters
+from timm.optim import param_groups_layer_decay
+from torch import Tensor, nn
+
+from tests.helpers.network_definition import defined_network
+from tests.helpers.small_network import CFG, SIZE, make_images, make_model
+
+
+@pytest.mark.parametrize("fmt", ["NCHW", "NLC"])
+def test_forward_intermediates_returns_what_the_blocks_return(fmt: str) -> None:
+    model, x = make_model(), make_images()
+    seen: list[Tensor] = []
+    for block in model.blocks:
+        block.register_forward_hook(lambda _, __, out: seen.append(out))
+    final, intermediates = model.forward_intermediates(x, output_fmt=fmt)
+    torch.testing.assert_close(final, model.forward_features(x))
+    assert len(intermediates) == 3
+    for tokens, out in zip(seen, intermediates, strict=False):
+        patches = tokens[:, 1:]
+        if fmt == "NCHW":
+            patches = patches.reshape(2, 2, 3, 100).permute(0, 3, 1, 2)
+        assert torch.equal(out, patches)
+
+
+def test_forward_intermediates_flags() -> None:
+    model, x = make_model(), make_images()
+    final, maps = model.forward_intermediates(x)
+    chosen = model.forward_intermediates(x, [0, -1], intermediates_only=True)
+    assert all(torch.equal(a, b) for a, b in zip(chosen, (maps[0], maps[2]), strict=True))
+    last_two = model.forward_intermediates(x, 2, intermediates_only=True)
+    assert all(torch.equal(a, b) for a, b in zip(last_two, maps[1:], strict=True))
+
+    pairs = model.forward_intermediates(
+        x, norm=True, return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True
+    )
+    assert torch.equal(torch.cat([pairs[-1][1], pairs[-1][0]], 1), final)
+
+    named = model.forward_intermediates(x, [1], output_dict=True, return_prefix_tokens=True)
+    assert set(named) == {"image_features", "image_intermediates", "image_intermediates_prefix"}
+    assert torch.equal(named["image_features"], final)
+    assert torch.equal(named["image_intermediates"][0], maps[1])
+    assert named["image_intermediates_prefix"][0].shape == (2, 1, 100)
+    assert "image_features" not in model.forward_intermediates(
+        x, output_dict=True, intermediates_only=True
+    )
+
+
+def test_forward_intermediates_stops_early() -> None:
+    model, x = make_model(), make_images()
+    calls: list[int] = []
+    model.blocks[2].register_forward_hook(lambda *_: calls.append(2))
+    final, maps = model.forward_intermediates(x, [1], stop_early=True)
+    assert calls == []
+    tokens = maps[0].flatten(2).transpose(1, 2)
+    torch.testing.assert_close(final[:, 1:], model.norm(tokens))
+
+
+def test_forward_intermediates_refuses_unknown_formats() -> None:
+    with pytest.raises(ValueError, match="output_fmt is 'NHWC'; expected NCHW or NLC"):
+        make_model().forward_intermediates(make_images(), output_fmt="NHWC")
+
+
+def test_get_intermediate_layers_is_dinos_interface() -> None:
+    model, x = make_model(), make_images()
+    _, maps = model.forward_intermediates(x)
+    tokens = model.get_intermediate_layers(x, 2)
+    assert [t.shape for t in tokens] == [(2, 6, 100)] * 2
+    reshaped = model.get_intermediate_layers(x, [0, 2], reshape=True)
+    assert all(torch.equal(a, b) for a, b in zip(reshaped, (maps[0], maps[2]), strict=True))
+    ((patches, prefix),) = model.get_intermediate_layers(x, norm=True, return_prefix_tokens=True)
+    assert torch.equal(torch.cat([prefix, patches], 1), model.forward_features(x))
+
+
+def test_feature_info_matches_the_maps() -> None:
+    model = make_model()
+    maps = model.forward_intermediates(make_images(), intermediates_only=True)
+    for info, out in zip(model.feature_info, maps, strict=True):
+        assert model.get_submodule(info["module"]) is not None
+        assert out.shape[1:] == (info["num_chs"], *(s // info["reduction"] for s in SIZE))
+
+
+def test_prune_intermediate_layers_keeps_what_is_needed() -> None:
+    model, x = make_model(), make_images()
+    expected = model.forward_intermediates(x, [0, 1], intermediates_only=True)
+    assert model.prune_intermediate_layers([0, 1], prune_norm=True) == [0, 1]
+    assert len(model.blocks) == 2
+    assert isinstance(model.norm, nn.Identity)
+    assert isinstance(model.head, nn.Identity)
+    actual = model.forward_intermediates(x, [0, 1], intermediates_only=True)
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+    assert model(x).shape == (2, 7, 100)
+
+
+def test_prune_intermediate_layers_can_keep_the_head() -> None:
+    model, x = make_model(), make_images()
+    expected = model(x)
+    assert model.prune_intermediate_layers(1, prune_head=False) == [2]
+    assert torch.equal(model(x), expected)
+
+
+def test_reset_classifier_replaces_the_head_alone() -> None:
+    model, x = make_model(), make_images()
+    pooled = model.forward_head(model.forward_features(x), pre_logits=True)
+    model.reset_classifier(5)
+    assert model(x).shape == (2, 5)
+    assert model.num_classes == 5
+    assert model.get_classifier().out_features == 5
+    model.reset_classifier(0)
+    torch.testing.assert_close(model(x), pooled)
+    model.reset_classifier(4, "token")
+    assert model.global_pool == "token"
+    assert not model.train().get_classifier().weight.is_meta
+
+
+def test_set_input_size_resamples_the_position_embedding() -> None:
+    model = make_model()
+    cls, patches = model.pos_embed[:, :1], model.pos_embed[:, 1:].unflatten(1, (2, 3))
+    model.set_input_size((64, 160))
+    assert model.patch_embed.grid_size == (4, 10)
+    assert torch.equal(model.pos_embed[:, :1], cls)
+    expected = nn.functional.interpolate(
+        patches.permute(0, 3, 1, 2), (4, 10), mode="bicubic", antialias=True
+    )
+    torch.testing.assert_close(model.pos_embed[:, 1:], expected.flatten(2).transpose(1, 2))
+    x = make_images(size=(64, 160)).double()
+    model.double()
+    expected = defined_network(x, model.state_dict(), CFG)
+    torch.testing.assert_close(model(x), expected, rtol=0, atol=1e-11)
+
+
+def test_set_input_size_tells_transposed_grids_apart() -> None:
+    model = make_model()
+    before = model.pos_embed.clone()
+    model.set_input_size((48, 32))
+    assert model.pos_embed.shape == before.shape
+    assert not torch.allclose(model.pos_embed, before)
+    assert model(make_images(size=(48, 32))).shape == (2, 7)
+
+
+def test_set_input_size_changes_nothing_for_the_same_size() -> None:
+    model, x = make_model(), make_images()
+    pos_embed, expected = model.pos_embed, model(x)
+    model.set_input_size(SIZE)
+    model.set_input_size()
+    assert model.pos_embed is pos_embed
+    assert torch.equal(model(x), expected)
+
+
+def test_set_input_size_resamples_patches() -> None:
+    model = make_model()
+    model.set_input_size(img_size=64, patch_size=8)
+    assert model.patch_embed.grid_size == (8, 8)
+    assert [info["reduction"] for info in model.feature_info] == [8, 8, 8]
+    assert model(make_images(size=(64, 64))).shape == (2, 7)
+
+
+def test_set_input_size_keeps_frozen_parameters_frozen() -> None:
+    model = make_model().requires_grad_(False)
+    # Older timm thaws the patch embedding where its size changes.
+    model.set_input_size((64, 64), patch_size=8)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    model = make_model()
+    model.set_input_size((64, 64))
+    assert model.pos_embed.requires_grad
+    assert model.pos_embed.is_leaf
+
+
+@pytest.mark.parametrize("size", [(48, 80), (16, 16), (32, 48)], ids=str)
+def test_dynamic_img_size_equals_set_input_size(size: tuple[int, int]) -> None:
+    fixed, dynamic = make_model(), make_model(dynamic_img_size=True)
+    fixed.set_input_size(size)
+    x = make_images(size=size)
+    torch.testing.assert_close(dynamic(x), fixed(x))
+    maps = dynamic.forward_intermediates(x, intermediates_only=True)
+    assert maps[0].shape == (2, 100, size[0] // 16, size[1] // 16)
+
+
+def test_dynamic_img_pad_equals_a_padded_image() -> None:
+    model = make_model(dynamic_img_size=True, dynamic_img_pad=True)
+    x = make_images(size=(40, 50))
+    padded = nn.functional.pad(x, (0, 14, 0, 8))
+    torch.testing.assert_close(model(x), model(padded))
+    assert model.forward_intermediates(x, intermediates_only=True)[0].shape == (2, 100, 3, 4)
+
+
+def test_grad_checkpointing_changes_neither_output_nor_gradients() -> None:
+    x = make_images()
+    gradients = []
+    for enable in (False, True):
+        model = make_model().train()
+        model.set_grad_checkpointing(enable)
+        model(x).square().sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert model.grad_checkpointing
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_group_matcher_orders_all_layers() -> None:
+    model = make_model()
+    layers = group_parameters(model, model.group_matcher(), reverse=True)
+    assert set(layers) == {name for name, _ in model.named_parameters()}
+    assert {layers[name] for name in ("cls_token", "pos_embed", "patch_embed.proj.bias")} == {0}
+    assert [layers[f"blocks.{i}.attn.rel_pos"] for i in range(3)] == [1, 2, 3]
+    assert layers["norm.weight"] == 3
+    assert layers["head.weight"] == 4
+
+
+def test_layer_decay_scales_rates_from_head_to_stem() -> None:
+    model = make_model()
+    groups = param_groups_layer_decay(
+        model, weight_decay=0.05, no_weight_decay_list=model.no_weight_decay(), layer_decay=0.5
+    )
+    found = {}
+    for group in groups:
+        for parameter in group["params"]:
+            found[id(parameter)] = (group["lr_scale"], group["weight_decay"])
+    assert len(found) == len(list(model.parameters()))
+    assert found[id(model.head.weight)] == (1, 0.05)
+    assert found[id(model.blocks[0].mlp.fc1.weight)] == (0.125, 0.05)
+    assert found[id(model.blocks[2].attn.rel_pos)] == (0.5, 0)
+    assert found[id(model.pos_embed)] == (0.0625, 0)
+
+
+def test_no_weight_decay_names_parameters() -> None:
+    model = make_model()
+    names = {name for name, _ in model.named_parameters()}
+    assert model.no_weight_decay() <= names
+    assert sum("rel_pos" in name for name in model.no_weight_decay()) == CFG.depth

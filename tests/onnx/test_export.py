@@ -1,0 +1,246 @@
+"""onnx_export.py and what it calls: files that agree with torch, or no file at all."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from autoformer_zoo.classify.predict import make_transform
+from autoformer_zoo.factory import create_model
+from autoformer_zoo.onnx import check as onnx_check
+from autoformer_zoo.onnx import export as onnx_export
+from autoformer_zoo.onnx.classifier import OnnxClassifier
+from autoformer_zoo.onnx.export import export_onnx
+from autoformer_zoo.published import SPACES
+from tests.helpers.onnx_models import SUBNET, made_images, reuse_exports, small_model
+
+
+@pytest.fixture(autouse=True)
+def _reused(monkeypatch: pytest.MonkeyPatch) -> None:
+    reuse_exports(monkeypatch)
+
+
+def export(path: Path, **options: Any) -> Any:
+    return export_onnx(small_model(), path, **options)
+
+
+def test_file_agrees_with_torch_at_any_batch_size(tmp_path: Path) -> None:
+    report = export(tmp_path / "net.onnx")
+    assert report.batch_sizes == (1, 3, 8)
+    assert max(report.max_differences) < 1e-5
+    assert report.top1_agreement == 1
+    assert report.size_bytes == (tmp_path / "net.onnx").stat().st_size
+    assert list(tmp_path.iterdir()) == [tmp_path / "net.onnx"]  # one file, nothing left over
+    images = torch.randn(5, 3, 16, 24)
+    with torch.no_grad():
+        expected = small_model()(images)
+    found = OnnxClassifier(tmp_path / "net.onnx").run(images.numpy())
+    assert np.abs(found - expected.numpy()).max() < 1e-5
+
+
+def test_graph_is_what_onnxruntime_runs_fast(tmp_path: Path) -> None:
+    export(tmp_path / "net.onnx")
+    graph = onnx.load(tmp_path / "net.onnx").graph
+    kinds = [node.op_type for node in graph.node]
+    assert kinds.count("Gemm") == 6 * SUBNET.depth + 1
+    assert not {"Gather", "GatherElements", "Cast", "Where", "Div"} - {"Div"} & set(kinds)
+    assert kinds.count("Slice") <= 3  # the pooling's, and none in the blocks
+    large = [tensor for tensor in graph.initializer if len(tensor.raw_data) > 1000]
+    assert len({tensor.raw_data for tensor in large}) == len(large)  # each constant once
+
+
+def test_file_says_what_it_is(tmp_path: Path) -> None:
+    report = export(tmp_path / "net.onnx")
+    metadata = OnnxClassifier(tmp_path / "net.onnx").metadata
+    assert metadata.input_size == (16, 24)
+    assert metadata.subnet == SUBNET.to_dict()
+    assert metadata.labels is not None
+    assert metadata.labels[3] == "cat"
+    assert metadata.mean == (0.4914, 0.4822, 0.4465)
+    assert (metadata.interpolation, metadata.crop_pct) == ("bicubic", 1.0)
+    assert metadata.license == "mit"
+    assert metadata.checked is not None
+    assert metadata.checked["max_differences"] == list(report.max_differences)
+    text = (tmp_path / "net.onnx").read_bytes()
+    assert str(Path(__file__).parent).encode() not in text  # no paths of the machine
+
+
+def test_model_is_left_as_it_was(tmp_path: Path) -> None:
+    before = {name: tensor.clone() for name, tensor in small_model().state_dict().items()}
+    export(tmp_path / "net.onnx")
+    after = small_model().state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_int8_dynamic_agrees_and_is_small(tmp_path: Path) -> None:
+    full, small = export(tmp_path / "a.onnx"), None
+    small = export(tmp_path / "b.onnx", precision="int8-dynamic")
+    assert small.size_bytes < 0.5 * full.size_bytes
+    assert small.top1_agreement >= 0.8
+    kinds = [node.op_type for node in onnx.load(tmp_path / "b.onnx").graph.node]
+    assert kinds.count("MatMulInteger") == 6 * SUBNET.depth
+
+
+def test_int8_static_is_calibrated_with_images(tmp_path: Path) -> None:
+    report = export(tmp_path / "a.onnx", precision="int8-static", calibration=made_images(20))
+    assert report.top1_agreement >= 0.8
+    kinds = [node.op_type for node in onnx.load(tmp_path / "a.onnx").graph.node]
+    assert "DynamicQuantizeLinear" not in kinds
+    assert "QuantizeLinear" in kinds
+
+
+def test_preprocessing_in_the_graph_is_timms(tmp_path: Path) -> None:
+    export(tmp_path / "net.onnx", preprocess=True)
+    classifier = OnnxClassifier(tmp_path / "net.onnx")
+    transform = make_transform(small_model())
+    for image in made_images(12, seed=1):
+        with torch.no_grad():
+            expected = small_model()(transform(image)[None]).softmax(-1).numpy()
+        logits = torch.from_numpy(classifier.run(np.asarray(image)[None]))
+        assert np.abs(logits.softmax(-1).numpy() - expected).max() <= 0.01
+
+
+@pytest.mark.slow  # another export
+@pytest.mark.parametrize("opset", [20, 22])
+def test_softmax_fixed_batch_and_opset(tmp_path: Path, opset: int) -> None:
+    report = export(tmp_path / "net.onnx", softmax=True, batch_size=2, opset=opset)
+    assert report.batch_sizes == (2,)
+    classifier = OnnxClassifier(tmp_path / "net.onnx")
+    outputs = classifier.run(np.zeros((5, 3, 16, 24), np.float32))
+    assert outputs.shape == (5, 10)
+    assert np.allclose(outputs.sum(1), 1, atol=1e-5)
+
+
+@pytest.mark.slow  # another export
+def test_fp16_halves_the_file_and_keeps_fp32_outside(tmp_path: Path) -> None:
+    full, half = export(tmp_path / "a.onnx"), export(tmp_path / "b.onnx", precision="fp16")
+    assert half.size_bytes < 0.6 * full.size_bytes
+    assert half.top1_agreement >= 0.9
+    assert OnnxClassifier(tmp_path / "b.onnx").run(np.zeros((1, 3, 16, 24), np.float32)).any()
+
+
+@pytest.mark.slow  # two exports
+def test_networks_of_timm_are_quantized_too(tmp_path: Path) -> None:
+    model = timm.create_model("deit_tiny_patch16_224", depth=2, img_size=32, num_classes=10).eval()
+    full = export_onnx(model, tmp_path / "fp32.onnx")
+    eight = export_onnx(model, tmp_path / "int8.onnx", precision="int8-dynamic")
+    assert 0.25 < eight.size_bytes / full.size_bytes < 0.5  # but for the patch projection
+
+
+@pytest.mark.slow  # another export
+def test_other_input_size_is_that_of_set_input_size(tmp_path: Path) -> None:
+    export(tmp_path / "net.onnx", img_size=(32, 16))
+    resized = create_model("autoformer_nano", subnet=SUBNET, img_size=(16, 24)).eval()
+    resized.load_state_dict(small_model().state_dict())
+    resized.set_input_size((32, 16))
+    images = torch.randn(2, 3, 32, 16)
+    with torch.no_grad():
+        expected = resized(images).numpy()
+    found = OnnxClassifier(tmp_path / "net.onnx").run(images.numpy())
+    assert np.abs(found - expected).max() < 1e-5
+
+
+@pytest.mark.slow  # two minutes and more
+@pytest.mark.parametrize(
+    ("space", "seed"),
+    [("nano", i) for i in range(50)]
+    + [(name, i) for name in ("tiny", "small", "base") for i in range(3)],
+)
+def test_random_subnets_agree(tmp_path: Path, space: str, seed: int) -> None:
+    rng = random.Random(seed)
+    subnet = SPACES[space].sample(rng)
+    side = 16 if space == "nano" else 48
+    model = create_model(f"autoformer_{space}", subnet=subnet, img_size=side)
+    torch.manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "norm" not in name:
+            torch.nn.init.normal_(parameter, std=0.2 if "rel_pos" in name else 0.05)
+    report = export_onnx(model, tmp_path / "net.onnx")
+    assert report.top1_agreement == 1
+    assert report.size_bytes < 1.02 * 4 * report.params + 60_000  # names and labels
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"precision": "int4"}, "precision is 'int4'; expected one of fp32, fp16, int8-dynamic"),
+        ({"opset": 17}, "opset is 17; expected a whole number from 18 to"),
+        ({"opset": True}, "opset is True; expected"),
+        ({"batch_size": 0}, "batch_size is 0; expected a positive whole number, or None"),
+        ({"img_size": 30}, "img_size is 30 x 30; expected multiples of the patch, 4 x 4"),
+        ({"precision": "int8-static"}, "int8-static needs calibration=, a folder of images"),
+        ({"calibration": "x"}, "calibration= is for precision int8-static, not fp32"),
+        ({"precision": "int8-static", "calibration": []}, "calibration= holds no image"),
+        ({"precision": "int8-static", "calibration": "none"}, "none does not exist"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_wrong_arguments_are_refused(tmp_path: Path, options: Any, text: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=text):
+        export(tmp_path / "net.onnx", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("net.pb", "expected one that ends in .onnx"),
+        ("no/net.onnx", "does not exist; make it first"),
+        ("folder.onnx", "is a folder; expected the name of a file"),
+    ],
+)
+def test_wrong_places_are_refused(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / "folder.onnx").mkdir()
+    with pytest.raises(ValueError, match=text):
+        export(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "text"),
+    [
+        ({"num_classes": 0}, {}, "no classifier"),
+        ({"in_chans": 1}, {"preprocess": True}, "takes 1 channels; preprocess= and calibration="),
+    ],
+    ids=["headless", "grey"],
+)
+def test_wrong_models_are_refused(tmp_path: Path, arguments: Any, options: Any, text: str) -> None:
+    model = create_model("autoformer_nano", subnet=SUBNET, **arguments)
+    with pytest.raises(ValueError, match=text):
+        export_onnx(model, tmp_path / "net.onnx", **options)
+
+
+def test_model_above_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_export, "LARGEST_BYTES", 1000)
+    with pytest.raises(ValueError, match="one ONNX file holds at most 2 GB, 250 of them"):
+        export(tmp_path / "net.onnx")
+
+
+def test_file_that_differs_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "net.onnx").write_bytes(b"before")
+    monkeypatch.setattr(onnx_check, "TOLERANCES", {"fp32": 1e-12})
+    with pytest.raises(ValueError, match=r"fp32 network differs from torch by .*; nothing was"):
+        export(tmp_path / "net.onnx")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
+
+
+def test_nan_weights_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_check.np, "isfinite", lambda values: np.zeros(1, bool))
+    with pytest.raises(ValueError, match="gives NaN or infinity; nothing was written"):
+        export(tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_is_silent(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    export(tmp_path / "net.onnx", precision="int8-dynamic", preprocess=True)
+    Image.new("RGB", (4, 4))
+    assert capfd.readouterr() == ("", "")

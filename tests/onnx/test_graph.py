@@ -1,0 +1,82 @@
+"""onnx_network.py and onnx_attention.py: the network written for the graph is the network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from autoformer_zoo.factory import create_model
+from autoformer_zoo.network.attention import relative_index
+from autoformer_zoo.network.block import RelPosAttention
+from autoformer_zoo.onnx.graph import (
+    ErfGelu,
+    GridConstants,
+    OnnxAttention,
+    _coefficients,
+    rewrite_for_graph,
+)
+from tests.helpers.onnx_models import SUBNET
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (1, 5), (4, 6), (14, 14), (3, 20)])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_attention_is_the_definition(grid: tuple[int, int], batch: int) -> None:
+    attention = RelPosAttention(96, 2, form="explicit").eval()
+    nn.init.normal_(attention.rel_pos)
+    nn.init.normal_(attention.qkv.bias)
+    written = OnnxAttention(attention, grid, GridConstants(grid))
+    x = torch.randn(batch, 1 + grid[0] * grid[1], 96)
+    with torch.no_grad():
+        expected = attention(x, grid)
+        found = written(x.transpose(0, 1).reshape(-1, 96))
+    found = found.reshape(-1, batch, 96).transpose(0, 1)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [1, 2, 14, 30])
+def test_waves_are_the_table_at_every_distance(side: int) -> None:
+    constants, table = GridConstants((side, 1)), torch.randn(2 * side - 1, 64)
+    half = 2 * side - 1 + 1  # an axis of one place has one distance
+    coefficients = torch.cat([_coefficients(table), torch.zeros(1, 64)]).float()
+    table_twice = torch.cat([coefficients, coefficients])
+    for query in range(side):
+        factors = constants.phases[1 + query, : 2 * half] * constants.waves[:side, : 2 * half]
+        index = relative_index((side, 1))[0][1 + query, 1:] - relative_index((side, 1))[0][1, 1]
+        if side <= 15:  # above, the tables themselves are clamped
+            torch.testing.assert_close(
+                factors @ table_twice, table[index + side - 1], rtol=0, atol=1e-4
+            )
+
+
+@pytest.mark.parametrize(
+    ("img_size", "pool"), [(16, "avg"), ((8, 20), "token"), (12, "avgmax"), (68, "avg")]
+)
+def test_rewritten_network_equals_the_network(img_size: int, pool: str) -> None:
+    model = create_model("autoformer_nano", subnet=SUBNET, img_size=img_size, global_pool=pool)
+    model = model.eval()
+    for block in model.blocks:
+        nn.init.normal_(block.attn.rel_pos, std=0.5)
+    images = torch.randn(3, 3, *model.patch_embed.img_size)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            rewrite_for_graph(model)(images), model(images), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_rewriting_leaves_the_model_alone() -> None:
+    model = create_model("autoformer_nano", subnet=SUBNET).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    rewrite_for_graph(model)
+    assert model.training
+    assert isinstance(model.blocks[0].mlp.act, nn.GELU)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_gelu_of_other_networks_is_rewritten_where_it_is_exact() -> None:
+    model = nn.Sequential(nn.GELU(), nn.GELU(approximate="tanh"))
+    exact, approximate = rewrite_for_graph(model)
+    x = torch.linspace(-6, 6, 101)
+    assert isinstance(exact, ErfGelu)
+    assert isinstance(approximate, nn.GELU)
+    torch.testing.assert_close(exact(x), nn.functional.gelu(x))

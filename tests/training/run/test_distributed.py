@@ -1,0 +1,287 @@
+"""Several processes, and a batch done in parts: the weights are those of one process."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers.made_training import (
+    ALONE,
+    MINI_CONFIG,
+    QUICK,
+    log_lines,
+    read_run,
+    split_in_memory,
+    write_folder,
+)
+from training.config import AugmentConfig, Stage, TrainConfig
+from training.data import open as data_open
+from training.run import distributed
+from training.run.distributed import LostProcessError, Ranks, join
+from training.train import train
+
+# Plain SGD: a key's bias has no gradient but rounding noise, which Adam would blow up to its full
+# step in either run, each in its own direction.
+PLAIN = replace(
+    MINI_CONFIG,
+    opt="sgd",
+    lr=0.05,
+    drop_path_rate=0.0,
+    augment=AugmentConfig(crop="none"),
+    stages=(Stage(1, 16),),
+)
+CASES = {
+    "uniform": PLAIN,
+    "sandwich": replace(PLAIN, sampling="sandwich"),
+    "fixed": replace(
+        PLAIN,
+        sampling="fixed",
+        subnet=ALONE.subnet,
+        augment=AugmentConfig(mixup=0.8, cutmix=1.0, erasing=0.25),
+    ),
+}
+
+CHILD = """
+import os
+import socket
+import sys
+import warnings
+from pathlib import Path
+
+warnings.simplefilter("ignore")
+import torch
+from tests.made_training import QUICK, split_in_memory
+from tests.training.run.test_distributed import CASES
+from training import sources
+from training.train import train
+
+torch.set_num_threads(1)
+sources.load_train = split_in_memory
+for name, config in CASES.items():
+    train(config, Path("."), Path(sys.argv[1]) / name, progress=False, resources=QUICK)
+"""
+
+
+def run(out: Path, config: TrainConfig, accumulate: int = 1) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data_open, "load_train", split_in_memory)
+        resources = replace(QUICK, accumulate=accumulate)
+        train(config, out, out, progress=False, resources=resources)
+    return out
+
+
+def assert_close(one: Path, other: Path) -> None:
+    (_, tensors), (_, others) = read_run(one), read_run(other)
+    for name, tensor in tensors.items():
+        torch.testing.assert_close(others[name], tensor, rtol=0, atol=1e-6, msg=name)
+    for line, expected in zip(log_lines(other), log_lines(one), strict=True):
+        assert line.get("loss", 0) == pytest.approx(expected.get("loss", 0), abs=2e-5)
+        assert line.get("held_out_acc1_percent") == expected.get("held_out_acc1_percent")
+
+
+@pytest.mark.parametrize("name", ["uniform", "sandwich"])
+def test_accumulated_parts_give_the_weights_of_the_whole_batch(tmp_path: Path, name: str) -> None:
+    whole = run(tmp_path / "whole", CASES[name])
+    assert_close(whole, run(tmp_path / "parts", CASES[name], accumulate=2))
+
+
+def start_two(script: str, *arguments: Path) -> None:
+    """Run a script in two processes that talk over gloo, until both have ended well."""
+    root = Path(__file__).resolve().parents[3]
+    children = []
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    for rank in range(2):
+        environment = {
+            **os.environ,
+            **{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"},
+            **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+        }
+        command = [sys.executable, "-c", script, *map(str, arguments)]
+        children.append(subprocess.Popen(command, cwd=root, env=environment))
+    assert [child.wait(500) for child in children] == [0, 0]
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of all cases in two processes."""
+    out = tmp_path_factory.mktemp("two")
+    start_two(CHILD, out)
+    return out
+
+
+@pytest.mark.slow  # fresh processes import torch and timm
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_give_the_weights_of_one(
+    tmp_path: Path, two_processes: Path, name: str
+) -> None:
+    # Mixtures are drawn for each part: one process has to have the same parts.
+    accumulate = 2 if CASES[name].augment.mixes else 1
+    one = run(tmp_path / "one", CASES[name], accumulate)
+    assert_close(one, two_processes / name)
+    assert sorted(p.name for p in (two_processes / name).glob("checkpoint*")) == [
+        "checkpoint-previous.pt",
+        "checkpoint.pt",
+    ]
+
+
+TOLD_CHILD = """
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from autoformer_zoo.checkpoint import CheckpointError
+from tests.made_training import QUICK
+from tests.training.run.test_distributed import PLAIN
+from training.commands import run_command
+from training.distributed import join
+
+ranks = join(PLAIN, QUICK)
+out = Path(sys.argv[1])
+sys.stderr = (out / f"told-{ranks.rank}.txt").open("w")
+
+def fail(error):
+    raise error
+
+def refuse(error):
+    ranks.by_first(lambda: fail(error) if ranks.is_first else 1 / 0)
+
+def meet_file():
+    ranks.together(lambda: None if ranks.is_first else (out / "gone").read_text())
+
+def uneven():
+    join(replace(PLAIN, batch_size=9), QUICK)
+
+def lose():
+    if ranks.is_first:
+        os._exit(0)
+    ranks.wait()
+
+assert ranks.by_first(lambda: ranks.rank + 5) == 5
+errors = (ValueError("a value"), FileNotFoundError("a file"), CheckpointError("a checkpoint"))
+for error in errors:
+    kind = next(k for k in (ValueError, OSError, CheckpointError) if isinstance(error, k))
+    try:
+        refuse(error)
+    except kind as raised:
+        assert str(raised) == str(error)
+    assert run_command(lambda: refuse(error), [], "it") == 2
+assert run_command(meet_file, [], "it") == 2
+assert run_command(uneven, [], "it") == 2
+sys.stderr.flush()
+code = run_command(lose, [], "it")
+sys.stderr.flush()
+(out / "code.txt").write_text(str(code))
+os._exit(0)  # the group has lost its first process
+"""
+
+
+@pytest.mark.slow  # fresh processes import torch and timm
+def test_refusal_is_raised_by_all_and_told_once(tmp_path: Path) -> None:
+    start_two(TOLD_CHILD, tmp_path)
+    told = (tmp_path / "told-0.txt").read_text().splitlines()
+    assert told[:3] == ["it: a value", "it: a file", "it: a checkpoint"]
+    assert "gone" in told[3]
+    assert "batch_size 9 cannot be divided into 2 processes x 1 accumulated" in told[4]
+    assert len(told) == 5
+    lost = (tmp_path / "told-1.txt").read_text().splitlines()
+    assert len(lost) == 1
+    assert lost[0].startswith("it: a process was lost (")
+    assert (tmp_path / "code.txt").read_text() == "1"
+
+
+@pytest.mark.parametrize("known", ["forward_sync_buffers", "broadcast_buffers"])
+def test_buffers_are_not_sent_whatever_pytorch_calls_it(
+    known: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrapped(module: object, device_ids: object, **flags: object) -> dict[str, object]:
+        return flags
+
+    names = ("module", "device_ids", known)
+    parameters = [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in names]
+    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    monkeypatch.setattr(distributed, "DistributedDataParallel", wrapped)
+    flags = Ranks(torch.device("cpu"), world=2).wrap(torch.nn.Linear(1, 1), uses_all=True)
+    assert flags == {"find_unused_parameters": False, known: False}
+
+
+def test_lost_process_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(torch.distributed, "barrier", fail)
+    monkeypatch.setattr(torch.distributed, "all_reduce", fail)
+    ranks = Ranks(torch.device("cpu"), world=2)
+    text = "[/a/gloo/pair.cc:545] Read error [1.2.3.4]:17: Connection reset by peer. This is\nlong"
+    expected = (
+        "a process was lost (Read error [1.2.3.4]:17: Connection reset by peer); give the same "
+        "command again to go on from the last checkpoint"
+    )
+    for wait in (ranks.wait, lambda: ranks.sums([1.0])):
+        with pytest.raises(LostProcessError, match=f"^{re.escape(expected)}$"):
+            wait()
+    text = "a fault of ours"
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        ranks.wait()
+
+
+IMAGENET_CHILD = """
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+warnings.simplefilter("ignore")
+import torch
+from tests.made_training import QUICK
+from training.config import PRESETS
+from training.train import train
+
+torch.set_num_threads(1)
+config = replace(PRESETS["imagenet-tiny"], batch_size=4, held_out_per_class=5, log_every=1)
+train(config, Path(sys.argv[1]), Path(sys.argv[2]), False, stop_at=2, resources=QUICK)
+"""
+
+
+@pytest.mark.slow  # fresh processes, and images of 224 px
+def test_imagenet_preset_runs_in_two_processes(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "data", count=75, side=64)  # 300 images
+    start_two(IMAGENET_CHILD, root, tmp_path / "run")
+    lines = log_lines(tmp_path / "run")
+    assert [line["img_size"] for line in lines] == [224, 224]
+    assert all(6 < line["loss"] < 8 for line in lines)  # a thousand classes, nothing learned
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        (PLAIN, "batch_size 8 cannot be divided into 1 processes x 3 accumulated parts"),
+        (
+            replace(PLAIN, batch_size=9, augment=AugmentConfig(mixup=0.1)),
+            "mixup and cutmix mix pairs, but a part has 3 images",
+        ),
+    ],
+    ids=["uneven", "no pairs"],
+)
+def test_batch_that_has_no_equal_parts_is_refused(config: TrainConfig, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        join(config, replace(QUICK, accumulate=3))
+
+
+@pytest.mark.parametrize("device", ["tpu9", "cuda"])
+def test_device_that_is_not_here_is_refused(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    resources = replace(QUICK, device=device)
+    with pytest.raises(ValueError, match=f"device is '{device}'"):
+        join(PLAIN, resources)

@@ -1,0 +1,96 @@
+"""Choosing a subnet of a trained supernet."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from autoformer_zoo.factory import extract_subnet
+from autoformer_zoo.network.complexity import count_params
+from autoformer_zoo.published import SPACES
+from autoformer_zoo.space import SubnetConfig
+from autoformer_zoo.weights.checkpoint import load_supernet
+from tests.helpers.made_training import QUICK, make_images, split_in_memory
+from training import choose as choose_module
+from training.choose import choose, main
+from training.config import Stage
+from training.data import open as data_open
+from training.presets import SMOKE
+from training.search.evaluation import accuracy, load_averaged
+from training.train import train
+
+NANO = SPACES["nano"]
+
+
+def test_choose_writes_the_supernet_and_opens_the_test_set_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_open, "load_train", split_in_memory)
+    monkeypatch.setattr(choose_module, "load_train", split_in_memory)
+    config = replace(SMOKE, stages=(Stage(1, 8),), batch_size=20)
+    train(config, tmp_path, tmp_path / "run", progress=False, resources=QUICK)
+    opened: list[Path] = []
+    monkeypatch.setattr(
+        choose_module, "load_test", lambda root: opened.append(root) or make_images(20)
+    )
+    measured = choose(tmp_path / "run", tmp_path, tmp_path / "nano.safetensors", 3, 2)
+    assert len(opened) == 1
+    supernet = load_supernet(tmp_path / "nano.safetensors")
+    assert supernet.sizes == NANO.supernet
+    assert {tensor.dtype for tensor in supernet.tensors.values()} == {torch.float16}
+    assert NANO.contains(SubnetConfig.from_dict(measured["chosen"]))
+    best = max(each["acc1_percent"] for each in measured["held_out"])
+    assert measured["held_out_acc1_percent"] == best
+    assert len(measured["random_test_acc1_percent"]) == 2
+
+
+def test_choose_scores_at_the_runs_own_size_and_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_open, "load_train", split_in_memory)
+    monkeypatch.setattr(choose_module, "load_train", split_in_memory)
+    monkeypatch.setattr(choose_module, "load_test", lambda root: make_images(20))
+    config = replace(SMOKE, stages=(Stage(1, 8),), batch_size=20, num_classes=4)
+    train(config, tmp_path, tmp_path / "run", progress=False, resources=QUICK)
+    measured = choose(tmp_path / "run", tmp_path, tmp_path / "nano.safetensors", 0, 0)
+    chosen = SubnetConfig.from_dict(measured["chosen"])
+    assert measured["params"] == count_params(chosen, 8, NANO.patch_size, 4)
+    network = extract_subnet(load_averaged(tmp_path / "run"), chosen, 8)
+    assert measured["test_acc1_percent"] == accuracy(network, make_images(20), 8)
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        ("--candidates -1", "candidates is -1; expected 0 or more"),
+        ("--random-tested -5", "random_tested is -5; expected 0 or more"),
+        ("--out nowhere/c.st", "nowhere/c.st: there is no folder nowhere; make it first"),
+        ("--results nowhere/r.json", "nowhere/r.json: there is no folder nowhere; make it first"),
+        ("--plot .", ". is a directory; expected the name of a file"),
+    ],
+)
+def test_mistake_is_one_line_before_anything_is_read(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: str,
+    text: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--run-dir", "run", "--data-dir", ".", "--out", "x.safetensors"]
+    assert main([*arguments, *flags.split()]) == 2
+    err = capsys.readouterr().err
+    assert text in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_choose_command_names_the_missing_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--run-dir", str(tmp_path), "--data-dir", str(tmp_path), "--out", "x.safetensors"]
+    assert main(arguments) == 2
+    assert "config.json" in capsys.readouterr().err

@@ -1,0 +1,425 @@
+"""Every known file is read and written exactly; every other is refused in one line."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from autoformer_zoo.network.vit import AutoFormer
+from autoformer_zoo.published import SPACES, SUBNETS
+from autoformer_zoo.space import SubnetConfig
+from autoformer_zoo.weights import checkpoint
+from autoformer_zoo.weights import files as tensor_files
+from autoformer_zoo.weights.checkpoint import (
+    CheckpointError,
+    SupernetWeights,
+    convert_supernet,
+    load_subnet,
+    load_supernet,
+    load_weights,
+    read_tensors,
+    save_subnet,
+    save_supernet,
+)
+from autoformer_zoo.weights.layouts import Architecture, FormatError, read_architecture, recognise
+from autoformer_zoo.weights.slicing import slice_supernet
+from tests.helpers.hostile import FILES, SIZES, state
+from tests.helpers.upstream import (
+    nni_shapes,
+    nni_state,
+    official_state,
+    training_checkpoint,
+    uniform,
+)
+
+SUBNET = SubnetConfig(2, 24, (1, 2), (2.0, 1.5))
+
+
+@pytest.fixture
+def official(tmp_path: Path) -> Path:
+    path = tmp_path / "official.pth"
+    torch.save(training_checkpoint(state()), path)
+    return path
+
+
+@pytest.fixture
+def canonical(official: Path) -> Path:
+    path = official.with_name("canonical.safetensors")
+    save_supernet(load_supernet(official, "packed_prefix"), path)
+    return path
+
+
+# What a file is refused for
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_bad_file_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    make, reason = FILES[name]
+    path = tmp_path / name
+    path.write_bytes(make(tmp_path))
+    with pytest.raises(CheckpointError, match=reason) as caught:
+        load_supernet(path, "packed_prefix")
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 800
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["runs-code.pth", "page.pth", "nan.pth", "keys.pth"])
+def test_bad_file_is_refused_for_a_subnet_too(name: str, tmp_path: Path) -> None:
+    make, reason = FILES[name]
+    path = tmp_path / name
+    path.write_bytes(make(tmp_path))
+    with pytest.raises(CheckpointError, match=reason):
+        load_weights(path, SUBNET)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"away\.pth: No such file"):
+        load_supernet(tmp_path / "away.pth")
+
+
+def test_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is a directory; expected a file of weights"):
+        load_supernet(tmp_path)
+
+
+def test_state_dict_is_held_to_the_same_rules() -> None:
+    with pytest.raises(CheckpointError, match=r"the state dict: missing keys norm\.bias"):
+        load_supernet({name: value for name, value in state().items() if name != "norm.bias"})
+
+
+@pytest.mark.parametrize("space", ["tiny", "small", "base"])
+def test_nni_supernet_is_told_by_its_sizes(space: str) -> None:
+    shapes = nni_shapes(SPACES[space].largest)
+    with pytest.raises(FormatError, match="it is NNI's supernet"):
+        read_architecture(recognise(shapes), shapes)
+
+
+# What a file may look like
+
+
+@pytest.mark.parametrize("key", ["model", "state_dict", "model_ema"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
+def test_training_checkpoint_gives_its_weights(key: str, prefix: str, tmp_path: Path) -> None:
+    weights = {prefix + name: torch.nn.Parameter(value) for name, value in state().items()}
+    content = {key: weights, "optimizer": {}, "args": argparse.Namespace(lr=0.1)}
+    torch.save(content, tmp_path / "checkpoint.pth")
+    tensors, metadata = read_tensors(tmp_path / "checkpoint.pth")
+    assert_same(tensors, state())
+    assert metadata == {}
+    assert not any(value.requires_grad for value in tensors.values())
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors", ""])
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_format_is_told_by_content_not_by_ending(kind: str, ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"weights{ending}"
+    if kind == "safetensors":
+        save_file(state(), path)
+    else:
+        torch.save(state(), path, _use_new_zipfile_serialization=kind == "zip")
+    assert_same(read_tensors(path)[0], state())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_values_keep_their_stored_type(dtype: torch.dtype, tmp_path: Path) -> None:
+    stored = {name: value.to(dtype) for name, value in state().items()}
+    weights = load_supernet(stored, "packed_prefix")
+    assert {value.dtype for value in weights.tensors.values()} == {dtype}
+    save_supernet(weights, tmp_path / "f")
+    assert_same(load_supernet(tmp_path / "f").tensors, weights.tensors)
+
+
+def test_sizes_are_read_back_from_shapes() -> None:
+    sizes = SubnetConfig(3, 40, (1, 3, 2), (4.0, 3.3, 0.7))
+    made = official_state(sizes, img_size=12, num_classes=7, patch_size=4, in_chans=2)
+    weights = load_supernet(made, "packed_prefix")
+    assert (weights.sizes.embed_dim, weights.sizes.num_heads) == (40, (1, 3, 2))
+    assert weights.sizes.hidden_dims == sizes.hidden_dims
+    assert (weights.img_size, weights.patch_size) == ((12, 12), (4, 4))
+    assert (weights.in_chans, weights.num_classes) == (2, 7)
+
+
+@pytest.mark.parametrize("name", SUBNETS)
+def test_expected_shapes_are_the_networks(name: str) -> None:
+    subnet = SUBNETS[name]
+    expected = Architecture(subnet, (64, 96), (16, 8), 3, 10).shapes()
+    network = AutoFormer(subnet, (64, 96), (16, 8), num_classes=10, device="meta")
+    assert expected == {key: tuple(value.shape) for key, value in network.state_dict().items()}
+
+
+def test_supernet_without_head_is_read() -> None:
+    headless = {name: value for name, value in state().items() if not name.startswith("head")}
+    weights = load_supernet(headless, "packed_prefix")
+    assert weights.num_classes == 0
+    assert "head.weight" not in weights.tensors
+
+
+# Packing
+
+
+def test_packed_weight_is_deinterleaved_and_prefix_bias_kept() -> None:
+    given = state()
+    weights = load_supernet(given, "packed_prefix")
+    packed = given["blocks.1.attn.qkv.weight"]
+    expected = torch.cat([packed[0::3], packed[1::3], packed[2::3]])
+    assert torch.equal(weights.tensors["blocks.1.attn.qkv.weight"], expected)
+    assert torch.equal(weights.tensors["blocks.1.attn.qkv.bias"], given["blocks.1.attn.qkv.bias"])
+    assert weights.bias_rule == "packed_prefix"
+
+
+def test_interleaved_bias_is_deinterleaved_too() -> None:
+    given = state()
+    weights = load_supernet(given, "packed_interleaved")
+    packed = given["blocks.1.attn.qkv.bias"]
+    expected = torch.cat([packed[0::3], packed[1::3], packed[2::3]])
+    assert torch.equal(weights.tensors["blocks.1.attn.qkv.bias"], expected)
+    assert weights.bias_rule == "prefix"
+
+
+def test_tables_are_stacked_keys_before_values_rows_before_columns() -> None:
+    given, stem = state(), "blocks.0.attn.rel_pos_embed_"
+    names = ["k.embeddings_table_v", "k.embeddings_table_h"]
+    names += ["v.embeddings_table_v", "v.embeddings_table_h"]
+    stacked = load_supernet(given, "packed_prefix").tensors["blocks.0.attn.rel_pos"]
+    assert torch.equal(stacked, torch.stack([given[stem + name] for name in names]))
+
+
+def test_assumed_layout_is_logged(official: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert load_supernet(official).bias_rule == "packed_prefix"
+    assert f"{official}: nothing in it tells how the qkv bias lies" in caplog.text
+
+
+def test_named_layout_is_not_logged(official: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    load_supernet(official, "packed_prefix")
+    assert caplog.text == ""
+
+
+def test_unknown_layout_is_refused(official: Path) -> None:
+    with pytest.raises(ValueError, match="layout is 'interleaved'; expected None or one of"):
+        load_supernet(official, "interleaved")
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked"),
+    [("packed_prefix", "packed_interleaved"), ("packed_interleaved", "packed_prefix")],
+)
+def test_layout_against_the_header_is_refused(stored: str, asked: str, tmp_path: Path) -> None:
+    save_supernet(load_supernet(state(), stored), tmp_path / "f")
+    load_supernet(tmp_path / "f", stored)
+    with pytest.raises(CheckpointError, match=f"layout='{asked}' contradicts it"):
+        load_supernet(tmp_path / "f", asked)
+
+
+def test_layout_for_nni_is_refused(tmp_path: Path) -> None:
+    torch.save(nni_state(SIZES), tmp_path / "nni.pth")
+    with pytest.raises(CheckpointError, match="has nni names, not packed ones; layout="):
+        load_weights(tmp_path / "nni.pth", None, "packed_prefix")
+
+
+# Canonical files
+
+
+@pytest.mark.parametrize("layout", ["packed_prefix", "packed_interleaved"])
+def test_supernet_file_round_trips(layout: str, tmp_path: Path) -> None:
+    notes = {"origin": "a test", "license": "unknown"}
+    weights = replace(load_supernet(state(), layout), metadata=notes)
+    save_supernet(weights, tmp_path / "f")
+    back = load_supernet(tmp_path / "f")
+    assert_same(back.tensors, weights.tensors)
+    assert described(back) == described(weights)
+    assert back.metadata == notes
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+def test_subnet_file_round_trips_with_a_rectangle(canonical: Path, tmp_path: Path) -> None:
+    cut = load_weights(canonical, SUBNET)
+    positions = torch.randn(1, 1 + 2 * 3, 24)
+    cut = replace(cut, img_size=(32, 48), tensors={**cut.tensors, "pos_embed": positions})
+    save_subnet(cut, tmp_path / "f")
+    back = load_subnet(tmp_path / "f")
+    assert_same(back.tensors, cut.tensors)
+    assert (back.subnet, back.img_size, back.patch_size) == (SUBNET, (32, 48), (16, 16))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"format_version": "2"}, "its format_version is '2'; this release reads '1': update"),
+        ({"format": "autoformer_zoo.model"}, "its format is 'autoformer_zoo.model'; expected"),
+        ({"bias_rule": "none"}, "its bias_rule is 'none'; expected one of"),
+        ({"sizes": "{"}, "its header is damaged: a subnet config is not JSON"),
+        ({"img_size": "[32]"}, "its header is damaged: not enough values"),
+        ({"img_size": "[32, -1]"}, "its header is damaged: .* is not two positive whole numbers"),
+        ({"patch_size": "[8, 8]"}, r"its header says .* with patches \(8, 8\), its tensors are"),
+        ({"img_size": "[32, 48]"}, r"wrong shapes: pos_embed is \(1, 5, 32\), expected \(1, 7"),
+        ({"sizes": uniform(2, 32, 1, 2.0).to_json()}, r"its header says .*\[1, 1\].* are of .*\[2"),
+    ],
+)
+def test_header_that_is_wrong_is_refused(
+    canonical: Path, change: dict[str, str], reason: str, tmp_path: Path
+) -> None:
+    with safe_open(canonical, "pt") as file:
+        metadata = file.metadata() | change
+    save_file(load_file(canonical), tmp_path / "changed", metadata)
+    with pytest.raises(CheckpointError, match=reason):
+        load_supernet(tmp_path / "changed")
+
+
+def test_header_keeps_ratios_that_shapes_round(tmp_path: Path) -> None:
+    sizes = SubnetConfig(1, 40, (1,), (3.3,))
+    weights = replace(load_supernet(official_state(sizes), "packed_prefix"), sizes=sizes)
+    save_supernet(weights, tmp_path / "f")
+    assert load_supernet(tmp_path / "f").sizes == sizes
+
+
+def test_failed_write_leaves_the_old_file(
+    canonical: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before, weights = canonical.read_bytes(), load_supernet(canonical)
+
+    def full(tensor: Tensor) -> Tensor:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tensor_files, "_bytes_of", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_supernet(weights, canonical)
+    assert canonical.read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"official.pth", canonical.name}
+
+
+def test_write_that_comes_back_different_is_refused(canonical: Path, tmp_path: Path) -> None:
+    weights = load_supernet(canonical)
+    specs = {name: (value.dtype, tuple(value.shape)) for name, value in weights.tensors.items()}
+    with pytest.raises(CheckpointError, match="new: was written wrongly: cls_token came back"):
+        tensor_files.write_tensors(
+            tmp_path / "new",
+            specs,
+            weights.tensors.__getitem__,
+            {},
+            lambda name, back: name != "cls_token",
+        )
+    assert not (tmp_path / "new").exists()
+
+
+def test_mixed_types_are_written_aligned(tmp_path: Path) -> None:
+    tensors = {"a": torch.ones(3).half(), "b": torch.randn(5).double(), "c": torch.randn(2)}
+    specs = {name: (value.dtype, tuple(value.shape)) for name, value in tensors.items()}
+    tensor_files.write_tensors(tmp_path / "f", specs, tensors.__getitem__, {})
+    assert_same(load_file(tmp_path / "f"), tensors)
+
+
+# Conversion
+
+
+@pytest.mark.parametrize("layout", ["packed_prefix", "packed_interleaved"])
+def test_conversion_equals_loading_and_saving(
+    official: Path, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "_REMAP_BYTES", 100_000)  # the file is mapped anew many times
+    out = official.with_name("out")
+    converted = convert_supernet(official, out, layout, {"origin": "a test"})
+    loaded = load_supernet(official, layout)
+    assert_same(converted.tensors, loaded.tensors)
+    assert_same(load_supernet(out).tensors, loaded.tensors)
+    assert described(load_supernet(out)) == described(loaded)
+    assert load_supernet(out).metadata == {"origin": "a test"}
+
+
+def test_conversion_of_nan_leaves_nothing(tmp_path: Path) -> None:
+    torch.save(state(cls_token=torch.full((1, 1, 32), float("nan"))), tmp_path / "nan.pth")
+    with pytest.raises(CheckpointError, match=r"nan\.pth: 1 tensors hold NaN or infinity"):
+        convert_supernet(tmp_path / "nan.pth", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["nan.pth"]
+
+
+# Subnets
+
+
+def test_subnet_is_cut_from_official_and_canonical_alike(official: Path, canonical: Path) -> None:
+    from_official = load_weights(official, SUBNET)
+    from_canonical = load_weights(canonical, SUBNET)
+    assert_same(from_official.tensors, from_canonical.tensors)
+    assert from_official.subnet == SUBNET
+
+
+def test_supernet_file_needs_a_subnet(canonical: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds a supernet; say which subnet= to cut"):
+        load_subnet(canonical)
+
+
+def test_subnet_that_does_not_fit_is_refused(canonical: Path) -> None:
+    with pytest.raises(ValueError, match=r"blocks\.1\.attn needs 3 heads, the supernet has 2"):
+        load_weights(canonical, SubnetConfig(2, 24, (1, 3), (2.0, 2.0)))
+
+
+def test_plain_state_dict_is_a_subnet(canonical: Path, tmp_path: Path) -> None:
+    cut = load_weights(canonical, SUBNET)
+    torch.save(dict(cut.tensors), tmp_path / "plain.pth")
+    plain = load_weights(tmp_path / "plain.pth", SUBNET)
+    assert plain.subnet == SUBNET
+    assert_same(plain.tensors, cut.tensors)
+    assert load_subnet(tmp_path / "plain.pth").subnet.hidden_dims == SUBNET.hidden_dims
+
+
+def test_nni_subnet_has_its_projections_joined(tmp_path: Path) -> None:
+    sizes = SubnetConfig(2, 32, (2, 1), (2.0, 2.0))
+    given = nni_state(sizes)
+    torch.save(given, tmp_path / "nni.pth")
+    subnet = load_subnet(tmp_path / "nni.pth")
+    parts = [given[f"blocks.0.attn.{part}.bias"] for part in "qkv"]
+    assert torch.equal(subnet.tensors["blocks.0.attn.qkv.bias"], torch.cat(parts))
+    assert subnet.subnet == sizes
+
+
+def test_other_subnet_than_the_file_holds_is_refused(tmp_path: Path) -> None:
+    torch.save(nni_state(SIZES), tmp_path / "nni.pth")
+    with pytest.raises(CheckpointError, match=r"holds the subnet .*32.*; .*24.* was asked for"):
+        load_weights(tmp_path / "nni.pth", SUBNET)
+
+
+def test_subnet_file_is_no_supernet(canonical: Path, tmp_path: Path) -> None:
+    save_subnet(load_weights(canonical, SUBNET), tmp_path / "f")
+    with pytest.raises(CheckpointError, match="holds a subnet, not a supernet"):
+        load_supernet(tmp_path / "f")
+    with pytest.raises(CheckpointError, match="holds a subnet; convert it as one"):
+        convert_supernet(tmp_path / "f", tmp_path / "out")
+
+
+def test_plain_state_dict_serves_as_a_supernet_by_the_clean_rule(canonical: Path) -> None:
+    plain = dict(load_supernet(state(), "packed_interleaved").tensors)
+    weights = load_supernet(plain)
+    assert weights.bias_rule == "prefix"
+    cut = slice_supernet(plain, SIZES, SUBNET, "prefix")
+    assert_same(slice_supernet(weights.tensors, weights.sizes, SUBNET), cut)
+
+
+def described(weights: SupernetWeights) -> tuple[object, ...]:
+    return (
+        weights.sizes,
+        weights.bias_rule,
+        weights.img_size,
+        weights.patch_size,
+        weights.in_chans,
+        weights.num_classes,
+    )
+
+
+def assert_same(one: object, other: object) -> None:
+    assert isinstance(one, dict)
+    assert isinstance(other, dict)
+    assert set(one) == set(other)
+    for name, value in one.items():
+        assert tensor_files.same_bits(value, other[name]), name

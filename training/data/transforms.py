@@ -1,0 +1,106 @@
+"""timm's data sets and transforms as a config names them: opening, labels, decoding.
+
+Nothing here knows of batches; `indexed.py` and `streams.py` make them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from PIL import Image
+from timm.data import auto_augment, create_transform
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor
+from torchvision.transforms import RandomCrop
+
+from autoformer_zoo.published import CIFAR10_MEAN, CIFAR10_STD
+from training.config import TrainConfig
+from training.data.datasets import _Once
+
+Transform = Callable[[Image.Image], Tensor]
+NORMALISATIONS = {
+    "cifar10": (CIFAR10_MEAN, CIFAR10_STD),
+    "imagenet": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+}
+
+
+logging.getLogger("timm.data.readers.reader_wds").addFilter(_Once())
+
+
+def train_transform(config: TrainConfig, img_size: int) -> Transform:
+    """Return what happens to a training image, by timm; float32 (3, img_size, img_size).
+
+    Raises:
+        ValueError: timm does not know the policy.
+    """
+    augment, data = config.augment, config.data
+    if augment.crop == "none":
+        return eval_transform(config, img_size)
+    mean, std = NORMALISATIONS[data.normalisation]
+    try:
+        transform = create_transform(
+            img_size,
+            is_training=True,
+            color_jitter=augment.color_jitter or None,
+            auto_augment=augment.policy or None,
+            interpolation=data.interpolation,
+            mean=mean,
+            std=std,
+            re_prob=augment.erasing,
+            re_mode="pixel",
+            use_prefetcher=False,
+        )
+    except (AssertionError, KeyError, ValueError) as error:  # it may say nothing
+        if not augment.policy:
+            raise
+        reason = f" ({error})" if str(error) else ""
+        raise ValueError(
+            f"augment.policy is {augment.policy!r}{reason}; expected one that timm knows, such as "
+            "rand-m9-mstd0.5-inc1, augmix-m3 or original, or none"
+        ) from None
+    allow_no_bits(transform)
+    if augment.crop == "shift":  # as DeiT does for small images: no zoom
+        resize = eval_transform(config, img_size).transforms[:2]  # type: ignore[attr-defined]
+        transform.transforms[:1] = [*resize, RandomCrop(img_size, padding=img_size // 8)]
+    return transform
+
+
+def eval_transform(config: TrainConfig, img_size: int) -> Transform:
+    """Return what happens to a image for evaluation: resize, centre crop, normalise."""
+    mean, std = NORMALISATIONS[config.data.normalisation]
+    return create_transform(
+        img_size,
+        interpolation=config.data.interpolation,
+        mean=mean,
+        std=std,
+        crop_pct=config.data.crop_pct,
+        use_prefetcher=False,
+    )
+
+
+def allow_no_bits(transform: Any) -> None:
+    """Let the policy in one of timm's training transforms make black images again.
+
+    Args:
+        transform: of `create_transform`; changed in place.
+    """
+    for op in _operations(transform):
+        if op.aug_fn is auto_augment.posterize:
+            op.aug_fn = posterize
+
+
+def posterize(image: Image.Image, bits: int, **options: Any) -> Image.Image:
+    """Keep the highest bits of each channel, 0 of them being black."""
+    if bits < 1:
+        return Image.new(image.mode, image.size)
+    original: Callable[..., Image.Image] = auto_augment.posterize
+    return original(image, bits, **options)
+
+
+def _operations(transform: Any) -> Iterator[auto_augment.AugmentOp]:
+    for step in transform.transforms:
+        yield from getattr(step, "ops", ())  # RandAugment, AugMix
+        for part in getattr(step, "policy", ()):  # AutoAugment
+            yield from part

@@ -1,0 +1,83 @@
+"""Final weights of a run: its averages as a canonical supernet or subnet file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from autoformer_zoo.space import SubnetConfig
+from autoformer_zoo.weights.checkpoint import (
+    SubnetWeights,
+    SupernetWeights,
+    save_subnet,
+    save_supernet,
+)
+from autoformer_zoo.weights.layouts import Architecture
+from training.config import space_of
+from training.run.checkpoints import load_checkpoint
+from training.run.directory import read_config
+
+WEIGHTS = "weights.safetensors"
+
+
+def averaged_weights(run: Path) -> SupernetWeights | SubnetWeights:
+    """Read the averaged weights of a run, in fp32: a supernet, or the one subnet of sampling fixed.
+
+    Raises:
+        FileNotFoundError: the run has no checkpoint.
+        CheckpointError: none is whole.
+        ValueError: the weights are of separate choices, or not of the config's supernet.
+    """
+    config = read_config(run)
+    space, values = space_of(config), load_checkpoint(run)
+    prefix = "weights."
+    tensors = {name.removeprefix(prefix): t.contiguous() for name, t in values["ema"].items()}
+    if "patch_embed.proj.weight" not in tensors:
+        raise ValueError(
+            f"{run} trained weights of their own for each choice (classic weight sharing), which "
+            "make no supernet; expected a run of training.train"
+        )
+    patch = tensors["patch_embed.proj.weight"].shape
+    shared: dict[str, Any] = {
+        "patch_size": (int(patch[2]), int(patch[3])),
+        "in_chans": int(patch[1]),
+        "num_classes": space.num_classes,
+        "metadata": {"origin": "trained by autoformer_zoo"},
+    }
+    if config.sampling == "fixed":
+        size = tuple(values["img_size"])
+        return SubnetWeights(
+            tensors, SubnetConfig.from_json(values["subnet"]), img_size=size, **shared
+        )
+    size = (space.img_size, space.img_size)
+    weights = SupernetWeights(tensors, space.supernet, values["bias_rule"], img_size=size, **shared)
+    _require_whole(weights, run)
+    return weights
+
+
+def _require_whole(weights: SupernetWeights, run: Path) -> None:
+    """Refuse tensors that are not of the supernet that the config names."""
+    sizes = weights.img_size, weights.patch_size, weights.in_chans, weights.num_classes
+    expected = Architecture(weights.sizes, *sizes).shapes()
+    found = {name: tuple(tensor.shape) for name, tensor in weights.tensors.items()}
+    for name in {**expected, **found}:
+        if found.get(name) != expected.get(name):
+            raise ValueError(
+                f"the checkpoint of {run} is not of the space in its config.json: {name} is "
+                f"{found.get(name, 'missing')}, expected {expected.get(name, 'none')}; put back "
+                "the config.json that it was trained with"
+            )
+
+
+def write_weights(run: Path) -> Path:
+    """Write the averaged weights of a run into its directory; returns the file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    weights = averaged_weights(run)
+    if isinstance(weights, SupernetWeights):
+        save_supernet(weights, run / WEIGHTS)
+    else:
+        save_subnet(weights, run / WEIGHTS)
+    return run / WEIGHTS

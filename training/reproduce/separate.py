@@ -1,0 +1,124 @@
+"""Classic weight sharing, to compare weight entanglement with: weights of their own per choice.
+
+Each width has its own embeddings, norms and head; each width and number of heads its own attention
+in every block, each width and MLP ratio its own MLP. Subnets share what they chose alike, and
+nothing else: what arXiv 2107.00651, section 3.2, calls classical weight sharing. Not a product of
+this project: no file format holds such weights, and nothing but the comparison uses them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoformer_zoo.network.supernet import Supernet
+from autoformer_zoo.network.vit import AutoFormer
+from autoformer_zoo.space import SearchSpace, SubnetConfig
+from training.config import DEFAULT_RESOURCES, Resources, TrainConfig, space_of
+from training.data.open import open_source
+from training.engine.loop import make_setting, make_state, resume, run_steps
+from training.engine.network import require_sizes
+from training.engine.step import RunState
+from training.run.checkpoints import load_checkpoint
+from training.run.directory import open_run, read_config
+from training.run.distributed import join
+from training.train import resolve_precision
+
+MLP_PARTS = ("mlp.", "norm2.")
+
+
+class SeparateWeights(nn.Module):
+    """The parameters of all choices of a space, each initialised as in a network of its own.
+
+    Args:
+        space: whose choices.
+        arguments: of `AutoFormer`.
+    """
+
+    def __init__(self, space: SearchSpace, arguments: dict[str, Any]) -> None:
+        super().__init__()
+        self.cfg = space.supernet  # what a checkpoint says it holds
+        self.patch_embed = SimpleNamespace(img_size=(space.img_size, space.img_size))
+        self.tensors = nn.ParameterDict()
+        for dim in space.embed_dim:
+            for i in range(max(len(space.num_heads), len(space.mlp_ratio))):
+                heads = space.num_heads[min(i, len(space.num_heads) - 1)]
+                ratio = space.mlp_ratio[min(i, len(space.mlp_ratio) - 1)]
+                uniform = SubnetConfig.uniform(space.depth[-1], dim, heads, ratio)
+                for name, parameter in AutoFormer(uniform, **arguments).named_parameters():
+                    key = key_of(name, uniform)
+                    if key not in self.tensors:
+                        self.tensors[key] = parameter
+
+    def no_weight_decay(self) -> set[str]:
+        """Name what `AutoFormer.no_weight_decay` names, for every choice."""
+        kept = ("pos_embed", "cls_token", "rel_pos")
+        return {f"tensors.{key}" for key in self.tensors if key.endswith(kept)}
+
+
+class SeparateSupernet(Supernet):
+    """A supernet whose subnets share only what they chose alike; arguments as `Supernet`'s."""
+
+    def __init__(self, space: SearchSpace, drop_path_rate: float = 0.0) -> None:
+        super().__init__(space, drop_path_rate=drop_path_rate)
+        self.weights = SeparateWeights(space, self._arguments)  # type: ignore[assignment]
+
+    def forward(self, x: Tensor, subnet: SubnetConfig) -> Tensor:
+        """Run one subnet of the space; arguments and result as `Supernet.forward`'s."""
+        tensors: Any = self.weights.tensors
+        return self._run(subnet, lambda name: tensors[key_of(name, subnet)], x)
+
+
+def key_of(name: str, subnet: SubnetConfig) -> str:
+    """Return under which name a subnet's parameter is kept: its own for each choice."""
+    parts = name.split(".")
+    choice = f"{subnet.embed_dim}"
+    if parts[0] == "blocks":
+        i, inside = int(parts[1]), ".".join(parts[2:])
+        is_mlp = inside.startswith(MLP_PARTS)
+        choice += f"-r{subnet.mlp_ratio[i]:g}" if is_mlp else f"-h{subnet.num_heads[i]}"
+    return f"{choice}/{name}".replace(".", ":")  # no module's parameter may have a dot
+
+
+def make_separate(config: TrainConfig) -> SeparateSupernet:
+    """Make the untrained network, from the config's seed."""
+    torch.manual_seed(config.seed)
+    space = space_of(config)
+    require_sizes(config, space.patch_size)
+    return SeparateSupernet(space, config.drop_path_rate).train()
+
+
+def train_separate(
+    config: TrainConfig,
+    data_dir: Path,
+    out: Path,
+    progress: bool = True,
+    resources: Resources = DEFAULT_RESOURCES,
+) -> RunState:
+    """Train as `training.train.train` does, with weights of their own per choice."""
+    ranks = join(config, resources)
+    config = replace(config, precision=resolve_precision(config.precision, ranks.device))
+    source = ranks.together(lambda: open_source(config, data_dir, ranks, resources))
+    state = ranks.together(lambda: make_state(config, ranks.device, make_separate))
+    setting = make_setting(config, state, source, ranks, resources)
+    ranks.by_first(lambda: open_run(out, config, ranks.device, ranks.world))
+    resume(state, out, ranks)
+    run_steps(state, setting, source, out, progress=progress)
+    return state
+
+
+def load_separate(run: Path) -> SeparateSupernet:
+    """Load the averaged weights of a run of `train_separate`, in eval mode.
+
+    Raises:
+        FileNotFoundError: the run has no checkpoint.
+    """
+    config = read_config(run)
+    network = SeparateSupernet(space_of(config), config.drop_path_rate)
+    network.load_state_dict(load_checkpoint(run)["ema"])
+    return network.eval()

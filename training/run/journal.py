@@ -1,0 +1,112 @@
+"""The small files of a search or report: written whole, or line by line so that a kill costs one.
+
+A journal is JSON lines: a header that says what the lines belong to, then one line for everything
+that was worked out. Whoever is killed at any point starts again, reads it back, and goes on; under
+another header nothing is read back but the difference shown.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from training.run.directory import write_text
+
+
+class Journal:
+    """Lines of JSON under a header, appended one by one.
+
+    Args:
+        path: the file; made with its folder where it is not there.
+        header: what the lines belong to.
+
+    Raises:
+        ValueError: the file has another header; the text shows the first difference.
+    """
+
+    def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
+        self.path = path
+        self._is_whole = False  # nothing is changed by reading
+        header = json.loads(json.dumps(header))  # as it will be read back
+        whole = _whole_lines(path)
+        if not whole:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, json.dumps({"header": header}) + "\n")
+            self.lines: list[dict[str, Any]] = []
+            return
+        require_same(whole[0].get("header", {}), header, path)
+        self.lines = whole[1:]
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Add a line; it is in the file when this returns."""
+        with self.path.open("r+b") as file:
+            if not self._is_whole:
+                file.truncate(file.read().rfind(b"\n") + 1)  # what a kill tore off
+                self._is_whole = True
+            file.seek(0, os.SEEK_END)
+            file.write(json.dumps(line).encode() + b"\n")
+
+
+def require_same(old: Mapping[str, Any], new: Mapping[str, Any], where: Path) -> None:
+    """Refuse to go on with another config.
+
+    Raises:
+        ValueError: they differ; the text shows the first difference.
+    """
+    before, now = _leaves(old), _leaves(new)
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if names:
+        name = names[0]
+        raise ValueError(
+            f"{where} was begun with {name}={before.get(name)!r}, asked for {now.get(name)!r} "
+            f"(differing: {', '.join(names)}); give another --out or the same arguments"
+        )
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values by dotted names, as their flags have them."""
+    leaves: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            leaves |= _leaves(value, f"{prefix}{name}.")
+        else:
+            leaves[prefix + name] = value
+    return leaves
+
+
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """Read a file that `write_json` wrote.
+
+    Raises:
+        ValueError: it is damaged, or lacks a key.
+    """
+    try:
+        values = json.loads(path.read_text())
+        if missing := [key for key in keys if key not in values]:
+            raise ValueError(f"{missing[0]} is missing")
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it to start anew") from None
+    return values  # type: ignore[no-any-return]
+
+
+def write_json(values: Mapping[str, Any], path: Path) -> None:
+    """Write indented JSON under a temporary name first.
+
+    Raises:
+        ValueError: a number is infinite or NaN, which JSON does not have.
+    """
+    write_text(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    """Read the lines that are whole: what a kill tore off has no line end."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")[:-1]
+    try:
+        return [json.loads(line) for line in lines]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it to start anew") from None
