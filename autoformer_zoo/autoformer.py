@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.published import CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD, SPACES, SUBNETS
 from autoformer_zoo.space import SubnetConfig
+from autoformer_zoo.weights.header import notes_to_cfg
 from autoformer_zoo.weights.layouts import UPSTREAM_NAMES
 from autoformer_zoo.weights.sources import PRETRAINED, SOURCES
 
@@ -144,21 +145,25 @@ def build_static(
         **kwargs: further arguments of `AutoFormer`.
     """
     sizes = {"in_chans": weights.in_chans, "num_classes": weights.num_classes}
-    cfg = {
-        "input_size": (weights.in_chans, *weights.img_size),
-        "num_classes": weights.num_classes,
-        "license": weights.metadata.get("license"),
-    }
     model: AutoFormer = _build(
         "autoformer_subnet",
         weights.subnet,
         weights,
-        pretrained_cfg_overlay=cfg,
+        pretrained_cfg_overlay=cfg_of(weights),
         img_size=weights.img_size if img_size is None else img_size,
         patch_size=weights.patch_size,
         **{**sizes, **kwargs},
     )
     return model.eval()
+
+
+def cfg_of(weights: SubnetWeights) -> dict[str, Any]:
+    """Return what a file says of its network, as entries of timm's `pretrained_cfg`."""
+    return {
+        "input_size": (weights.in_chans, *weights.img_size),
+        "num_classes": weights.num_classes,
+        **notes_to_cfg(weights.metadata),
+    }
 
 
 def fill(model: AutoFormer, weights: SubnetWeights) -> None:

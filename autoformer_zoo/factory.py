@@ -16,7 +16,7 @@ import timm
 from timm.models import parse_model_name
 from torch import nn
 
-from autoformer_zoo.autoformer import MODELS, default_cfgs, fill
+from autoformer_zoo.autoformer import MODELS, cfg_of, default_cfgs, fill
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.weights.slicing import slice_supernet
@@ -81,6 +81,7 @@ def create_model(
     from autoformer_zoo.weights.checkpoint import load_weights
 
     weights: SubnetWeights | None = None
+    overlay = kwargs.get("pretrained_cfg_overlay")
     if name == "autoformer_subnet":
         weights = load_weights(checkpoint_path, _as_subnet(subnet), layout)
         subnet = weights.subnet
@@ -90,6 +91,9 @@ def create_model(
         weights = load_weights(checkpoint_path, model.cfg, layout)
     _require_same_sizes(model, weights, Path(checkpoint_path), kwargs)
     fill(model, weights)
+    # What the file says of itself, unless the caller says something else.
+    cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    cfg.update({**cfg_of(weights), **(overlay or {})})
     return model
 
 

@@ -19,9 +19,16 @@ from torch import Tensor
 import autoformer_zoo as az
 from autoformer_zoo import autoformer
 from autoformer_zoo.autoformer import MODELS, build_static, default_cfgs
+from autoformer_zoo.factory import build_subnet
 from autoformer_zoo.network.complexity import count_params
 from autoformer_zoo.network.vit import AutoFormer
-from autoformer_zoo.weights.checkpoint import CheckpointError, save_subnet, save_supernet
+from autoformer_zoo.weights.checkpoint import (
+    CheckpointError,
+    load_subnet,
+    save_subnet,
+    save_supernet,
+)
+from autoformer_zoo.weights.header import cfg_to_notes
 from tests.helpers.loopback import Loopback, hub_replies, serve
 from tests.helpers.made_weights import (
     SIZES,
@@ -376,6 +383,67 @@ def test_channels_that_cannot_be_adapted_are_refused(
     monkeypatch.setenv("AUTOFORMER_ZOO_WEIGHTS", str(path))
     with pytest.raises(ValueError, match="weights for 5 channels cannot be adapted to in_chans=4"):
         az.create_model("autoformer_tiny", True, subnet=SUBNET, in_chans=4, **SIZES)
+
+
+# What a file's header holds about its network
+
+CFG: dict[str, Any] = {
+    "label_names": tuple(f"bird {i}" for i in range(10)),
+    "mean": (0.5, 0.4, 0.3),
+    "std": (0.1, 0.2, 0.3),
+    "interpolation": "bilinear",
+    "crop_pct": 0.95,
+    "crop_mode": "squash",
+    "license": "apache-2.0",
+    "notes": ("trained on birds",),
+}
+BIRDS = cfg_to_notes(CFG)
+
+
+def _named(path: Path) -> Any:
+    return az.create_model("autoformer_tiny", checkpoint_path=path, subnet=SUBNET, **SIZES)
+
+
+WITH_NOTES = {
+    "named": _named,
+    "generic": lambda path: az.create_model("autoformer_subnet", checkpoint_path=path),
+    "built": lambda path: build_subnet(load_subnet(path)),
+}
+
+
+@pytest.mark.parametrize("case", [*WITH_NOTES, "extracted"])
+def test_what_a_file_says_of_its_network_is_kept(case: str, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    if case == "extracted":
+        save_supernet(replace(make_supernet(seed=1), metadata=BIRDS), path)
+        model = az.extract_subnet(az.load_supernet(path), SUBNET)
+    else:
+        save_subnet(replace(WEIGHTS, metadata=BIRDS), path)
+        model = WITH_NOTES[case](path)
+
+    assert {key: model.pretrained_cfg[key] for key in CFG} == CFG
+    save_for_hf(model, str(tmp_path / "saved"))
+    back = timm.create_model(f"local-dir:{tmp_path / 'saved'}", pretrained=True)
+    assert json.dumps({key: back.pretrained_cfg[key] for key in CFG}) == json.dumps(CFG)
+
+
+def test_file_without_notes_leaves_the_named_models_config(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_subnet(replace(WEIGHTS, metadata={"crop_pct": "0.5"}), path)
+    model, named = _named(path), timm.create_model("autoformer_tiny", device="meta")
+    assert model.pretrained_cfg["crop_pct"] == 0.5
+    for key in ("mean", "std", "interpolation"):
+        assert model.pretrained_cfg[key] == named.pretrained_cfg[key]
+
+
+def test_callers_config_comes_before_the_files(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_subnet(replace(WEIGHTS, metadata=BIRDS), path)
+    model = az.create_model(
+        "autoformer_subnet", checkpoint_path=path, pretrained_cfg_overlay={"crop_pct": 0.7}
+    )
+    assert model.pretrained_cfg["crop_pct"] == 0.7
+    assert model.pretrained_cfg["mean"] == CFG["mean"]
 
 
 # Saving, and the Hub

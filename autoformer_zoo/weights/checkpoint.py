@@ -29,7 +29,7 @@ from autoformer_zoo.weights.files import (
     take_weights,
     write_tensors,
 )
-from autoformer_zoo.weights.header import Header, Kind, without_header
+from autoformer_zoo.weights.header import Header, Kind, notes_to_cfg, without_header
 from autoformer_zoo.weights.layouts import (
     BIAS_RULES,
     Architecture,
@@ -337,6 +337,7 @@ def _interpret(
     found = read_architecture(family, shapes, header.img_size if header else None)
     if header:
         found = header.confirm(found)
+        notes_to_cfg(metadata)  # raises here, where the file's name is known
     packed: Layout | None = None
     bias_rule: BiasRule = header.bias_rule if header else "prefix"
     if family == "packed":

@@ -7,9 +7,10 @@ against them. Other entries (origin, license) are carried along, not understood.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.weights.layouts import Architecture, FormatError, same_sizes
@@ -20,6 +21,9 @@ _FORMAT = "autoformer_zoo."  # the entry "format" is this and the kind
 _KEYS = ("format", "format_version", "bias_rule", "sizes", "img_size", "patch_size")
 
 Kind = Literal["supernet", "subnet"]
+
+# How images are prepared and what the outputs mean, under timm's names, as JSON.
+_CFG_KEYS = ("label_names", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,67 @@ class Header:
         return Architecture(
             self.sizes, self.img_size, self.patch_size, found.in_chans, found.num_classes
         )
+
+
+def cfg_to_notes(cfg: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a file's header must hold for its network to be used rightly.
+
+    Args:
+        cfg: a model's `pretrained_cfg`, or a part of one; "origin" in it comes before timm's notes.
+
+    Returns:
+        Entries for `SupernetWeights.metadata` or `SubnetWeights.metadata`: class names and the
+        preparation of images as JSON, origin and license as they are. What `cfg` lacks is left out.
+    """
+    notes = {key: json.dumps(cfg[key]) for key in _CFG_KEYS if cfg.get(key) is not None}
+    origin = cfg.get("origin") or cfg.get("notes")
+    if origin:
+        notes["origin"] = origin if isinstance(origin, str) else "; ".join(origin)
+    if cfg.get("license"):
+        notes["license"] = cfg["license"]
+    return notes
+
+
+def notes_to_cfg(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Undo `cfg_to_notes`: return the header's entries for a model's `pretrained_cfg`.
+
+    The origin becomes timm's `notes`: its config has no field of that name.
+
+    Raises:
+        FormatError: an entry is damaged.
+    """
+    cfg: dict[str, Any] = {}
+    for key in _CFG_KEYS:
+        if key not in metadata:
+            continue
+        try:
+            value = json.loads(metadata[key])
+            is_right = _is_cfg_value(key, value)
+        except Exception as error:  # nesting, numbers beyond any float, ...
+            raise FormatError(f"its {key} is damaged: {error}") from None
+        if not is_right:
+            raise FormatError(f"its {key} is damaged: {metadata[key][:80]}")
+        cfg[key] = tuple(value) if isinstance(value, list) else value
+    if metadata.get("origin"):
+        cfg["notes"] = (metadata["origin"],)
+    if metadata.get("license"):
+        cfg["license"] = metadata["license"]
+    return cfg
+
+
+def _is_cfg_value(key: str, value: object) -> bool:
+    if key == "label_names":
+        return isinstance(value, list) and all(isinstance(name, str) for name in value)
+    if key in ("mean", "std"):
+        low = -math.inf if key == "mean" else 0.0
+        return isinstance(value, list) and all(_is_number(v) and v > low for v in value)
+    if key == "crop_pct":
+        return _is_number(value) and value > 0  # type: ignore[operator]
+    return isinstance(value, str)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def without_header(metadata: Mapping[str, str]) -> dict[str, str]:
