@@ -1,8 +1,9 @@
 """Subnets and search spaces as plain data.
 
-`SubnetConfig` says what one static network is; `SearchSpace` says which subnets a supernet was
-trained for. Standard library only: everything else in the package depends on this file, and this
-file on nothing. The published spaces and subnets stand in `published.py`.
+`SubnetConfig` describes one static network, `SearchSpace` the subnets that a supernet was trained
+for, and `from_mapping` reads both, and any other dataclass, from JSON. Standard library only:
+everything else in the package depends on this file, and this file on nothing. The published spaces
+and subnets are in `published.py`.
 
 Source: AutoFormer (arXiv 2107.00651), section 3.1 and table 1.
 """
@@ -11,13 +12,16 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 HEAD_DIM = 64  # the width of a head never changes: q, k and v of a layer are 64 * num_heads wide
+SCALE = HEAD_DIM**-0.5
 MAX_DISTANCE = 14  # relative positions are clamped to -14..14 rows and columns
 NUM_REL_POS = 2 * MAX_DISTANCE + 2  # rows of a relative position table; row 0 serves pairs with CLS
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,7 @@ class SubnetConfig:
 
     @classmethod
     def uniform(cls, depth: int, embed_dim: int, num_heads: int, mlp_ratio: float) -> SubnetConfig:
-        """Make a config whose blocks are all alike."""
+        """Make a config whose blocks are all the same."""
         return cls(depth, embed_dim, (num_heads,) * depth, (mlp_ratio,) * depth)
 
     @property
@@ -96,7 +100,7 @@ class SubnetConfig:
         Raises:
             ValueError: a key is unknown or missing, or a value is refused.
         """
-        return cls(**_checked_keys(cls, values))
+        return from_mapping(cls, values)
 
     def to_json(self) -> str:
         """Return one line of JSON."""
@@ -105,7 +109,7 @@ class SubnetConfig:
     @classmethod
     def from_json(cls, text: str) -> SubnetConfig:
         """Make a config from `to_json`'s output; raises ValueError as `from_dict` does."""
-        return cls.from_dict(_json_object(text, "a subnet config"))
+        return from_mapping(cls, _parse(text, "a subnet config"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +117,9 @@ class SearchSpace:
     """The subnets that a supernet is trained for.
 
     Args:
-        embed_dim: choices of the width, one is taken for the whole subnet.
-        num_heads: choices of heads, taken anew for each block.
-        mlp_ratio: choices of the MLP ratio, taken anew for each block.
+        embed_dim: choices of the width; a subnet has one.
+        num_heads: choices of the number of heads, drawn for each block.
+        mlp_ratio: choices of the MLP ratio, drawn for each block.
         depth: choices of the number of blocks.
         supernet: the network whose weights the subnets share. It may be larger than `largest`:
             upstream's tiny supernet is 256 wide, its widest subnet 240.
@@ -138,36 +142,30 @@ class SearchSpace:
     num_classes: int = 1000
 
     def __post_init__(self) -> None:
+        if not isinstance(self.supernet, SubnetConfig):  # as it comes from JSON
+            object.__setattr__(self, "supernet", SubnetConfig.from_dict(self.supernet))
         for name in ("embed_dim", "num_heads", "mlp_ratio", "depth"):
-            for choice in getattr(self, name):
-                number = (int, float) if name == "mlp_ratio" else int
-                if isinstance(choice, bool) or not isinstance(choice, number):
-                    raise ValueError(f"{name} holds {choice!r}; expected positive numbers")
-            choices = tuple(sorted(getattr(self, name)))
-            if not choices or len(set(choices)) != len(choices) or choices[0] <= 0:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; "
-                    "expected one or more different positive numbers"
-                )
-            object.__setattr__(self, name, choices)
-        object.__setattr__(self, "mlp_ratio", tuple(float(ratio) for ratio in self.mlp_ratio))
+            object.__setattr__(self, name, _sorted_choices(name, getattr(self, name)))
         for name in ("img_size", "patch_size", "num_classes"):
             _require_positive_int(name, getattr(self, name))
-        if problem := misfit(self.largest, self.supernet):
+        # Depth first: `largest` has a tuple entry per block, and a file may claim billions.
+        too_deep = self.depth[-1] > self.supernet.depth
+        problem = f"depth {self.depth[-1]}" if too_deep else misfit(self.largest, self.supernet)
+        if problem:
             raise ValueError(
                 f"the largest subnet of the space does not fit its supernet: {problem}"
             )
 
     @property
     def smallest(self) -> SubnetConfig:
-        """The subnet with the least of everything."""
+        """The smallest subnet."""
         return SubnetConfig.uniform(
             self.depth[0], self.embed_dim[0], self.num_heads[0], self.mlp_ratio[0]
         )
 
     @property
     def largest(self) -> SubnetConfig:
-        """The subnet with the most of everything."""
+        """The largest subnet."""
         return SubnetConfig.uniform(
             self.depth[-1], self.embed_dim[-1], self.num_heads[-1], self.mlp_ratio[-1]
         )
@@ -179,10 +177,10 @@ class SearchSpace:
         return len(self.embed_dim) * sum(int(per_block**depth) for depth in self.depth)
 
     def contains(self, subnet: SubnetConfig) -> bool:
-        """Tell whether `subnet` is made of this space's choices.
+        """Return True if every size of `subnet` is one of the choices.
 
         Not the same as fitting the supernet (`misfit`): the published tiny subnet has MLP ratios of
-        3.0, outside its own space.
+        3.0, which its own space does not have, and can be extracted all the same.
         """
         return (
             subnet.depth in self.depth
@@ -218,13 +216,7 @@ class SearchSpace:
         Raises:
             ValueError: a key is unknown or missing, or a value is refused.
         """
-        checked = _checked_keys(cls, values)
-        for name in ("embed_dim", "num_heads", "mlp_ratio", "depth"):
-            if not isinstance(checked[name], (list, tuple)):
-                raise ValueError(f"{name} is {checked[name]!r}; expected a list of choices")
-        if not isinstance(checked["supernet"], SubnetConfig):
-            checked["supernet"] = SubnetConfig.from_dict(checked["supernet"])
-        return cls(**checked)
+        return from_mapping(cls, values)
 
     def to_json(self) -> str:
         """Return one line of JSON."""
@@ -233,16 +225,16 @@ class SearchSpace:
     @classmethod
     def from_json(cls, text: str) -> SearchSpace:
         """Make a space from `to_json`'s output; raises ValueError as `from_dict` does."""
-        return cls.from_dict(_json_object(text, "a search space"))
+        return from_mapping(cls, _parse(text, "a search space"))
 
 
 def misfit(subnet: SubnetConfig, supernet: SubnetConfig) -> str | None:
-    """Say what of `subnet` is larger than `supernet`, or None where it fits.
+    """Describe the first size in which `subnet` exceeds `supernet`; None if it fits.
 
-    Fitting is all that extraction asks: each tensor of the subnet is a corner of the supernet's.
+    Fitting is all that extraction needs: each tensor of the subnet is a corner of the supernet's.
 
     Returns:
-        The first misfit in words: the layer, what it needs and what the supernet has.
+        The layer, what it needs and what the supernet has.
     """
     if subnet.depth > supernet.depth:
         return (
@@ -268,33 +260,53 @@ def misfit(subnet: SubnetConfig, supernet: SubnetConfig) -> str | None:
     return None
 
 
-def _require_positive_int(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} is {value!r}; expected a positive whole number")
+def from_mapping(cls: type[T], values: object) -> T:
+    """Make a dataclass of the object that its JSON holds; lists become tuples.
 
-
-def _checked_keys(cls: type[Any], values: object) -> dict[str, Any]:
+    Raises:
+        ValueError: `values` is not a mapping, a key is unknown or missing, or the class refuses a
+            value, by whatever exception.
+    """
     if not isinstance(values, Mapping):
-        raise ValueError(f"expected an object with the keys of {cls.__name__}, got {values!r}")
-    names = [field.name for field in fields(cls)]
-    required = [field.name for field in fields(cls) if field.default is field.default_factory]
-    unknown = sorted(map(str, set(values) - set(names)))
-    missing = [name for name in required if name not in values]
+        kind = type(values).__name__
+        raise ValueError(f"expected an object with the keys of {cls.__name__}, got a {kind}")
+    known = fields(cls)  # type: ignore[arg-type]
+    names = [field.name for field in known]
+    unknown = sorted(str(key)[:80] for key in values if key not in names)[:5]
+    missing = [f.name for f in known if f.default is f.default_factory and f.name not in values]
     if unknown or missing:
         raise ValueError(
             f"{cls.__name__}: unknown keys {unknown}, missing keys {missing}; expected {names}"
         )
-    return dict(values)
-
-
-def _json_object(text: str, what: str) -> Mapping[str, Any]:
     try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    except ValueError:
+        raise
+    except Exception as error:  # a value so odd that the class's own checks tripped over it
+        raise ValueError(f"{cls.__name__} cannot be made: {error}") from error
+
+
+def _parse(text: str, what: str) -> object:
+    try:
+        return json.loads(text)
+    except Exception as error:  # besides its own, a RecursionError for deep nesting
         raise ValueError(f"{what} is not JSON: {error}") from None
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{what} is {type(values).__name__} in JSON; expected an object")
-    return values
 
 
-SCALE = HEAD_DIM**-0.5
+def _sorted_choices(name: str, given: Any) -> tuple[Any, ...]:  # numbers, unless a file is wrong
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ValueError(f"{name} is {given!r}; expected a list of choices")
+    choices = list(given)
+    kinds = (int, float) if name == "mlp_ratio" else (int,)
+    for choice in choices:
+        if isinstance(choice, bool) or not isinstance(choice, kinds):
+            raise ValueError(f"{name} holds {choice!r}; expected positive numbers")
+    choices.sort()
+    if not choices or len(set(choices)) != len(choices) or not choices[0] > 0:
+        raise ValueError(f"{name} is {choices}; expected one or more different positive numbers")
+    return tuple(map(float, choices)) if name == "mlp_ratio" else tuple(choices)
+
+
+def _require_positive_int(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} is {value!r}; expected a positive whole number")

@@ -172,7 +172,7 @@ def test_extract_of_what_does_not_fit_leaves_nothing(
     ("content", "text"),
     [
         ("{", "subnet.json: a subnet config is not JSON"),
-        ("[1]", "subnet.json: a subnet config is list in JSON; expected an object"),
+        ("[1]", "subnet.json: expected an object with the keys of SubnetConfig, got a list"),
         ('{"depth": 2}', "missing keys ['embed_dim', 'num_heads', 'mlp_ratio']"),
     ],
 )
