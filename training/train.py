@@ -28,7 +28,7 @@ import tyro
 from autoformer_zoo.published import find_space
 from training.config import DEFAULT_RESOURCES, Precision, Resources, TrainConfig
 from training.data.open import open_source
-from training.engine.loop import make_setting, make_state, resume, run_steps, write_held_out
+from training.engine.loop import make_context, make_state, resume, run_steps, write_held_out
 from training.engine.step import RunState
 from training.engine.weights import write_weights
 from training.presets import PRESETS
@@ -75,13 +75,13 @@ def train(
     config = replace(config, precision=resolve_precision(config.precision, ranks.device))
     source = ranks.together(lambda: open_source(config, data_dir, ranks, resources))
     state = ranks.together(lambda: make_state(config, ranks.device))
-    setting = make_setting(config, state, source, ranks, resources)
+    context = make_context(config, state, source, ranks, resources)
     ranks.by_first(lambda: open_run(out, config, ranks.device, ranks.world))
     ranks.by_first(lambda: write_held_out(source, out))
     resume(state, out, ranks)
-    run_steps(state, setting, source, out, stop_at, progress)
+    run_steps(state, context, source, out, stop_at, progress)
     # Waited for: what comes next, in any process, may read what was written.
-    ranks.by_first(lambda: _end(out, state.step == setting.schedule.total, resources.plot))
+    ranks.by_first(lambda: _end(out, state.step == context.schedule.total, resources.plot))
     return state
 
 

@@ -23,7 +23,7 @@ from training.config import Resources, TrainConfig, space_of
 from training.data.batch import DataSource
 from training.engine.losses import Mixer, open_teacher
 from training.engine.network import Network, fixed_subnet, load_initial, make_network
-from training.engine.step import RunState, Setting, make_optimizer, take_step
+from training.engine.step import RunState, StepContext, make_optimizer, take_step
 from training.run.checkpoints import (
     PREVIOUS,
     has_checkpoint,
@@ -72,9 +72,9 @@ def make_state(
     return RunState(network, ema, optimizer, scaler)
 
 
-def make_setting(
+def make_context(
     config: TrainConfig, state: RunState, source: DataSource, ranks: Ranks, resources: Resources
-) -> Setting:
+) -> StepContext:
     """Put together what all steps share.
 
     Raises:
@@ -88,7 +88,7 @@ def make_setting(
                 "compile would compile anew for each subnet; expected sampling fixed with it"
             )
         network.weights.compile(dynamic=False)
-    return Setting(
+    return StepContext(
         config,
         space,
         fixed_subnet(config, network),
@@ -120,7 +120,7 @@ def _tidy(run: Path, name: str, step: int) -> None:
 
 def run_steps(
     state: RunState,
-    setting: Setting,
+    context: StepContext,
     source: DataSource,
     run: Path,
     stop_at: int | None = None,
@@ -130,7 +130,7 @@ def run_steps(
 
     Args:
         state: changed in place.
-        setting: of the run.
+        context: of the run.
         source: where batches come from.
         run: the run directory.
         stop_at: step to stop at, with a checkpoint; None for the end.
@@ -144,7 +144,7 @@ def run_steps(
     """
     from tqdm import tqdm
 
-    schedule, ranks = setting.schedule, setting.ranks
+    schedule, ranks = context.schedule, context.ranks
     end = schedule.total if stop_at is None else min(stop_at, schedule.total)
     shown = progress and ranks.is_first
     bar = tqdm(total=end, initial=state.step, unit="step", disable=not shown, file=sys.stderr)
@@ -154,15 +154,15 @@ def run_steps(
             plan = schedule.plan(state.step)
             started = time.perf_counter()
             with telling_lost():  # also amid a backward pass, which averages gradients
-                stop = take_step(state, setting, batches, request)
+                stop = take_step(state, context, batches, request)
             state.seconds += time.perf_counter() - started
             bar.update()
-            if state.bad_in_row >= setting.config.most_bad_steps:
-                roll_back(state, setting.config, run, ranks)
-            loss = write_logs(state, setting, source, plan, run)
+            if state.bad_in_row >= context.config.most_bad_steps:
+                roll_back(state, context.config, run, ranks)
+            loss = write_logs(state, context, source, plan, run)
             if loss is not None:
                 bar.set_postfix(loss=f"{loss:.3f}", px=plan.img_size, epoch=plan.epoch)
-            due = stop or state.step % setting.config.checkpoint_every == 0
+            due = stop or state.step % context.config.checkpoint_every == 0
             # Amid bad steps the last good checkpoint stays the last: it is what to go back to.
             is_due = (due and not state.bad_in_row) or state.step == end
             if is_due:
@@ -200,17 +200,17 @@ def roll_back(state: RunState, config: TrainConfig, run: Path, ranks: Ranks) -> 
 
 
 def write_logs(
-    state: RunState, setting: Setting, source: DataSource, plan: StepPlan, run: Path
+    state: RunState, context: StepContext, source: DataSource, plan: StepPlan, run: Path
 ) -> float | None:
     """Write the lines that are due after a step; returns the mean loss where one is known."""
-    config, ranks, loss = setting.config, setting.ranks, None
+    config, ranks, loss = context.config, context.ranks, None
     if state.step % config.log_every == 0:
         if state.recent:  # empty where all steps were skipped
             loss = sum(state.recent) / len(state.recent)
         state.recent.clear()
         ranks.by_first(lambda: _log_step(state, config, plan, loss, run))
-    if setting.schedule.evaluates_after(plan):
-        acc1_percent, broken = held_out_accuracy(state, setting, source, plan.img_size)
+    if context.schedule.evaluates_after(plan):
+        acc1_percent, broken = held_out_accuracy(state, context, source, plan.img_size)
         if acc1_percent:
             line = _line(state, plan.epoch + 1, plan.img_size)
             line[HELD_OUT] = acc1_percent
@@ -220,7 +220,7 @@ def write_logs(
 
 
 def held_out_accuracy(
-    state: RunState, setting: Setting, source: DataSource, img_size: int
+    state: RunState, context: StepContext, source: DataSource, img_size: int
 ) -> tuple[dict[str, float], int]:
     """Measure averaged weights on the held-out images, with inherited weights.
 
@@ -228,10 +228,10 @@ def held_out_accuracy(
         Top-1 in percent of the smallest and the largest subnet, or of the only one; empty without
         held-out images. And how many images could not be read.
     """
-    space, network = setting.space, state.ema.module
+    space, network = context.space, state.ema.module
     subnets: dict[str, SubnetConfig] = {"smallest": space.smallest, "largest": space.largest}
-    if setting.fixed is not None:
-        subnets = {"subnet": setting.fixed}
+    if context.fixed is not None:
+        subnets = {"subnet": context.fixed}
     counts = [0.0] * (len(subnets) + 2)
     with torch.no_grad():
         for batch in source.held_out(img_size):
@@ -240,7 +240,7 @@ def held_out_accuracy(
                 counts[number] += int((answers == batch.labels).sum())
             counts[-2] += int((batch.labels >= 0).sum())
             counts[-1] += batch.broken
-    *correct, seen, broken = setting.ranks.sums(counts)
+    *correct, seen, broken = context.ranks.sums(counts)
     if not seen:
         return {}, int(broken)
     percent = (100 * each / seen for each in correct)

@@ -77,7 +77,7 @@ _COUNTERS = ("step", "seconds", "skipped", "broken", "bad_in_row", "rollbacks", 
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Setting:
+class StepContext:
     """What all steps of a run share."""
 
     config: TrainConfig
@@ -101,22 +101,22 @@ def half_type(precision: Precision) -> torch.dtype | None:
 
 
 def take_step(
-    state: RunState, setting: Setting, batches: Iterator[Batch], request: StopRequest
+    state: RunState, context: StepContext, batches: Iterator[Batch], request: StopRequest
 ) -> int:
     """Do one step; a loss or gradient that is not finite changes no weight and is counted.
 
     Args:
         state: changed in place.
-        setting: of the run.
+        context: of the run.
         batches: this process's parts of batches.
         request: has the signal that this process got, or 0.
 
     Returns:
         The signal that some process got, or 0: the same in all processes.
     """
-    config, ranks = setting.config, setting.ranks
-    plan = setting.schedule.plan(state.step)
-    subnets = subnets_of_step(config, setting.space, setting.fixed, plan.step)
+    config, ranks = context.config, context.ranks
+    plan = context.schedule.plan(state.step)
+    subnets = subnets_of_step(config, context.space, context.fixed, plan.step)
     set_lr(state.optimizer, config.lr * plan.lr_scale)
     state.network.train()
     state.optimizer.zero_grad()
@@ -124,7 +124,7 @@ def take_step(
     for part in ranks.own_parts:
         batch = next(batches)
         broken += batch.broken
-        loss += _backward(state, setting, batch, plan, part, subnets) / ranks.parts
+        loss += _backward(state, context, batch, plan, part, subnets) / ranks.parts
     state.scaler.unscale_(state.optimizer)
     norm = clip(state.network, config.clip_grad)
     loss, broken = ranks.sums([loss, broken])
@@ -162,24 +162,24 @@ def _skip(state: RunState, loss: float) -> None:
 
 def _backward(
     state: RunState,
-    setting: Setting,
+    context: StepContext,
     batch: Batch,
     plan: StepPlan,
     part: int,
     subnets: tuple[SubnetConfig, ...],
 ) -> float:
     """Add the gradient of one part of the batch; returns the part's loss."""
-    config, ranks = setting.config, setting.ranks
-    x, targets = setting.mixer.mix(batch, plan.step, part)
-    taught = setting.teacher.labels(x) if setting.teacher else None
+    config, ranks = context.config, context.ranks
+    x, targets = context.mixer.mix(batch, plan.step, part)
+    taught = context.teacher.labels(x) if context.teacher else None
     torch.manual_seed(mixed_seed(config.seed, plan.step, f"dropout/{part}" if part else "dropout"))
     answers: Tensor | None = None
     total = torch.zeros((), device=x.device)
     for number, subnet in enumerate(subnets):
         is_last = part == ranks.own_parts[-1] and number == len(subnets) - 1
-        with _averaging(setting.wrapped, is_last):
-            with torch.autocast(x.device.type, setting.half, enabled=setting.half is not None):
-                logits = setting.wrapped(x, subnet)
+        with _averaging(context.wrapped, is_last):
+            with torch.autocast(x.device.type, context.half, enabled=context.half is not None):
+                logits = context.wrapped(x, subnet)
             if answers is None:
                 loss = label_loss(logits, targets, taught, config)
                 answers = logits.detach()

@@ -21,9 +21,9 @@ from autoformer_zoo.weights.checkpoint import SupernetWeights
 from training.config import MEMORY, Resources, Stage, TrainConfig, space_of
 from training.data.batch import EVAL_BATCH, DataSource
 from training.data.open import open_source
-from training.engine.loop import make_setting, make_state
+from training.engine.loop import make_context, make_state
 from training.engine.network import Network, make_network
-from training.engine.step import RunState, Setting, take_step
+from training.engine.step import RunState, StepContext, take_step
 from training.reproduce.config import STAGES, ReproduceConfig
 from training.reproduce.separate import make_separate
 from training.run.distributed import Ranks, device_of
@@ -149,9 +149,9 @@ def time_training(
     config = replace(config, precision=resolve_precision(config.precision, ranks.device))
     source = open_source(config, data_dir, ranks, resources)
     state = make_state(config, ranks.device, make)
-    setting = make_setting(config, state, source, ranks, resources)
+    context = make_context(config, state, source, ranks, resources)
     opening, steps, looks = time.perf_counter() - started, 0.0, 0.0
-    schedule = setting.schedule
+    schedule = context.schedule
     for stage in config.stages:
         share = min(1.0, MOST_PIXELS / (config.batch_size * stage.img_size**2))
         few = replace(
@@ -160,33 +160,35 @@ def time_training(
         fewer = source
         if few.batch_size != config.batch_size:  # a source's batches are of its config
             fewer = open_source(few, data_dir, ranks, resources)
-        seconds = _seconds_of_step(few, state, setting, fewer)
+        seconds = _seconds_of_step(few, state, context, fewer)
         factor = config.batch_size / few.batch_size
         steps += seconds * factor * stage.epochs * schedule.steps_per_epoch
         looks += (
-            stage.epochs / config.evaluate_every * _seconds_of_look(state, setting, source, stage)
+            stage.epochs / config.evaluate_every * _seconds_of_look(state, context, source, stage)
         )
     return Timing(opening, steps, looks, source.num_held_out)
 
 
 def _seconds_of_step(
-    config: TrainConfig, state: RunState, setting: Setting, source: DataSource
+    config: TrainConfig, state: RunState, context: StepContext, source: DataSource
 ) -> float:
     """Time whole steps, from the image on the disk to the averaged weights."""
     schedule = Schedule(config, source.num_train)
-    setting = replace(setting, config=config, schedule=schedule)
+    context = replace(context, config=config, schedule=schedule)
     state.step = 0
     with closing(source.train(schedule, 0, 1 + TIMED)) as batches:
-        step = partial(take_step, state, setting, batches, StopRequest())
-        return _seconds(step, setting.ranks.device)
+        step = partial(take_step, state, context, batches, StopRequest())
+        return _seconds(step, context.ranks.device)
 
 
-def _seconds_of_look(state: RunState, setting: Setting, source: DataSource, stage: Stage) -> float:
+def _seconds_of_look(
+    state: RunState, context: StepContext, source: DataSource, stage: Stage
+) -> float:
     """Time the smallest and the largest subnet on a batch of the held-out images, for all."""
-    network, space, device = state.ema.module, setting.space, setting.ranks.device
+    network, space, device = state.ema.module, context.space, context.ranks.device
     for batch in islice(source.held_out(stage.img_size), 1):
         x = batch.x[: max(1, MOST_PIXELS // stage.img_size**2)]
-        subnets = [setting.fixed] if setting.fixed else [space.smallest, space.largest]
+        subnets = [context.fixed] if context.fixed else [space.smallest, space.largest]
 
         @torch.no_grad()
         def look(x: torch.Tensor, subnets: Sequence[SubnetConfig]) -> None:

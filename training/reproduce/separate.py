@@ -21,7 +21,7 @@ from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.space import SearchSpace, SubnetConfig
 from training.config import DEFAULT_RESOURCES, Resources, TrainConfig, space_of
 from training.data.open import open_source
-from training.engine.loop import make_setting, make_state, resume, run_steps
+from training.engine.loop import make_context, make_state, resume, run_steps
 from training.engine.network import require_sizes
 from training.engine.step import RunState
 from training.run.checkpoints import load_checkpoint
@@ -105,10 +105,10 @@ def train_separate(
     config = replace(config, precision=resolve_precision(config.precision, ranks.device))
     source = ranks.together(lambda: open_source(config, data_dir, ranks, resources))
     state = ranks.together(lambda: make_state(config, ranks.device, make_separate))
-    setting = make_setting(config, state, source, ranks, resources)
+    context = make_context(config, state, source, ranks, resources)
     ranks.by_first(lambda: open_run(out, config, ranks.device, ranks.world))
     resume(state, out, ranks)
-    run_steps(state, setting, source, out, progress=progress)
+    run_steps(state, context, source, out, progress=progress)
     return state
 
 
