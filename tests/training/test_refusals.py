@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +14,14 @@ from safetensors.torch import save_file
 import autoformer_zoo as az
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.weights.checkpoint import CheckpointError, SubnetWeights, save_subnet
-from tests.helpers.made_training import ALONE, MINI_CONFIG, QUICK, split_in_memory
+from tests.helpers.made_training import ALONE, MINI_CONFIG, split_in_memory
 from training.config import DistillConfig, Stage, TrainConfig, WeightsConfig
 from training.data import open as data_open
 from training.engine.losses import open_teacher
 from training.engine.network import make_network
 from training.reproduce.separate import make_separate
-from training.run.directory import read_config
 from training.run.distributed import device_of
-from training.train import main, train
+from training.train import main
 
 CPU = torch.device("cpu")
 NANO = replace(ALONE, subnet="", weights=WeightsConfig(model="autoformer_nano"))
@@ -135,41 +133,6 @@ def test_device_that_is_not_here_is_refused(name: str) -> None:
 def test_device_auto_is_one_that_can_be_used() -> None:
     assert device_of("auto").type in ("cpu", "cuda")
     assert device_of("cpu") == CPU
-
-
-# Configs of runs
-
-
-@pytest.mark.parametrize(
-    ("values", "text"),
-    [
-        ({"lr": "abc"}, "TrainConfig: lr is 'abc'; expected a number"),
-        ({"batch_size": 1.5}, "TrainConfig: batch_size is 1.5; expected a whole number"),
-        ({"seed": True}, "TrainConfig: seed is True; expected a whole number"),
-        ({"space": None}, "TrainConfig: space is None; expected a text"),
-        ({"precision": 16}, "precision is 16; expected one of"),
-        ({"stages": 3}, "TrainConfig: stages is 3; expected a list of stages, such as"),
-        ({"stages": [3]}, "Stage: expected a JSON object, not 3"),
-        ({"stages": [{"epochs": 3}]}, "Stage: img_size is missing"),
-        ({"stages": [{"epochs": "3", "img_size": 8}]}, "Stage: epochs is '3'; expected a whole"),
-        ({"data": {"download": "yes"}}, "DataConfig: download is 'yes'; expected true or false"),
-        ({"data": 3}, "DataConfig: expected a JSON object, not 3"),
-    ],
-    ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
-)
-def test_config_of_wrong_types_is_told_with_its_file(
-    tmp_path: Path, values: dict[str, object], text: str
-) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(values))
-    with pytest.raises(ValueError, match=rf"config\.json: {text}"):
-        read_config(tmp_path)
-    with pytest.raises(ValueError, match=text):
-        train(MINI_CONFIG, tmp_path, tmp_path, progress=False, resources=QUICK)
-
-
-def test_whole_numbers_are_numbers(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"lr": 1, "clip_grad": 0}')
-    assert (read_config(tmp_path).lr, read_config(tmp_path).clip_grad) == (1, 0)
 
 
 # Weights to start from

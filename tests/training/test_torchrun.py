@@ -55,7 +55,7 @@ def test_search_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
                      *alone, "--lr", "0.5")  # fmt: skip
     told, _, launchers = refused.stderr.partition(" torch/distributed/elastic/")
     assert refused.returncode == 1  # torchrun's own
-    assert told.count("run holds a run with lr=0.001, asked for 0.5: give another --out") == 1
+    assert told.count("run was begun with lr=0.001, requested 0.5: give another --out") == 1
     assert "Traceback" not in told
     assert "exitcode  : 1 " not in launchers
 

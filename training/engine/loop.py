@@ -157,7 +157,7 @@ def run_steps(
                 stop = take_step(state, context, batches, request)
             state.seconds += time.perf_counter() - started
             bar.update()
-            if state.bad_in_row >= context.config.most_bad_steps:
+            if state.bad_in_row >= context.config.max_bad_steps:
                 roll_back(state, context.config, run, ranks)
             loss = write_logs(state, context, source, plan, run)
             if loss is not None:
@@ -184,7 +184,7 @@ def roll_back(state: RunState, config: TrainConfig, run: Path, ranks: Ranks) -> 
     Raises:
         DivergedError: this was done too often.
     """
-    if state.rollbacks == config.most_rollbacks:
+    if state.rollbacks == config.max_rollbacks:
         raise DivergedError(
             f"{run}: {state.bad_in_row} steps in a row were not finite after {state.rollbacks} "
             f"returns to a checkpoint; give up at step {state.step}: try a lower lr, or precision "
@@ -193,7 +193,7 @@ def roll_back(state: RunState, config: TrainConfig, run: Path, ranks: Ranks) -> 
     state.rollbacks += 1
     _log.warning(
         "step %d: %d steps in a row were not finite; back to the last good weights (%d of %d)",
-        *(state.step, state.bad_in_row, state.rollbacks, config.most_rollbacks),
+        *(state.step, state.bad_in_row, state.rollbacks, config.max_rollbacks),
     )
     state.load_weights(ranks.together(lambda: load_checkpoint(run, ranks.device)))
     state.bad_in_row = 0

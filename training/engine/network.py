@@ -6,6 +6,7 @@ get another head and another input size; a supernet keeps both.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,7 @@ def load_initial(config: TrainConfig, network: Network, device: torch.device) ->
     """
     run = Path(config.initial)
     deciding = _DATA if config.data.held_out_split else _DATA | _CUT
-    found = differences(read_config(run), config)
+    found = differences(asdict(read_config(run)), asdict(config))
     if other := [each for each in found if each.partition("=")[0] in deciding]:
         raise ValueError(
             f"initial {run} has {'; '.join(other)}: it may have learned from images that are "

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import torchvision
 
 from autoformer_zoo import __version__
 from benchmarks.measure.rows import current_commit
-from training.config import TrainConfig, differences
+from training.config import TrainConfig, require_same
 
 LOG = "log.jsonl"
 TIMING = "timing.jsonl"
@@ -35,11 +36,7 @@ def open_run(run: Path, config: TrainConfig, device: torch.device, world: int) -
     """
     path = run / "config.json"
     if path.exists():
-        found = differences(read_config(run), config)
-        if found:
-            raise ValueError(
-                f"{run} holds a run with {'; '.join(found)}: give another --out or the same config"
-            )
+        require_same(asdict(read_config(run)), asdict(config), run)
         return
     run.mkdir(parents=True, exist_ok=True)
     environment = describe_environment(device, world)

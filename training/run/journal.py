@@ -13,7 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from training.config import require_same
 from training.run.directory import write_text
+
+__all__ = ["Journal", "read_json", "require_same", "write_json"]
 
 
 class Journal:
@@ -48,33 +51,6 @@ class Journal:
                 self._is_whole = True
             file.seek(0, os.SEEK_END)
             file.write(json.dumps(line).encode() + b"\n")
-
-
-def require_same(old: Mapping[str, Any], new: Mapping[str, Any], where: Path) -> None:
-    """Refuse to go on with another config.
-
-    Raises:
-        ValueError: they differ; the text shows the first difference.
-    """
-    before, now = _leaves(old), _leaves(new)
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    if names:
-        name = names[0]
-        raise ValueError(
-            f"{where} was begun with {name}={before.get(name)!r}, asked for {now.get(name)!r} "
-            f"(differing: {', '.join(names)}); give another --out or the same arguments"
-        )
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested values by dotted names, as their flags have them."""
-    leaves: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            leaves |= _leaves(value, f"{prefix}{name}.")
-        else:
-            leaves[prefix + name] = value
-    return leaves
 
 
 def read_json(path: Path, *keys: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from training.engine.loop import DivergedError
 from training.run.checkpoints import load_checkpoint, save_checkpoint
 from training.train import train
 
-FP16 = replace(ALONE, precision="fp16", stages=(Stage(2, 8),), most_bad_steps=2)
+FP16 = replace(ALONE, precision="fp16", stages=(Stage(2, 8),), max_bad_steps=2)
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +94,7 @@ def test_gradient_that_no_scale_mends_is_given_up(
     multiply_losses(monkeypatch, dict.fromkeys(range(10), 1e30))  # finite, its gradient is not
     # Scales 8, 4 and 2 are tried; 1 and below count.
     with pytest.raises(DivergedError, match=r"2 steps in a row were not finite .* at step 5"):
-        run(tmp_path, replace(FP16, most_rollbacks=0))
+        run(tmp_path, replace(FP16, max_rollbacks=0))
 
 
 def test_overflow_between_bad_losses_does_not_make_them_good(

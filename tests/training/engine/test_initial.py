@@ -46,12 +46,12 @@ def test_official_bias_rule_goes_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"seed": 1}, r"first has seed=0, asked for 1: it may have learned from images that"),
-        ({"held_out_per_class": 1}, "has held_out_per_class=2, asked for 1: it may"),
-        ({"data": DataConfig("folder")}, "has data.source='cifar10', asked for 'folder': it may"),
+        ({"seed": 1}, r"first has seed=0, requested 1: it may have learned from images that"),
+        ({"held_out_per_class": 1}, "has held_out_per_class=2, requested 1: it may"),
+        ({"data": DataConfig("folder")}, "has data.source='cifar10', requested 'folder': it may"),
         (
             {"data": DataConfig(train_split="half"), "seed": 2},
-            "has seed=0, asked for 2; data.train_split='train', asked for 'half': it may .* same",
+            "has seed=0, requested 2; data.train_split='train', requested 'half': it may .* same",
         ),
     ],
     ids=["seed", "held out", "source", "split"],

@@ -190,5 +190,5 @@ def test_files_are_strict_json_and_say_what_was_not_opened(tmp_path: Path) -> No
 def test_another_config_is_shown_by_its_flag(tmp_path: Path) -> None:
     Reproduction(FEW, tmp_path, tmp_path / "out", QUICK, False).run("train", "train")
     other = replace(FEW, train=replace(FEW.train, lr=0.5))
-    with pytest.raises(ValueError, match=r"begun with train\.lr=0\.001, asked for 0\.5 \(diff"):
+    with pytest.raises(ValueError, match=r"begun with train\.lr=0\.001, requested 0\.5: give"):
         Reproduction(other, tmp_path, tmp_path / "out", QUICK)

@@ -93,7 +93,7 @@ def test_stages_that_are_done_are_left_out_and_missing_ones_named(
     (tmp_path / "out" / "stage-search.json").write_text(json.dumps(other))
     with pytest.raises(ValueError, match=r"scores \d.* %, the search found -1.0 %: the file or"):
         again.run("extract", "extract")
-    with pytest.raises(ValueError, match="was begun with seeds=1, asked for 2"):
+    with pytest.raises(ValueError, match="was begun with seeds=1, requested 2"):
         Reproduction(replace(few, seeds=2), tmp_path, tmp_path / "out")
 
 

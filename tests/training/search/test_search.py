@@ -166,9 +166,9 @@ def test_search_stopped_anywhere_ends_alike(
 def test_search_refuses_to_go_on_as_another_one(tmp_path: Path, subject: Subject) -> None:
     search(subject, CONFIG, tmp_path, progress=False)
     other = replace(subject, identity={"supernet": "another"})
-    with pytest.raises(ValueError, match="begun with supernet='made up', asked for 'another'"):
+    with pytest.raises(ValueError, match="begun with supernet='made up', requested 'another'"):
         search(other, CONFIG, tmp_path, progress=False)
-    told = r"begun with config\.method='evolution', asked for 'random'.* give another --out or the"
+    told = r"begun with config\.method='evolution', requested 'random'.* give another --out or the"
     with pytest.raises(ValueError, match=told):
         search(subject, replace(CONFIG, method="random"), tmp_path, progress=False)
 
@@ -276,7 +276,7 @@ def test_latency_table_on_the_spot_is_kept(
     one = search(subject, config, tmp_path, progress=False)
     assert search(subject, config, tmp_path, progress=False) == one
     assert measured == [1]
-    with pytest.raises(ValueError, match=r"was begun with config\.half=True, asked for False"):
+    with pytest.raises(ValueError, match=r"was begun with config\.half=True, requested False"):
         search(subject, replace(config, half=False), tmp_path, progress=False)
 
 
@@ -355,7 +355,7 @@ def test_two_processes_share_candidates_and_failures(tmp_path: Path) -> None:
     for rank in (0, 1):
         assert json.loads(read(f"here-{rank}.json")) == 9
         assert "process 1: OSError('the disk is gone'); give the same" in read(f"error-{rank}.txt")
-        assert "was begun with a=1, asked for 2" in read(f"good-{rank}.txt")
+        assert "was begun with a=1, requested 2" in read(f"good-{rank}.txt")
         assert "Is a directory" in read(f"shut-{rank}.txt")
 
     # And one process alone goes on from both journals.
