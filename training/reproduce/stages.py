@@ -62,15 +62,15 @@ from training.search.evaluation import (
     open_subject,
     percent,
 )
-from training.search.evolution import Evaluated, best_so_far, evolve, random_search
+from training.search.evolution import Candidate, best_so_far, evolve, random_search
 from training.search.scoring import SpreadScore, threads_for
 from training.search.search import (
     LATENCIES,
+    constraints_of,
     costs_of,
     find_latencies,
     in_bf16,
     keep_latencies,
-    limits_of,
     result_of,
     winner_of,
     write_result,
@@ -170,7 +170,7 @@ class Reproduction:
         header = {"config": self.config.to_dict()}
         table = find_latencies(space, config, self._searched, header, self.ranks)
         costs = costs_of(space, table)
-        feasible = Feasible(self.space, limits_of(config.bounds, costs))
+        feasible = Feasible(self.space, constraints_of(config.bounds, costs))
         kept = self._searched / LATENCIES
         if kept.exists() and LatencyTable.from_json(kept.read_text()) != table:
             raise ValueError(
@@ -301,7 +301,7 @@ class Reproduction:
             )
         score = self._scorer("uniform-0")
         traces: dict[str, list[list[float]]] = {"evolution": [], "random": []}
-        found: list[list[Evaluated]] = []
+        found: list[list[Candidate]] = []
         scored: set[SubnetConfig] = set()
         for i in range(self.config.search_seeds):
             seeded = replace(config.evolution, seed=config.evolution.seed + i)

@@ -1,45 +1,43 @@
-"""Limits on the costs of subnets: what a space can reach, and subnets drawn within limits.
+"""Constraints on the costs of subnets: what a space can reach, and random subnets that comply.
 
-Every cost here adds up: a part for the width, and a part for each block. So the range that a space
-can reach is exact, whether any subnet keeps several limits at once is exact, and a subnet within
-the narrowest of limits is drawn without trial and error (`constraints.py`). Pure functions of
-integers; what a cost is (parameters, multiply-adds, latency) is `costs.py`'s, the search is
-`evolution.py`'s.
+A cost (parameters, multiply-adds, latency) is a sum of a part for the width and a part for each
+block. So the range that a space can reach is exact, and changing one choice of a subnet moves the
+cost by little: a random walk of such changes ends up inside windows that random subnets miss.
+
+Pure functions of their arguments and of a seed, without torch. Which costs there are is in
+`costs.py`; the search itself is in `evolution.py`.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
-from itertools import accumulate
-from math import comb
-from operator import add
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from itertools import product
+from operator import itemgetter
 
 from autoformer_zoo.space import SearchSpace, SubnetConfig
 
-INFINITE = float("inf")
-REJECTIONS = 200  # draws from the whole space, one of which is within unless limits are narrow
-WIDE = 10  # of these draws within limits that are not narrow: rejecting the others is quick
-
 Block = tuple[int, float]  # heads and MLP ratio
+INFINITE = float("inf")
+DRAWS = 200  # random subnets to try before one is repaired
+WALK_LENGTH = 3000  # single changes to repair a subnet, at about 0.01 ms each
+WALKS = 8  # before constraints are refused
+# Chance to accept a change for the worse at the beginning of a walk; it falls to 0 at its end.
+# Without it many walks get stuck beside a narrow window, and at 0 the corners of a space are found.
+ESCAPE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """A cost of subnets that is a sum: of a part for the width, and a part for each block.
+    """A cost of subnets that is a sum of a part for the width and a part for each block.
 
     Args:
-        name: what it is called in flags and files, with its unit.
-        rest: units of everything but the blocks, by embed_dim.
-        block: units of one block, by embed_dim, heads and MLP ratio.
-        scale: units in one of what the name says: costs are counted in whole units, so that sums
-            are exact in any order.
+        name: used in flags and files; ends in its unit, if it has one.
+        rest: raw cost of everything but the blocks, by embed_dim.
+        block: raw cost of one block, by embed_dim, heads and MLP ratio.
+        scale: raw cost of one unit. Raw costs are whole numbers, so that sums are exact in any
+            order and a bound that was printed is met by the subnet it was printed for.
     """
 
     name: str
@@ -47,27 +45,25 @@ class Cost:
     block: Callable[[int, int, float], int]
     scale: int = 1
 
-    def units(self, subnet: SubnetConfig) -> int:
-        """Return the cost of a subnet in units."""
-        blocks = zip(subnet.num_heads, subnet.mlp_ratio, strict=True)
-        dim = subnet.embed_dim
-        return self.rest(dim) + sum(self.block(dim, heads, ratio) for heads, ratio in blocks)
+    def value(self, subnet: SubnetConfig) -> float:
+        """Return the cost of a subnet in its unit."""
+        return self.value_of(*_choices(subnet))
 
-    def of(self, subnet: SubnetConfig) -> float:
-        """Return the cost of a subnet in what the name says."""
-        return self.shown(self.units(subnet))
+    def value_of(self, dim: int, blocks: Iterable[Block]) -> float:
+        """Return the cost of a subnet in its unit, from its width and blocks."""
+        return self.to_unit(self.rest(dim) + sum(self.block(dim, *block) for block in blocks))
 
-    def shown(self, units: int) -> float:
-        """Turn units into what the name says; whole numbers stay whole."""
-        return units if self.scale == 1 else units / self.scale
+    def to_unit(self, raw: int) -> float:
+        """Convert a raw cost to its unit; whole numbers stay whole."""
+        return raw if self.scale == 1 else raw / self.scale
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
-    """A range that a cost has to stay in, both ends included, in what the cost's name says.
+class Constraint:
+    """A range that a cost has to stay in, both ends included, in the cost's unit.
 
     Raises:
-        ValueError: the range is empty or not made of numbers.
+        ValueError: the range is empty, or an end is NaN.
     """
 
     cost: Cost
@@ -81,14 +77,9 @@ class Limit:
                 "expected the lower end first"
             )
 
-    def keeps(self, subnet: SubnetConfig) -> bool:
-        """Tell whether a subnet is within."""
-        return bool(self.holds(self.cost.units(subnet)))
-
-    def holds(self, units: Any) -> Any:  # int or an array of them; bool or an array
-        """Tell whether a cost in units is within."""
-        shown = self.cost.shown(units)
-        return (self.low <= shown) & (shown <= self.high)
+    def violation(self, value: float) -> float:
+        """Return how far a cost is outside the range; 0 inside."""
+        return max(self.low - value, value - self.high, 0)
 
     def __str__(self) -> str:
         if self.high == INFINITE:
@@ -97,295 +88,126 @@ class Limit:
 
 
 def reachable(space: SearchSpace, cost: Cost) -> tuple[float, float]:
-    """Return the least and the greatest cost of any subnet of a space; exact."""
+    """Return the lowest and the highest cost of any subnet of a space; exact."""
     lows, highs = [], []
     for dim in space.embed_dim:
-        parts = [cost.block(dim, *block) for block in _blocks(space)]
+        blocks = [cost.block(dim, *block) for block in product(space.num_heads, space.mlp_ratio)]
         for depth in space.depth:
-            lows.append(cost.rest(dim) + depth * min(parts))
-            highs.append(cost.rest(dim) + depth * max(parts))
-    return cost.shown(min(lows)), cost.shown(max(highs))
+            lows.append(cost.rest(dim) + depth * min(blocks))
+            highs.append(cost.rest(dim) + depth * max(blocks))
+    return cost.to_unit(min(lows)), cost.to_unit(max(highs))
 
 
 class Feasible:
-    """The subnets of a space that keep all limits.
+    """The subnets of a space that satisfy all constraints.
 
     Args:
         space: where subnets are drawn from.
-        limits: ranges of their costs; none for the whole space.
+        constraints: ranges of their costs; none for the whole space.
 
     Raises:
-        ValueError: no subnet keeps them, and the text says what can be reached; or few do, and the
-            space has too many different costs to count them.
+        ValueError: a range is out of reach, and the text has the range that can be reached; or no
+            subnet was found that satisfies all of them, and the text has the nearest.
     """
 
-    def __init__(self, space: SearchSpace, limits: Sequence[Limit] = ()) -> None:
+    def __init__(self, space: SearchSpace, constraints: Sequence[Constraint] = ()) -> None:
         self.space = space
-        self.limits = tuple(limits)
-        for limit in self.limits:
-            least, most = reachable(space, limit.cost)
-            if limit.high < least or limit.low > most:
+        self.constraints = tuple(constraints)
+        self._spans = []  # of the ranges that can be reached
+        for constraint in self.constraints:
+            lowest, highest = reachable(space, constraint.cost)
+            if constraint.high < lowest or constraint.low > highest:
                 raise ValueError(
-                    f"no subnet of the space has {limit}; it reaches {_text(least)} to "
-                    f"{_text(most)}"
+                    f"no subnet of the space has {constraint}; the space reaches "
+                    f"{_text(lowest)} to {_text(highest)}"
                 )
+            self._spans.append(highest - lowest or 1)
         rng = random.Random(0)
-        tried = REJECTIONS if self.limits else 0
-        within = sum(self.keeps(space.sample(rng)) for _ in range(tried))
-        self.is_narrow = within < min(WIDE, tried)
-        if self.is_narrow and not self.count:
-            raise ValueError(self._conflict())
+        drawn = [space.sample(rng) for _ in range(DRAWS if self.constraints else 1)]
+        found = list(filter(self.contains, drawn))
+        self._is_narrow = not found
+        self._example = found[0] if found else self._search(rng)
 
-    def keeps(self, subnet: SubnetConfig) -> bool:
-        """Tell whether a subnet keeps all limits."""
-        return all(limit.keeps(subnet) for limit in self.limits)
+    def contains(self, subnet: SubnetConfig) -> bool:
+        """Return True if a subnet satisfies all constraints; its space is not checked."""
+        return self._violation(*_choices(subnet)) == 0
 
     def sample(self, rng: random.Random) -> SubnetConfig:
-        """Draw a subnet as `SearchSpace.sample` does, given that it keeps the limits.
+        """Draw a random subnet that satisfies the constraints.
 
-        Always ends: where few subnets keep the limits, they are counted and drawn from exactly.
+        Wide ranges are drawn from as `SearchSpace.sample` does, given that the constraints hold. In
+        narrow ones a random subnet is changed until it complies, so some subnets come more often
+        than others. It always returns, if need be a subnet that it returned before.
         """
-        for _ in range(0 if self.is_narrow else REJECTIONS):
+        for _ in range(0 if self._is_narrow else DRAWS):
             subnet = self.space.sample(rng)
-            if self.keeps(subnet):
+            if self.contains(subnet):
                 return subnet
-        return self._drawn_exactly(rng)
+        repaired = self._walk(self.space.sample(rng), rng)
+        return repaired if self.contains(repaired) else self._example
 
-    @cached_property
-    def count(self) -> int:
-        """Number of subnets within the limits; exact."""
-        return sum(mixtures.count for *_, mixtures in self._mixtures)
+    def _search(self, rng: random.Random) -> SubnetConfig:
+        """Find a first subnet that complies, or explain how near one came."""
+        ends = []
+        for _ in range(WALKS):
+            ends.append(self._walk(self.space.sample(rng), rng))
+            if self.contains(ends[-1]):
+                return ends[-1]
+        nearest = min(ends, key=lambda subnet: self._violation(*_choices(subnet)))
+        costs = [constraint.cost for constraint in self.constraints]
+        raise ValueError(
+            f"no subnet found that has {' and '.join(map(str, self.constraints))}; the nearest has "
+            + ", ".join(f"{cost.name} {_text(cost.value(nearest))}" for cost in costs)
+            + ": widen a range"
+        )
 
-    def is_exhausted_by(self, seen: int) -> bool:
-        """Tell whether so many different subnets are all; only narrow limits are counted for it."""
-        return self.is_narrow and seen >= self.count
+    def _walk(self, start: SubnetConfig, rng: random.Random) -> SubnetConfig:
+        """Change one choice after the other, towards the constraints; returns the nearest."""
+        dim, blocks = _choices(start)
+        violation = self._violation(dim, blocks)
+        nearest = violation, dim, blocks
+        for step in range(WALK_LENGTH):
+            if not violation:
+                break
+            changed = _change_one(dim, blocks, self.space, rng)
+            after = self._violation(*changed)
+            if after <= violation or rng.random() < ESCAPE * (1 - step / WALK_LENGTH):
+                (dim, blocks), violation = changed, after
+                nearest = min(nearest, (violation, dim, blocks), key=itemgetter(0))
+        _, dim, blocks = nearest
+        heads, ratios = zip(*blocks, strict=True)
+        return SubnetConfig(len(blocks), dim, heads, ratios)
 
-    def _drawn_exactly(self, rng: random.Random) -> SubnetConfig:
-        # As rejection would: every (width, depth) by the share of its subnets that is within.
-        kinds = _blocks(self.space)
-        shares = [mixtures.count / len(kinds) ** depth for _, depth, mixtures in self._mixtures]
-        dim, depth, mixtures = rng.choices(self._mixtures, shares)[0]
-        heads, ratios = zip(*(kinds[kind] for kind in mixtures.sample(rng)), strict=True)
-        return SubnetConfig(depth, dim, heads, ratios)
-
-    @cached_property
-    def _mixtures(self) -> list[tuple[int, int, Mixtures]]:
-        return self._mixtures_within(self.limits)
-
-    def _mixtures_within(self, limits: Sequence[Limit]) -> list[tuple[int, int, Mixtures]]:
-        """Return the blocks of every width and depth, within limits on the same costs."""
-        found = []
-        for dim in self.space.embed_dim:
-            rests = [limit.cost.rest(dim) for limit in limits]
-            for depth in self.space.depth:
-                within = partial(_within, limits, rests)
-                found.append((dim, depth, Mixtures(self._halves[dim], depth, within)))
-        return found
-
-    @cached_property
-    def _halves(self) -> dict[int, tuple[Half, Half]]:
-        """The kinds of blocks of every width in two halves."""
-        kinds, costs = _blocks(self.space), [limit.cost for limit in self.limits]
-        halves = {}
-        for dim in self.space.embed_dim:
-            steps = [tuple(cost.block(dim, *kind) for cost in costs) for kind in kinds]
-            parts = steps[: len(steps) // 2], steps[len(steps) // 2 :]
-            one, other = (Half(part, len(costs), self.space.depth[-1]) for part in parts)
-            halves[dim] = one, other
-        return halves
-
-    def _conflict(self) -> str:
-        """Say how far the limits are apart, each against the others."""
-        reaches = []
-        for i, limit in enumerate(self.limits):
-            if (reach := self._reach_beside(i)) is not None:
-                reaches.append(f"{limit.cost.name} {_text(reach[0])} to {_text(reach[1])}")
-        asked = " and ".join(map(str, self.limits))
-        if not reaches:
-            return f"no subnet of the space has {asked}, nor all but one of these"
-        if len(self.limits) == 1:
-            return f"no subnet of the space has {asked}: it lies in a gap of {reaches[0]}; widen it"
-        return f"no subnet of the space has {asked}; within the other limits: {', '.join(reaches)}"
-
-    def _reach_beside(self, index: int) -> tuple[float, float] | None:
-        """Return the least and greatest of one cost within the limits on the others, if any."""
-        cost = self.limits[index].cost
-        loose = [
-            Limit(each.cost, -INFINITE, INFINITE) if i == index else each
-            for i, each in enumerate(self.limits)
-        ]
-        ends = [
-            cost.rest(dim) + end
-            for dim, _, mixtures in self._mixtures_within(loose)
-            for end in mixtures.extent(index)
-        ]
-        return (cost.shown(min(ends)), cost.shown(max(ends))) if ends else None
+    def _violation(self, dim: int, blocks: list[Block]) -> float:
+        """Sum the violations, each as a share of what the space reaches: units differ by far."""
+        total = 0.0
+        for constraint, span in zip(self.constraints, self._spans, strict=True):
+            total += constraint.violation(constraint.cost.value_of(dim, blocks)) / span
+        return total
 
 
-def _within(
-    limits: Sequence[Limit], rests: Sequence[int], sums: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """Tell which sums over blocks (..., limits) keep all limits, with the rest of the network."""
-    mask = np.ones(sums.shape[:-1], np.bool_)
-    for i, (limit, rest) in enumerate(zip(limits, rests, strict=True)):
-        mask &= limit.holds(rest + sums[..., i])
-    return mask
+def _choices(subnet: SubnetConfig) -> tuple[int, list[Block]]:
+    """Return a subnet's width and blocks: a walk makes thousands, too many for whole configs."""
+    return subnet.embed_dim, list(zip(subnet.num_heads, subnet.mlp_ratio, strict=True))
 
 
-def every_subnet(space: SearchSpace) -> Iterator[SubnetConfig]:
-    """Yield all subnets of a space; for small ones."""
-    from itertools import product
+def _change_one(
+    dim: int, blocks: list[Block], space: SearchSpace, rng: random.Random
+) -> tuple[int, list[Block]]:
+    """Draw one choice again: the width, the depth, or the heads and MLP ratio of one block."""
 
-    for dim in space.embed_dim:
-        for depth in space.depth:
-            for blocks in product(_blocks(space), repeat=depth):
-                heads, ratios = zip(*blocks, strict=True)
-                yield SubnetConfig(depth, dim, heads, ratios)
+    def draw_block() -> Block:
+        return rng.choice(space.num_heads), rng.choice(space.mlp_ratio)
 
-
-def _blocks(space: SearchSpace) -> list[Block]:
-    return [(heads, ratio) for heads in space.num_heads for ratio in space.mlp_ratio]
+    place = rng.randrange(len(blocks) + 2)
+    if place < len(blocks):
+        return dim, [*blocks[:place], draw_block(), *blocks[place + 1 :]]
+    if place == len(blocks):
+        return rng.choice(space.embed_dim), blocks
+    depth = rng.choice(space.depth)
+    return dim, blocks[:depth] + [draw_block() for _ in range(depth - len(blocks))]
 
 
 def _text(value: float) -> str:
-    """Write a number in full: what is told to be reachable must be."""
+    """Write a number in full, so that it can be given back as a bound."""
     return f"{int(value) if float(value).is_integer() else value:,}"
-
-
-Sums = tuple[int, ...]  # of every cost
-
-
-Within = Callable[[NDArray[np.int64]], NDArray[np.bool_]]
-"""Judges sums (..., costs); returns a mask (...)."""
-
-
-MOST_SUMS = 500_000  # of a half; the largest of a published space has 12,000
-
-
-MOST_PAIRS = 1 << 20  # judged at a time
-
-
-class Half:
-    """Mixtures of up to `depth` blocks of some kinds.
-
-    `_layers[j][k][sums]` counts the sequences of k blocks of the first j kinds with these sums.
-
-    Args:
-        steps: what a block of each kind adds to every cost.
-        costs: number of costs.
-        depth: most blocks.
-
-    Raises:
-        ValueError: there are more than `MOST_SUMS` different sums.
-    """
-
-    def __init__(self, steps: Sequence[Sums], costs: int, depth: int) -> None:
-        self._steps = steps
-        self._layers: list[list[dict[Sums, int]]] = [
-            [{(0,) * costs: 1}, *({} for _ in range(depth))]
-        ]
-        for step in steps:
-            self._layers.append([_with_kind(self._layers[-1], step, k) for k in range(depth + 1)])
-            if sum(map(len, self._layers[-1])) > MOST_SUMS:
-                raise ValueError(
-                    "limits that few subnets keep need all sums of costs to be counted, and the "
-                    f"space has more than {MOST_SUMS:,}: widen the limits, or give the space fewer "
-                    "choices of num_heads and mlp_ratio"
-                )
-        self.sums = [
-            np.array(list(each), np.int64).reshape(len(each), costs) for each in self._layers[-1]
-        ]
-        self.ways = [_integers(list(each.values())) for each in self._layers[-1]]
-
-    def __len__(self) -> int:
-        return len(self._steps)
-
-    def sample(self, count: int, row: int, rng: random.Random) -> list[int]:
-        """Draw a mixture of `count` blocks with the sums of a row; returns the blocks' kinds."""
-        sums = tuple(self.sums[count][row].tolist())
-        drawn: list[int] = []
-        for kind in reversed(range(len(self._steps))):
-            step, layer = self._steps[kind], self._layers[kind]
-            rests = [
-                tuple(s - n * t for s, t in zip(sums, step, strict=True)) for n in range(count + 1)
-            ]
-            ways = [comb(count, n) * layer[count - n].get(rest, 0) for n, rest in enumerate(rests)]
-            taken = rng.choices(range(count + 1), ways)[0]
-            drawn += [kind] * taken
-            count, sums = count - taken, rests[taken]
-        return drawn
-
-
-class Mixtures:
-    """Sequences of `depth` blocks whose sums are within limits.
-
-    Args:
-        halves: of the kinds of blocks.
-        depth: number of blocks.
-        within: tells which sums are wanted.
-    """
-
-    def __init__(self, halves: tuple[Half, Half], depth: int, within: Within) -> None:
-        self._halves, self._depth, self._within = halves, depth, within
-        self._rows: list[tuple[int, int]] = []  # blocks of the first half, and which of its sums
-        ways: list[int] = []
-        for count, rows, _, mask in self._pairs():
-            others = halves[1].ways[depth - count]
-            for row, right in zip(rows, (mask @ others).tolist(), strict=True):
-                if right:
-                    self._rows.append((count, row))
-                    left = int(halves[0].ways[count][row])
-                    ways.append(comb(depth, count) * left * right)  # interleaved in any order
-        self._cumulated = list(accumulate(ways))
-
-    @property
-    def count(self) -> int:
-        """Number of these sequences."""
-        return self._cumulated[-1] if self._cumulated else 0
-
-    def sample(self, rng: random.Random) -> list[int]:
-        """Draw one of these sequences, all with the same chance; returns the blocks' kinds."""
-        one, other = self._halves
-        count, row = rng.choices(self._rows, cum_weights=self._cumulated)[0]
-        left = self._depth - count
-        fitting = np.flatnonzero(self._within(one.sums[count][row] + other.sums[left])).tolist()
-        partner = rng.choices(fitting, other.ways[left][fitting].tolist())[0]
-        drawn = one.sample(count, row, rng)
-        drawn += [len(one) + kind for kind in other.sample(left, partner, rng)]
-        rng.shuffle(drawn)
-        return drawn
-
-    def extent(self, cost: int) -> list[int]:
-        """Return the least and the greatest sum of one cost; empty where there is no sequence."""
-        found = [sums[..., cost][mask] for _, _, sums, mask in self._pairs() if mask.any()]
-        ends = [int(end) for each in found for end in (each.min(), each.max())]
-        return [min(ends), max(ends)] if ends else []
-
-    def _pairs(self) -> Iterator[tuple[int, range, NDArray[np.int64], NDArray[np.bool_]]]:
-        """Yield blocks and rows of the first half, their sums with the others, which are within.
-
-        Shapes: sums (rows, others, costs), mask (rows, others).
-        """
-        one, other = self._halves
-        for count in range(self._depth + 1):
-            ones, others = one.sums[count], other.sums[self._depth - count]
-            step = max(1, MOST_PAIRS // max(1, len(others)))
-            for start in range(0, len(ones), step):
-                sums = ones[start : start + step, None] + others
-                yield count, range(start, start + len(sums)), sums, self._within(sums)
-
-
-def _with_kind(layer: Sequence[dict[Sums, int]], step: Sums, count: int) -> dict[Sums, int]:
-    """Return the sums of `count` blocks, of which any number are of one more kind."""
-    reached: dict[Sums, int] = {}
-    for new in range(count + 1):
-        added, orders = tuple(new * each for each in step), comb(count, new)
-        for sums, ways in layer[count - new].items():
-            after = tuple(map(add, sums, added))
-            reached[after] = reached.get(after, 0) + ways * orders
-    return reached
-
-
-def _integers(values: list[int]) -> NDArray[Any]:
-    """Return an array in which no sum of some of the values overflows."""
-    return np.array(values, np.int64 if sum(values) < 1 << 63 else object)

@@ -1,12 +1,12 @@
 """Evolutionary search over a space of subnets, and random search to compare it with.
 
-Pure: any `SearchSpace`, any score, randomness from a seed; no network, no file, no torch. What is
-scored follows from the config and the scores alone, so a search that was stopped comes to the same
-end when it is given its old scores again (`journal.py`).
+Pure: any `SearchSpace`, any scorer, randomness from a seed; no network, no file, no torch. Which
+subnets are scored depends on the config and the scores alone, so a search that was stopped ends
+with the same result when it gets its old scores back (`scoring.py`).
 
 Source: arXiv 2107.00651, section 3.3 and appendix; microsoft/Cream@4a13c40, AutoFormer/evolution.py
-(the numbers, parents from the best of all generations, no subnet scored twice, what is left of a
-population filled by chance).
+(the numbers, parents from the best of all generations, no subnet scored twice, the rest of a
+population drawn at random).
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import accumulate, combinations
 from typing import TypeVar
 
 from autoformer_zoo.space import SearchSpace, SubnetConfig
 from training.search.constraints import Feasible
 
-Score = Callable[[Sequence[SubnetConfig]], Sequence[float]]
-"""Scores a generation, higher is better: all at once, so that it can be spread over machines."""
+Scorer = Callable[[Sequence[SubnetConfig]], Sequence[float]]
+"""Scores a generation, higher is better: all at once, so that processes can share it."""
 
 Gene = TypeVar("Gene", int, float)
 
-TRIES = 10  # draws for each child wanted, as upstream
-EXHAUSTED = 1000  # draws in a row that were all scored before: take it that none is left
+TRIES = 10  # attempts for each child, as upstream
+EXHAUSTED = 100  # draws in a row that were all scored before: assume that no others exist
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +38,14 @@ class EvolutionConfig:
         ValueError: a number is out of its range.
     """
 
-    population: int = 50  # subnets scored in a generation
-    generations: int = 20  # the first of which is drawn by chance
-    keep: int = 10  # best subnets of all generations so far, from which children are made
-    crossover: int = 25  # children of two parents in a generation
-    mutation: int = 25  # children of one parent
-    gene_probability: float = 0.2  # of drawing a block's heads, or its MLP ratio, anew
-    size_probability: float = 0.4  # of drawing the depth, or the width, anew
-    seed: int = 0
+    population: int = 50  # subnets scored in each generation
+    generations: int = 20  # number of generations; the first one is random
+    keep: int = 10  # number of parents: the best subnets of all generations so far
+    crossover: int = 25  # children of two parents in each generation
+    mutation: int = 25  # children of one parent in each generation
+    gene_probability: float = 0.2  # probability that a block's heads, or its MLP ratio, mutate
+    size_probability: float = 0.4  # probability that the depth, or the width, mutates
+    seed: int = 0  # seed of the search
 
     def __post_init__(self) -> None:
         for name in ("population", "generations", "keep"):
@@ -66,7 +66,7 @@ class EvolutionConfig:
 
     @property
     def evaluations(self) -> int:
-        """Subnets scored in the whole search, where the limits leave that many."""
+        """Subnets scored in the whole search, if the constraints leave that many."""
         return self.population * self.generations
 
 
@@ -74,8 +74,8 @@ DEFAULT_EVOLUTION = EvolutionConfig()
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluated:
-    """A subnet with its score, and the generation that it was made in."""
+class Candidate:
+    """A subnet with its score, and the generation that it belongs to."""
 
     subnet: SubnetConfig
     score: float
@@ -83,66 +83,60 @@ class Evaluated:
 
 
 def evolve(
-    feasible: Feasible, score: Score, config: EvolutionConfig = DEFAULT_EVOLUTION
-) -> list[Evaluated]:
+    feasible: Feasible, score: Scorer, config: EvolutionConfig = DEFAULT_EVOLUTION
+) -> list[Candidate]:
     """Search by evolution.
 
     Args:
-        feasible: the space and its limits.
+        feasible: the space and its constraints.
         score: what to maximise.
-        config: sizes, probabilities and seed; the paper's where it is not given.
+        config: sizes, probabilities and seed.
 
     Returns:
-        All subnets that were scored, in that order. Fewer than `config.evaluations` where the
-        limits leave no others.
+        All subnets that were scored, in that order. Fewer than `config.evaluations` if the
+        constraints leave no others.
 
     Raises:
-        ValueError: a score is not a finite number, or there are not as many as subnets.
+        ValueError: a score is not a finite number, or the number of scores is wrong.
     """
-    rng = random.Random(f"evolution/{config.seed}")
-    done: list[Evaluated] = []
-    seen: set[SubnetConfig] = set()
-    for generation in range(config.generations):
-        parents = [each.subnet for each in best(done, config.keep)]
-        population = _next_population(feasible, parents, seen, config, rng)
-        if not population:
-            break
-        done += _score(population, score, generation)
-    return done
+    return _search(f"evolution/{config.seed}", feasible, score, config, config.keep)
 
 
 def random_search(
-    feasible: Feasible, score: Score, config: EvolutionConfig = DEFAULT_EVOLUTION
-) -> list[Evaluated]:
-    """Score as many subnets as `evolve` does, all drawn by chance; arguments as there."""
-    rng = random.Random(f"random search/{config.seed}")
-    done: list[Evaluated] = []
+    feasible: Feasible, score: Scorer, config: EvolutionConfig = DEFAULT_EVOLUTION
+) -> list[Candidate]:
+    """Score as many subnets as `evolve` does, all random; arguments as there."""
+    return _search(f"random search/{config.seed}", feasible, score, config, num_parents=0)
+
+
+def _search(
+    seed: str, feasible: Feasible, score: Scorer, config: EvolutionConfig, num_parents: int
+) -> list[Candidate]:
+    rng = random.Random(seed)
+    done: list[Candidate] = []
     seen: set[SubnetConfig] = set()
     for generation in range(config.generations):
-        population: list[SubnetConfig] = []
-        _fill(population, feasible, seen, config.population, rng)
+        parents = [candidate.subnet for candidate in best(done, num_parents)]
+        population = _breed(parents, feasible, seen, config, rng)
+        population += _draw_new(config.population - len(population), feasible, seen, rng)
         if not population:
             break
         done += _score(population, score, generation)
     return done
 
 
-def best(evaluated: Iterable[Evaluated], count: int) -> list[Evaluated]:
-    """Return the best, highest score first; among equals, what was scored first."""
-    return sorted(evaluated, key=lambda each: -each.score)[:count]
+def best(candidates: Iterable[Candidate], count: int) -> list[Candidate]:
+    """Return the best, highest score first; among equals, the one that was scored first."""
+    return sorted(candidates, key=lambda candidate: -candidate.score)[:count]
 
 
-def best_so_far(evaluated: Sequence[Evaluated]) -> list[float]:
+def best_so_far(candidates: Sequence[Candidate]) -> list[float]:
     """Return the highest score after each evaluation."""
-    highest, out = -math.inf, []
-    for each in evaluated:
-        highest = max(highest, each.score)
-        out.append(highest)
-    return out
+    return list(accumulate((candidate.score for candidate in candidates), max))
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Return the positions of the (cost, score) that no other one beats, cheapest first."""
+    """Return the positions of the (cost, score) pairs that no other pair beats, cheapest first."""
     order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
     front, highest = [], -math.inf
     for i in order:
@@ -155,9 +149,9 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 def mutate(
     parent: SubnetConfig, space: SearchSpace, config: EvolutionConfig, rng: random.Random
 ) -> SubnetConfig:
-    """Draw some genes of a subnet anew.
+    """Draw some genes of a subnet again.
 
-    A larger depth appends blocks that are drawn by chance, a smaller one cuts the last ones off.
+    A larger depth appends random blocks, a smaller one cuts the last ones off.
     """
     depth, dim = parent.depth, parent.embed_dim
     if rng.random() < config.size_probability:
@@ -171,7 +165,7 @@ def mutate(
 
 
 def cross(one: SubnetConfig, other: SubnetConfig, rng: random.Random) -> SubnetConfig:
-    """Make a child of two subnets of the same depth: each gene from either, by chance."""
+    """Make a child of two subnets of the same depth: each gene from a random parent."""
     return SubnetConfig(
         one.depth,
         rng.choice((one.embed_dim, other.embed_dim)),
@@ -180,75 +174,51 @@ def cross(one: SubnetConfig, other: SubnetConfig, rng: random.Random) -> SubnetC
     )
 
 
-def _next_population(
-    feasible: Feasible,
+def _breed(
     parents: Sequence[SubnetConfig],
+    feasible: Feasible,
     seen: set[SubnetConfig],
     config: EvolutionConfig,
     rng: random.Random,
 ) -> list[SubnetConfig]:
-    """Make subnets that were never scored: by crossover, by mutation, the rest by chance."""
-    population: list[SubnetConfig] = []
-    # Genes can be exchanged one by one only where there are as many: at the same depth.
+    """Make subnets that were never scored, by crossover and by mutation."""
+    children: list[SubnetConfig] = []
+
+    def add(make: Callable[[], SubnetConfig], wanted: int) -> None:
+        size = len(children) + wanted
+        for _ in range(TRIES * wanted):
+            if len(children) == size:
+                return
+            child = make()
+            if child not in seen and feasible.contains(child):
+                seen.add(child)
+                children.append(child)
+
+    # Genes can be exchanged one by one only between parents of the same depth.
     pairs = [pair for pair in combinations(parents, 2) if pair[0].depth == pair[1].depth]
     if pairs:
-        _breed(
-            population,
-            lambda: cross(*rng.choice(pairs), rng),
-            config.crossover,
-            feasible,
-            seen,
-        )
+        add(lambda: cross(*rng.choice(pairs), rng), config.crossover)
     if parents:
-        _breed(
-            population,
-            lambda: mutate(rng.choice(parents), feasible.space, config, rng),
-            config.mutation,
-            feasible,
-            seen,
-        )
-    _fill(population, feasible, seen, config.population, rng)
-    return population
+        add(lambda: mutate(rng.choice(parents), feasible.space, config, rng), config.mutation)
+    return children
 
 
-def _breed(
-    population: list[SubnetConfig],
-    make: Callable[[], SubnetConfig],
-    wanted: int,
-    feasible: Feasible,
-    seen: set[SubnetConfig],
-) -> None:
-    """Add up to `wanted` new children within the limits."""
-    size = len(population) + wanted
-    for _ in range(TRIES * wanted):
-        if len(population) == size:
-            return
-        child = make()
-        if child not in seen and feasible.keeps(child):
-            seen.add(child)
-            population.append(child)
+def _draw_new(
+    count: int, feasible: Feasible, seen: set[SubnetConfig], rng: random.Random
+) -> list[SubnetConfig]:
+    """Draw random subnets that were never scored; fewer if no others seem to exist."""
+    drawn: list[SubnetConfig] = []
+    misses = 0
+    while len(drawn) < count and misses < EXHAUSTED:
+        subnet = feasible.sample(rng)
+        misses = misses + 1 if subnet in seen else 0
+        if not misses:
+            seen.add(subnet)
+            drawn.append(subnet)
+    return drawn
 
 
-def _fill(
-    population: list[SubnetConfig],
-    feasible: Feasible,
-    seen: set[SubnetConfig],
-    size: int,
-    rng: random.Random,
-) -> None:
-    """Add new random subnets up to `size`, or until no new ones are, or seem to be, left."""
-    missed = 0
-    while len(population) < size and missed < EXHAUSTED and not feasible.is_exhausted_by(len(seen)):
-        drawn = feasible.sample(rng)
-        if drawn in seen:
-            missed += 1
-            continue
-        missed = 0
-        seen.add(drawn)
-        population.append(drawn)
-
-
-def _score(population: list[SubnetConfig], score: Score, generation: int) -> list[Evaluated]:
+def _score(population: list[SubnetConfig], score: Scorer, generation: int) -> list[Candidate]:
     scores = list(score(population))
     if len(scores) != len(population):
         raise ValueError(
@@ -257,7 +227,7 @@ def _score(population: list[SubnetConfig], score: Score, generation: int) -> lis
     for subnet, value in zip(population, scores, strict=True):
         if not math.isfinite(value):
             raise ValueError(f"the score of {subnet.to_json()} is {value}; expected a number")
-    return [Evaluated(s, v, generation) for s, v in zip(population, scores, strict=True)]
+    return [Candidate(s, v, generation) for s, v in zip(population, scores, strict=True)]
 
 
 def _genes(

@@ -23,7 +23,7 @@ from autoformer_zoo.space import SearchSpace, SubnetConfig
 from training.engine.sampling import sample_different
 from training.run.distributed import Ranks, SharedError, TrainingError
 from training.run.journal import Journal
-from training.search.evolution import Score
+from training.search.evolution import Scorer
 
 PATTERN = "journal-*.jsonl"
 
@@ -47,7 +47,7 @@ def join_ranks() -> tuple[int, int]:
 
 
 class SpreadScore:
-    """A `evolution.Score` from the score of one subnet.
+    """A `evolution.Scorer` from the score of one subnet.
 
     Args:
         score_one: the score of one subnet.
@@ -174,7 +174,7 @@ LEAST_TAU = 0.98  # Kendall's, of two scorings that may stand for each other
 COMPARED = 50  # random subnets
 
 
-def compare_rankings(space: SearchSpace, one: Score, other: Score) -> float:
+def compare_rankings(space: SearchSpace, one: Scorer, other: Scorer) -> float:
     """Return Kendall's tau of two scorings of the same random subnets; nan where all are equal."""
     from scipy.stats import kendalltau  # a second to import
 
@@ -182,7 +182,7 @@ def compare_rankings(space: SearchSpace, one: Score, other: Score) -> float:
     return float(kendalltau(one(subnets), other(subnets)).statistic)
 
 
-def require_same_ranking(space: SearchSpace, fp32: Score, bf16: Score) -> float:
+def require_same_ranking(space: SearchSpace, fp32: Scorer, bf16: Scorer) -> float:
     """Check that scores in bf16 may stand for those in fp32; returns Kendall's tau.
 
     Raises:

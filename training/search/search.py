@@ -32,7 +32,7 @@ from training.run.directory import write_text
 from training.run.distributed import Ranks
 from training.run.journal import read_json, require_same, write_json
 from training.search.config import Bounds, SearchConfig, config_to_dict
-from training.search.constraints import INFINITE, Cost, Feasible, Limit
+from training.search.constraints import INFINITE, Constraint, Cost, Feasible
 from training.search.costs import (
     LatencyTable,
     macs_cost,
@@ -41,7 +41,7 @@ from training.search.costs import (
     params_cost,
 )
 from training.search.evaluation import Subject
-from training.search.evolution import Evaluated, evolve, pareto_front, random_search
+from training.search.evolution import Candidate, evolve, pareto_front, random_search
 from training.search.scoring import SpreadScore, join_ranks, require_same_ranking, threads_for
 
 _log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def search(
     ranks = Ranks(torch.device("cpu"), rank, world)
     table = find_latencies(subject.scored_space, config, out, header, ranks)
     costs = costs_of(subject.scored_space, table)
-    feasible = Feasible(subject.space, limits_of(config.bounds, costs))
+    feasible = Feasible(subject.space, constraints_of(config.bounds, costs))
     if table is not None:
         ranks.by_first(partial(keep_latencies, table, header, out))
         # Other latencies, another search.
@@ -196,18 +196,18 @@ def costs_of(space: SearchSpace, table: LatencyTable | None) -> list[Cost]:
     return costs if table is None else [*costs, table.cost(space)]
 
 
-def limits_of(bounds: Bounds, costs: Iterable[Cost]) -> list[Limit]:
+def constraints_of(bounds: Bounds, costs: Iterable[Cost]) -> list[Constraint]:
     """Return the bounds that limit anything."""
     limits = []
     for cost in costs:
         low, high = (getattr(bounds, f"{end}_{cost.name}") for end in ("min", "max"))
         if low > 0 or high < INFINITE:
-            limits.append(Limit(cost, low, high))
+            limits.append(Constraint(cost, low, high))
     return limits
 
 
 def result_of(
-    header: Mapping[str, Any], evaluated: list[Evaluated], costs: list[Cost]
+    header: Mapping[str, Any], evaluated: list[Candidate], costs: list[Cost]
 ) -> dict[str, Any]:
     """Return the content of search.json: every candidate, the best one, and the front."""
     candidates: list[dict[str, Any]] = [
@@ -215,7 +215,7 @@ def result_of(
             "subnet": each.subnet.to_dict(),
             "score": each.score,
             "generation": each.generation,
-            **{cost.name: cost.of(each.subnet) for cost in costs},
+            **{cost.name: cost.value(each.subnet) for cost in costs},
         }
         for each in evaluated
     ]
@@ -246,7 +246,7 @@ def write_result(
     save_subnet(cut_subnet(subject.supernet, winner, subject.img_size), out / "subnet.safetensors")
     plot_search(result, out / "front.svg")
     if table is not None and table.device == "cpu":
-        summed = table.cost(subject.scored_space).of(winner)
+        summed = table.cost(subject.scored_space).value(winner)
         measured = measure_ms(subject.scored_space, winner, table)
         _log.info("latency of the winner: %.3f ms by the table, %.3f measured", summed, measured)
 
