@@ -321,7 +321,7 @@ def test_missing_package_is_named(
 
 @pytest.mark.parametrize("seed", [-1, 2**63, 2**70])
 def test_seed_out_of_range_is_named(seed: int) -> None:
-    with pytest.raises(ValueError, match=f"^seed is {seed}; expected 0 to {2**63 - 1}$"):
+    with pytest.raises(ValueError, match=f"^seed is {seed}; expected "):
         replace(MINI_CONFIG, seed=seed)
 
 
