@@ -28,7 +28,7 @@ from training.config import space_of
 from training.data.cifar10 import Images, load_test, load_train
 from training.run.command import run_command
 from training.run.directory import read_config, require_writable
-from training.search.evaluation import MemoryBatches, inherited_accuracy, load_averaged
+from training.search.evaluation import inherited_accuracy, load_averaged, memory_batches
 
 METADATA = {"origin": "trained by autoformer_zoo on CIFAR-10", "license": "MIT"}
 
@@ -95,7 +95,7 @@ def score(
 ) -> list[Scored]:
     """Measure subnets with inherited weights on images of the space's size."""
     sizes = (space.img_size, space.patch_size, space.num_classes)
-    batches = MemoryBatches(images, space.img_size)
+    batches = memory_batches(images, space.img_size)
     return [
         Scored(
             subnet,

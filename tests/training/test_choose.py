@@ -19,7 +19,7 @@ from training.choose import choose, main
 from training.config import Stage
 from training.data import open as data_open
 from training.presets import SMOKE
-from training.search.evaluation import accuracy, load_averaged
+from training.search.evaluation import accuracy_on, load_averaged, memory_batches
 from training.train import train
 
 NANO = SPACES["nano"]
@@ -59,7 +59,7 @@ def test_choose_scores_at_the_runs_own_size_and_classes(
     chosen = SubnetConfig.from_dict(measured["chosen"])
     assert measured["params"] == count_params(chosen, 8, NANO.patch_size, 4)
     network = extract_subnet(load_averaged(tmp_path / "run"), chosen, 8)
-    assert measured["test_acc1_percent"] == accuracy(network, make_images(20), 8)
+    assert measured["test_acc1_percent"] == accuracy_on(network, memory_batches(make_images(20), 8))
 
 
 @pytest.mark.parametrize(

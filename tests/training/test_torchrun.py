@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.made_training import MINI, write_folder
-from training.run.journal import Journal
 
 ROOT = Path(__file__).resolve().parents[2]
 EVOLUTION = {"population": 6, "generations": 2, "keep": 3, "crossover": 2, "mutation": 2}
@@ -66,13 +65,8 @@ def test_search_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
     for name in ("search.json", "subnet.safetensors"):
         one, two = ((tmp_path / folder / name).read_bytes() for folder in ("one", "two"))
         assert one == two
-    header = json.loads((tmp_path / "two" / "journal-0.jsonl").read_text().splitlines()[0])
-    parts = [
-        len(Journal(tmp_path / "two" / f"journal-{rank}.jsonl", header["header"]).lines)
-        for rank in (0, 1)
-    ]
-    assert sum(parts) == 12
-    assert min(parts) > 3
+    journals = list((tmp_path / "two").glob("journal-*"))
+    assert [len(path.read_text().splitlines()) for path in journals] == [1 + 12]
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -101,4 +95,3 @@ def test_imagenet_preset_is_reproduced_on_a_folder_of_its_layout(
     assert results["stages"]["train"]["runs"]["uniform-0"]["steps"] == 2
     assert list(results["answers"]) == ["a", "b", "c"]
     assert len(results["stages"]["evaluate"]["test_percent"]["alone"]) == 1
-    assert len(list((tmp_path / "out" / "scores" / "uniform-0").iterdir())) == processes

@@ -224,11 +224,11 @@ def test_smoke_preset_trains_on_real_images(tmp_path: Path, cifar10: Path) -> No
 @pytest.mark.data
 def test_embedded_nano_classifies_cifar10(cifar10: Path) -> None:
     import autoformer_zoo as az
-    from training.search.evaluation import accuracy
+    from training.search.evaluation import accuracy_on, memory_batches
 
     held_out = load_train(cifar10, 500, 0)[1].select(torch.arange(0, 5000, 5))
     model = az.create_model("autoformer_nano", pretrained=True).eval()
-    assert accuracy(model, held_out, 32) > 55
+    assert accuracy_on(model, memory_batches(held_out, 32)) > 55
 
 
 @pytest.mark.data

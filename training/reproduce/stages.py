@@ -52,18 +52,18 @@ from training.search.config import config_to_dict
 from training.search.constraints import Cost, Feasible
 from training.search.costs import LatencyTable
 from training.search.evaluation import (
-    LabelledBatch,
-    MemoryBatches,
-    Subject,
+    Batch,
+    SearchTask,
     accuracy_on,
     count_correct,
     hash_tensors,
     keep_held_out,
-    open_subject,
+    memory_batches,
+    open_task,
     percent,
 )
 from training.search.evolution import Candidate, best_so_far, evolve, random_search
-from training.search.scoring import SpreadScore, threads_for
+from training.search.scoring import JournaledScorer, share_threads
 from training.search.search import (
     LATENCIES,
     constraints_of,
@@ -106,7 +106,7 @@ class Reproduction:
         self.resources = resources
         self.progress = progress
         self.ranks = join(config.train, resources)
-        threads_for(self.ranks.world)
+        share_threads(self.ranks.world)
         if self._config_path.exists():
             require_same(read_json(self._config_path), config.to_dict(), out)
 
@@ -126,7 +126,7 @@ class Reproduction:
         if missing := [name for name in STAGES[:start] if not self.is_done(name)]:
             raise ValueError(f"{self.out} has not done {', '.join(missing)}; start from there")
         search = self.config.search
-        if search.latency_table or not search.bounds.limits_latency:
+        if search.latency_table or not search.bounds.constrain_latency:
             self._require_limits()  # nothing to measure for it: impossible ones end at once
         if self.config.tests and not self.is_done("evaluate"):  # not after days of training
             require_split(self.config.train.data, self.data_dir, self.config.train.data.test_split)
@@ -244,13 +244,13 @@ class Reproduction:
         return space_of(self.config.train)
 
     @cached_property
-    def _first(self) -> Subject:
+    def _first(self) -> SearchTask:
         return self._subject("uniform-0")
 
-    def _subject(self, name: str) -> Subject:
+    def _subject(self, name: str) -> SearchTask:
         """Open a supernet with as many of its held-out images as are asked for."""
         run, config = self.out / "train" / name, self.config
-        subject = open_subject(
+        subject = open_task(
             self.data_dir,
             run,
             half=config.search.half,
@@ -259,7 +259,7 @@ class Reproduction:
         )
         return replace(subject, precision=config.search.precision)
 
-    def _scorer(self, name: str) -> SpreadScore:
+    def _scorer(self, name: str) -> JournaledScorer:
         """Return the score of any subnet of a run, on the run's own held-out images; journaled.
 
         The split follows from the seed: what one seed holds out, another one trains on.
@@ -280,8 +280,8 @@ class Reproduction:
             score = subject.accuracy
 
         header = {"supernet_sha256": identity, "images": self.config.images}
-        folder, ranks = self.out / "scores" / name, self.ranks
-        return SpreadScore(score, folder, header, ranks.rank, ranks.world, self.progress)
+        folder = self.out / "scores" / name
+        return JournaledScorer(score, folder, header, self.ranks, self.progress)
 
     # Search, extraction, retraining
 
@@ -291,14 +291,7 @@ class Reproduction:
         header = {"supernet": "uniform-0", "config": config_to_dict(config), **subject.identity}
         if config.precision == "bf16":
             folder = self.out / "scores" / "ranking"
-            in_bf16(
-                replace(self._first, precision="fp32"),
-                folder,
-                header,
-                self.ranks.rank,
-                self.ranks.world,
-                self.progress,
-            )
+            in_bf16(self._first, folder, header, self.ranks, self.progress)
         score = self._scorer("uniform-0")
         traces: dict[str, list[list[float]]] = {"evolution": [], "random": []}
         found: list[list[Candidate]] = []
@@ -402,16 +395,14 @@ class Reproduction:
         return (self.out / "config.json").read_text()
 
 
-def open_test(
-    config: TrainConfig, data_dir: Path, ranks: Ranks = SINGLE
-) -> Iterable[LabelledBatch]:
+def open_test(config: TrainConfig, data_dir: Path, ranks: Ranks = SINGLE) -> Iterable[Batch]:
     """Open this process's share of the test set of a config's data.
 
     Raises:
         FileNotFoundError: it is not there.
     """
     if config.data.source == MEMORY:
-        batches = list(MemoryBatches(load_test(data_dir), config.largest_size))
+        batches = memory_batches(load_test(data_dir), config.largest_size)
         return batches[ranks.rank :: ranks.world]
     # In the held-out images' place: they are read as these are, unchanged and all of them.
     data = replace(config.data, held_out_split=config.data.test_split, test_split=OPENED)

@@ -40,7 +40,7 @@ class Journal:
             write_text(path, json.dumps({"header": header}) + "\n")
             self.lines: list[dict[str, Any]] = []
             return
-        require_same(whole[0].get("header", {}), header, path)
+        require_same(whole[0]["header"], header, path)
         self.lines = whole[1:]
 
     def append(self, line: Mapping[str, Any]) -> None:
@@ -61,11 +61,13 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
     """
     try:
         values = json.loads(path.read_text())
+        if not isinstance(values, dict):
+            raise ValueError("not an object")
         if missing := [key for key in keys if key not in values]:
             raise ValueError(f"{missing[0]} is missing")
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it to start anew") from None
-    return values  # type: ignore[no-any-return]
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it to start again") from None
+    return values
 
 
 def write_json(values: Mapping[str, Any], path: Path) -> None:
@@ -81,8 +83,12 @@ def _whole_lines(path: Path) -> list[dict[str, Any]]:
     """Read the lines that are whole: what a kill tore off has no line end."""
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")[:-1]
     try:
-        return [json.loads(line) for line in lines]
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it to start anew") from None
+        lines = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+        if not all(isinstance(line, dict) for line in lines):
+            raise ValueError("a line is not an object")
+        if lines and not isinstance(lines[0].get("header"), dict):
+            raise ValueError("the first line is not a header")
+    except (ValueError, RecursionError) as error:  # the latter by thousands of brackets
+        raise ValueError(f"{path} is damaged ({error}); delete it to start again") from None
+    return lines

@@ -1,4 +1,10 @@
-"""TODO docstring."""
+"""The search as a command.
+
+    python -m training.search --run-dir runs/cifar10 --data-dir DATA --out runs/search
+    python -m training.search --run-dir runs/cifar10 --data-dir DATA --out runs/small \
+        --bounds.max-params 2e6 --bounds.max-latency-ms 4
+    torchrun --nproc-per-node 2 -m training.search ...
+"""
 
 from __future__ import annotations
 
@@ -11,14 +17,14 @@ from typing import Annotated, Literal
 import tyro
 
 from training.presets import PRESETS
+from training.run.command import run_command
 from training.search.config import DEFAULT_SEARCH, SearchConfig
-from training.search.evaluation import open_subject
+from training.search.evaluation import open_task
 from training.search.search import search
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    from training.run.command import run_command
 
     def command(
         data_dir: Path,
@@ -30,21 +36,21 @@ def main(argv: list[str] | None = None) -> int:
         images: int = 0,
         config: Annotated[SearchConfig, tyro.conf.arg(name="")] = DEFAULT_SEARCH,
     ) -> None:
-        """Search a trained supernet for the best subnet within limits.
+        """Search a trained supernet for the best subnet that satisfies the constraints.
 
         Args:
             data_dir: root of the data.
-            out: directory to write; an unfinished search in it goes on.
+            out: directory to write; an unfinished search in it is resumed.
             run_dir: run directory of training.train.
             supernet: file of a supernet, instead of a run.
-            preset: with a file, whose space, data and held-out images to take.
-            device: where candidates run.
-            images: held-out images that candidates are scored on; 0: all.
+            preset: with --supernet: preset for the space, the data and the held-out images.
+            device: device that candidates run on.
+            images: number of held-out images to score candidates on (0: all).
         """
         if preset not in PRESETS:
             raise ValueError(f"preset is {preset!r}; expected one of {', '.join(PRESETS)}")
-        subject = open_subject(data_dir, run_dir, supernet, preset, config.half, device, images)
-        result = search(subject, config, out)
+        task = open_task(data_dir, run_dir, supernet, preset, config.half, device, images)
+        result = search(task, config, out)
         if os.environ.get("RANK", "0") == "0":
             print(json.dumps({**result["candidates"][result["best"]], "out": str(out)}))
 

@@ -1,4 +1,7 @@
-"""How to search, and within which limits: frozen dataclasses."""
+"""How to search, and under which constraints: frozen dataclasses.
+
+The comments of the fields are the texts of `--help`.
+"""
 
 from __future__ import annotations
 
@@ -11,58 +14,60 @@ from training.search.evolution import DEFAULT_EVOLUTION, EvolutionConfig
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Ranges of costs that a subnet has to stay in, ends included; several hold together.
+    """Ranges that the costs of a subnet have to stay in, ends included; all of them at once.
 
     Raises:
-        ValueError: a bound is no number or below 0, or a range is empty.
+        ValueError: a bound is not a number or below 0, or a range is empty.
     """
 
-    min_params: float = 0
-    max_params: float = INFINITE
-    min_macs: float = 0  # of one image
-    max_macs: float = INFINITE
-    min_latency_ms: float = 0  # of one call, see `SearchConfig.latency_table`
-    max_latency_ms: float = INFINITE
+    min_params: float = 0  # fewest parameters
+    max_params: float = INFINITE  # most parameters
+    min_macs: float = 0  # fewest multiply-adds of one image
+    max_macs: float = INFINITE  # most multiply-adds of one image
+    min_latency_ms: float = 0  # shortest latency of one call, see --latency-table
+    max_latency_ms: float = INFINITE  # longest latency of one call, see --latency-table
 
     def __post_init__(self) -> None:
         for name in ("params", "macs", "latency_ms"):
-            low, high = (getattr(self, f"{end}_{name}") for end in ("min", "max"))
+            low, high = self.range_of(name)
             for end, value in (("min", low), ("max", high)):
-                if not value >= 0:  # nan is not, either
+                if not value >= 0:  # also if it is NaN
                     raise ValueError(f"bounds.{end}_{name} is {value:g}; expected 0 or more")
             if low > high:
                 raise ValueError(
-                    f"bounds.min_{name} is {low:g} and bounds.max_{name} {high:g}; expected the "
-                    "lower end first"
+                    f"bounds.min_{name} is {low:g} and bounds.max_{name} is {high:g}; expected "
+                    "the lower end first"
                 )
 
+    def range_of(self, name: str) -> tuple[float, float]:
+        """Return both ends of a cost's range: params, macs or latency_ms."""
+        return getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
+
     @property
-    def limits_latency(self) -> bool:
-        """Whether latency is limited at all."""
-        return self.min_latency_ms > 0 or self.max_latency_ms < INFINITE
+    def constrain_latency(self) -> bool:
+        """Whether latency is constrained at all."""
+        return self.range_of("latency_ms") != (0, INFINITE)
 
 
 @dataclass(frozen=True, slots=True)
 class SearchConfig:
     """Everything that decides what a search computes, beside the weights and the images."""
 
-    method: Literal["evolution", "random"] = "evolution"
+    method: Literal["evolution", "random"] = "evolution"  # how candidates are chosen
     bounds: Bounds = Bounds()
     evolution: EvolutionConfig = DEFAULT_EVOLUTION
-    latency_table: str = (
-        ""  # file of training.search.costs; empty: measured here, where it is limited
-    )
-    latency_device: Literal["cpu", "cuda"] = "cpu"  # where it is measured then
-    latency_batch_size: int = 1  # images a call
-    half: bool = True  # score what is left after rounding to fp16, as the published file will be
-    precision: Literal["fp32", "bf16"] = "fp32"  # bf16 where it ranks alike: that is checked first
+    latency_table: str = ""  # file of training.search.costs (empty: measure here if needed)
+    latency_device: Literal["cpu", "cuda"] = "cpu"  # device to measure latencies on
+    latency_batch_size: int = 1  # images per call when latencies are measured
+    half: bool = True  # score weights rounded to fp16, as in a published file
+    precision: Literal["fp32", "bf16"] = "fp32"  # precision of scoring; bf16 only if it ranks alike
 
 
 DEFAULT_SEARCH = SearchConfig()
 
 
 def config_to_dict(config: SearchConfig) -> Any:
-    """Return JSON-able values; a bound that limits nothing is None."""
+    """Return JSON-able values; a bound that excludes nothing is None."""
     values = asdict(config)
     bounds = values["bounds"]
     values["bounds"] = {k: v if v != INFINITE else None for k, v in bounds.items()}

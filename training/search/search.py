@@ -1,14 +1,9 @@
-"""Search a trained supernet for the best subnet within limits (arXiv 2107.00651, section 3.3).
+"""Search a trained supernet for the best subnet (arXiv 2107.00651, section 3.3).
 
-    python -m training.search --run-dir runs/cifar10 --data-dir DATA --out runs/search
-    python -m training.search --run-dir runs/cifar10 --data-dir DATA --out runs/small \
-        --bounds.max-params 2e6 --bounds.max-latency-ms 4
-    torchrun --nproc-per-node 2 -m training.search ...
-
-Candidates are scored with inherited weights on the held-out part of the training set; the test set
-is never opened. The directory gets search.json (every candidate), front.svg, and the winner as
+`search` scores candidates with inherited weights on the held-out part of the training set; the test
+set is never opened. The directory gets search.json (every candidate), front.svg, and the winner as
 subnet.json and subnet.safetensors, which `create_model("autoformer_subnet", checkpoint_path=...)`
-opens. The same command goes on where a stopped search was, to the same search.json.
+opens. A search that was stopped resumes with the same arguments and ends with the same search.json.
 """
 
 from __future__ import annotations
@@ -18,11 +13,8 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from autoformer_zoo.factory import extract_subnet
 from autoformer_zoo.space import SearchSpace, SubnetConfig, misfit
@@ -40,9 +32,14 @@ from training.search.costs import (
     measure_ms,
     params_cost,
 )
-from training.search.evaluation import Subject
+from training.search.evaluation import SearchTask
 from training.search.evolution import Candidate, evolve, pareto_front, random_search
-from training.search.scoring import SpreadScore, join_ranks, require_same_ranking, threads_for
+from training.search.scoring import (
+    JournaledScorer,
+    join_ranks,
+    require_same_ranking,
+    share_threads,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -50,13 +47,13 @@ LATENCIES, BEGUN = "latency.json", "search-config.json"
 
 
 def search(
-    subject: Subject, config: SearchConfig, out: Path, progress: bool = True
+    task: SearchTask, config: SearchConfig, out: Path, progress: bool = True
 ) -> dict[str, Any]:
-    """Search, going on from `out` where it holds this very search, and write what was found.
+    """Search, resuming if `out` holds this very search, and write the results.
 
     Args:
-        subject: weights, space and images.
-        config: how to search, and within which limits.
+        task: weights, space and images.
+        config: method and constraints.
         out: directory for search.json, front.svg, subnet.json and subnet.safetensors.
         progress: show a progress bar.
 
@@ -64,58 +61,53 @@ def search(
         The content of search.json.
 
     Raises:
-        ValueError: no subnet keeps the limits, `out` holds another search, or bf16 is asked for and
-            ranks otherwise.
-        SearchError: a process of several failed or was lost.
+        ValueError: no subnet satisfies the constraints, `out` holds another search, or bf16 is
+            requested and ranks otherwise than fp32.
+        LostProcessError: another process ended.
     """
-    if problem := misfit(subject.space.largest, subject.supernet.sizes):
+    if problem := misfit(task.space.largest, task.supernet.sizes):
         raise ValueError(f"the supernet is not of this space: {problem}")
-    rank, world = join_ranks()
-    threads_for(world)
-    header: dict[str, Any] = {"config": config_to_dict(config), **subject.identity}
-    ranks = Ranks(torch.device("cpu"), rank, world)
-    table = find_latencies(subject.scored_space, config, out, header, ranks)
-    costs = costs_of(subject.scored_space, table)
-    feasible = Feasible(subject.space, constraints_of(config.bounds, costs))
+    ranks = join_ranks()
+    share_threads(ranks.world)
+    header: dict[str, Any] = {"config": config_to_dict(config), **task.identity}
+    table = find_latencies(task.scored_space, config, out, header, ranks)
+    costs = costs_of(task.scored_space, table)
+    feasible = Feasible(task.space, constraints_of(config.bounds, costs))
     if table is not None:
-        ranks.by_first(partial(keep_latencies, table, header, out))
-        # Other latencies, another search.
+        ranks.by_first(lambda: keep_latencies(table, header, out))
+        # With other latencies it is another search.
         header["latency_sha256"] = hashlib.sha256(table.to_json().encode()).hexdigest()
     if config.precision == "bf16":
-        subject = in_bf16(subject, out, header, rank, world, progress)
-    score = SpreadScore(subject.accuracy, out, header, rank, world, progress)
+        task = in_bf16(task, out, header, ranks, progress)
+    scorer = JournaledScorer(task.accuracy, out, header, ranks, progress)
     started = time.perf_counter()
     method = evolve if config.method == "evolution" else random_search
-    evaluated = method(feasible, score, config.evolution)
-    result = result_of(header, evaluated, costs)
-    if rank == 0:
-        _log_speed(score.scored, time.perf_counter() - started)
-        write_result(result, subject, table, out)
+    result = result_of(header, method(feasible, scorer, config.evolution), costs)
+    if ranks.is_first:
+        if scored := scorer.num_scored:
+            seconds = time.perf_counter() - started
+            _log.info("%d candidates in %.1f s, %.2f a second", scored, seconds, scored / seconds)
+        write_result(result, task, table, out)
     return result
 
 
 def in_bf16(
-    subject: Subject,
-    out: Path,
-    header: Mapping[str, Any],
-    rank: int = 0,
-    world: int = 1,
-    progress: bool = True,
-) -> Subject:
-    """Return the subject in bf16, which was held against fp32 first; journaled like any scores.
+    task: SearchTask, out: Path, header: Mapping[str, Any], ranks: Ranks, progress: bool = True
+) -> SearchTask:
+    """Return the task in bf16 after comparing its ranking with that in fp32; journaled as well.
 
     Raises:
-        ValueError: bf16 ranks subnets otherwise.
+        ValueError: bf16 ranks subnets otherwise than fp32.
     """
-    half = replace(subject, precision="bf16")
-    scores = [
-        SpreadScore(each.accuracy, out / name, header, rank, world, progress)
-        for name, each in (("ranking-fp32", subject), ("ranking-bf16", half))
+    fp32, bf16 = replace(task, precision="fp32"), replace(task, precision="bf16")
+    scorers = [
+        JournaledScorer(each.accuracy, out / f"ranking-{each.precision}", header, ranks, progress)
+        for each in (fp32, bf16)
     ]
-    tau = require_same_ranking(subject.space, *scores)
-    if rank == 0:
+    tau = require_same_ranking(task.space, *scorers)
+    if ranks.is_first:
         _log.info("bf16 ranks as fp32 does: Kendall's tau is %.3f", tau)
-    return half
+    return bf16
 
 
 def winner_of(result: Mapping[str, Any]) -> SubnetConfig:
@@ -131,46 +123,54 @@ def cut_subnet(
     Args:
         supernet: trained weights.
         subnet: which one.
-        img_size: side of the images that it is for; the supernet's where None. For another one
-            the position embedding is resampled, in fp32, as in scoring.
+        img_size: side of the images in pixels; the supernet's by default. For another one the
+            position embedding is resampled in fp32, as in scoring.
     """
-    tensors = slice_supernet(supernet.tensors, supernet.sizes, subnet, supernet.bias_rule)
-    own = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+    tensors = {
+        name: tensor.clone().contiguous()
+        for name, tensor in slice_supernet(
+            supernet.tensors, supernet.sizes, subnet, supernet.bias_rule
+        ).items()
+    }
     size = (img_size, img_size) if img_size else supernet.img_size
     if size != supernet.img_size:
-        own["pos_embed"] = extract_subnet(supernet, subnet, size).pos_embed.detach()
+        tensors["pos_embed"] = extract_subnet(supernet, subnet, size).pos_embed.detach()
     return SubnetWeights(
-        own,
+        tensors,
         subnet,
-        *(size, supernet.patch_size, supernet.in_chans, supernet.num_classes),
-        supernet.metadata,
+        img_size=size,
+        patch_size=supernet.patch_size,
+        in_chans=supernet.in_chans,
+        num_classes=supernet.num_classes,
+        metadata=supernet.metadata,
     )
 
 
 def find_latencies(
     space: SearchSpace, config: SearchConfig, out: Path, header: Mapping[str, Any], ranks: Ranks
 ) -> LatencyTable | None:
-    """Read the table that is named or was kept, or measure one; None where nothing asks for it.
+    """Read the table that is named or was kept, or measure one; None if nothing needs it.
 
     Args:
         space: whose blocks.
         config: names the table, or the device and the bounds.
-        out: where `keep_latencies` keeps them.
-        header: of the search, that going on has to be of.
-        ranks: this process among all; the first one measures for all.
+        out: where `keep_latencies` keeps the table.
+        header: of the search that is begun or resumed.
+        ranks: this process among all; rank 0 measures for all.
 
     Raises:
-        ValueError: `out` holds another search, or the table is none of this space.
-        FileNotFoundError: the table is not there.
+        ValueError: `out` holds another search, or the table is of another space.
+        FileNotFoundError: the table does not exist.
     """
     if config.latency_table:
         path = Path(config.latency_table)
         if not path.is_file():
             raise FileNotFoundError(
-                f"latency_table {path} is not there; python -m training.search.costs makes one"
+                f"latency_table {path} does not exist; make one with "
+                "python -m training.search.costs"
             )
         return LatencyTable.from_json(path.read_text())
-    if not config.bounds.limits_latency:
+    if not config.bounds.constrain_latency:
         return None
 
     def find() -> LatencyTable:
@@ -184,58 +184,49 @@ def find_latencies(
 
 
 def keep_latencies(table: LatencyTable, header: Mapping[str, Any], out: Path) -> None:
-    """Keep a table beside a search that can begin, so that going on sees the same latencies."""
+    """Write a table beside a search that can begin, so that it resumes with the same latencies."""
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / LATENCIES, table.to_json() + "\n")
     write_json(header, out / BEGUN)
 
 
 def costs_of(space: SearchSpace, table: LatencyTable | None) -> list[Cost]:
-    """Return what can be limited: parameters, multiply-adds, and latency where there is a table."""
+    """Return the costs that can be constrained: params, macs, and latency if there is a table."""
     costs = [params_cost(space), macs_cost(space)]
     return costs if table is None else [*costs, table.cost(space)]
 
 
 def constraints_of(bounds: Bounds, costs: Iterable[Cost]) -> list[Constraint]:
-    """Return the bounds that limit anything."""
-    limits = []
+    """Return the bounds that exclude anything."""
+    constraints = []
     for cost in costs:
-        low, high = (getattr(bounds, f"{end}_{cost.name}") for end in ("min", "max"))
+        low, high = bounds.range_of(cost.name)
         if low > 0 or high < INFINITE:
-            limits.append(Constraint(cost, low, high))
-    return limits
+            constraints.append(Constraint(cost, low, high))
+    return constraints
 
 
 def result_of(
-    header: Mapping[str, Any], evaluated: list[Candidate], costs: list[Cost]
+    header: Mapping[str, Any], candidates: list[Candidate], costs: list[Cost]
 ) -> dict[str, Any]:
     """Return the content of search.json: every candidate, the best one, and the front."""
-    candidates: list[dict[str, Any]] = [
+    rows: list[dict[str, Any]] = [
         {
-            "subnet": each.subnet.to_dict(),
-            "score": each.score,
-            "generation": each.generation,
-            **{cost.name: cost.value(each.subnet) for cost in costs},
+            "subnet": candidate.subnet.to_dict(),
+            "score": candidate.score,
+            "generation": candidate.generation,
+            **{cost.name: cost.value(candidate.subnet) for cost in costs},
         }
-        for each in evaluated
+        for candidate in candidates
     ]
     # Of equally good ones the smallest.
-    best = max(
-        range(len(candidates)),
-        key=lambda i: (candidates[i]["score"], -candidates[i]["params"], -i),
-    )
-    front = pareto_front([(each["params"], each["score"]) for each in candidates])
-    return {
-        **header,
-        "best": best,
-        "front_cost": "params",
-        "front": front,
-        "candidates": candidates,
-    }
+    best = max(range(len(rows)), key=lambda i: (rows[i]["score"], -rows[i]["params"], -i))
+    front = pareto_front([(row["params"], row["score"]) for row in rows])
+    return {**header, "best": best, "front_cost": "params", "front": front, "candidates": rows}
 
 
 def write_result(
-    result: dict[str, Any], subject: Subject, table: LatencyTable | None, out: Path
+    result: dict[str, Any], task: SearchTask, table: LatencyTable | None, out: Path
 ) -> None:
     """Write search.json, its plot, and the winner."""
     from training.run.plots import plot_search
@@ -243,14 +234,9 @@ def write_result(
     winner = winner_of(result)
     write_json(result, out / "search.json")
     write_text(out / "subnet.json", winner.to_json() + "\n")
-    save_subnet(cut_subnet(subject.supernet, winner, subject.img_size), out / "subnet.safetensors")
+    save_subnet(cut_subnet(task.supernet, winner, task.img_size), out / "subnet.safetensors")
     plot_search(result, out / "front.svg")
     if table is not None and table.device == "cpu":
-        summed = table.cost(subject.scored_space).value(winner)
-        measured = measure_ms(subject.scored_space, winner, table)
-        _log.info("latency of the winner: %.3f ms by the table, %.3f measured", summed, measured)
-
-
-def _log_speed(scored: int, seconds: float) -> None:
-    if scored:
-        _log.info("%d candidates in %.1f s, %.2f a second", scored, seconds, scored / seconds)
+        estimated = table.cost(task.scored_space).value(winner)
+        measured = measure_ms(task.scored_space, winner, table)
+        _log.info("latency of the winner: %.3f ms by the table, %.3f measured", estimated, measured)

@@ -129,7 +129,9 @@ def test_table_of_latencies_stays_the_one_of_the_beginning(tmp_path: Path) -> No
     def reproduction() -> Reproduction:
         return Reproduction(replace(FEW, search=search), tmp_path, tmp_path / "out", QUICK, False)
 
-    with pytest.raises(FileNotFoundError, match=r"latency_table .*table\.json is not there; py"):
+    with pytest.raises(
+        FileNotFoundError, match=r"latency_table .*table\.json does not exist; make"
+    ):
         reproduction().check("train", "report")
     table.write_text(made_table().to_json())
     reproduction().run("train", "train")
@@ -166,7 +168,9 @@ def test_plan_is_not_told_for_what_cannot_be_done(
 def test_damaged_file_is_named(tmp_path: Path, name: str, text: str, reason: str) -> None:
     Reproduction(FEW, tmp_path, tmp_path / "out", QUICK, False).run("train", "train")
     (tmp_path / "out" / name).write_text(text)
-    with pytest.raises(ValueError, match=rf"{name} is damaged \({reason}.*delete it to start anew"):
+    with pytest.raises(
+        ValueError, match=rf"{name} is damaged \({reason}.*delete it to start again"
+    ):
         Reproduction(FEW, tmp_path, tmp_path / "out", QUICK, False).result("train")
 
 
