@@ -1,57 +1,71 @@
-"""What a subnet costs: parameters, multiply-adds, and latency in ms by a table of its blocks.
+"""The costs of a subnet: parameters, multiply-adds, and latency by a table of its blocks.
 
     python -m training.search.costs --space tiny --out latency-tiny.json  # measures this machine
     python -m training.search.costs --space nano --img-size 24 --out latency-24.json
 
-All three are sums over blocks (`limits.Cost`), so a search knows what is reachable and needs no
-network to judge a candidate. A table is measured once on a device and can be kept and handed on;
-`training.search` measures one on the spot where none is given. The latency of a whole network is
-not exactly its blocks' sum: the search measures its winner to say how far the sum was off.
+All three are sums over blocks (`constraints.Cost`), so a search knows what a space can reach and
+needs no network to judge a candidate. A table is measured once per device and can be kept;
+`training.search` measures one itself if none is given. The latency of a whole network is not
+exactly the sum of its blocks: the search measures its winner and logs both.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, replace
 from functools import cache
+from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 
 from autoformer_zoo.network.complexity import count_macs, count_params
 from autoformer_zoo.network.vit import AutoFormer
+from autoformer_zoo.published import find_space
 from autoformer_zoo.space import SearchSpace, SubnetConfig
 from benchmarks.measure.competitors import thread_count
-from benchmarks.measure.rows import Environment, current_environment
-from benchmarks.measure.timing import Plan, Run, cuda_stopwatch, measure, summarise, wall_stopwatch
+from benchmarks.measure.rows import current_environment
+from benchmarks.measure.timing import (
+    Plan,
+    Run,
+    Stopwatch,
+    cuda_stopwatch,
+    measure,
+    summarise,
+    wall_stopwatch,
+)
+from training.config import config_dataclass, describe_errors
+from training.run.command import run_command
 from training.run.directory import require_writable, write_text
 from training.search.constraints import Cost
 
 NS_PER_MS = 1_000_000
+Nanoseconds = Annotated[int, Field(ge=0, lt=2**63)]
+BlockKey = tuple[int, int, float]  # embed_dim, heads, MLP ratio
 
 
-@dataclass(frozen=True, slots=True)
+@config_dataclass()
 class BlockLatency:
-    """The latency of one block in ns, and of which block."""
+    """The latency of one block."""
 
-    embed_dim: int
-    num_heads: int
-    mlp_ratio: float
-    ns: int
+    embed_dim: PositiveInt
+    num_heads: PositiveInt
+    mlp_ratio: PositiveFloat
+    ns: Nanoseconds
 
 
-@dataclass(frozen=True, slots=True)
+@config_dataclass()
 class LatencyTable:
-    """Latencies of all blocks of a space on one device, and of what stands around them.
+    """Latencies of all blocks of a space on one device, and of everything around them.
 
     Args:
-        device: its kind, "cpu" or "cuda"; its own name is in `environment`.
+        device: kind of device; its name is in `environment`.
         threads: of PyTorch, on the CPU.
-        batch_size: images a call.
+        batch_size: images per call.
         img_size: input side in pixels.
         patch_size: patch side in pixels.
         environment: where and when it was measured.
@@ -59,34 +73,17 @@ class LatencyTable:
         blocks: one entry for every width, heads and MLP ratio of the space.
 
     Raises:
-        ValueError: a value is of the wrong type or out of its range; the text names the field.
+        ValueError: a value has the wrong type or is out of its range.
     """
 
-    device: str
-    threads: int
-    batch_size: int
-    img_size: int
-    patch_size: int
+    device: Literal["cpu", "cuda"]
+    threads: PositiveInt
+    batch_size: PositiveInt
+    img_size: PositiveInt
+    patch_size: PositiveInt
     environment: dict[str, Any]
-    rest_ns: dict[str, int]
+    rest_ns: dict[str, Nanoseconds]
     blocks: tuple[BlockLatency, ...]
-
-    def __post_init__(self) -> None:
-        if self.device not in ("cpu", "cuda"):
-            raise ValueError(f"device is {self.device!r}; expected cpu or cuda")
-        for name in ("threads", "batch_size", "img_size", "patch_size"):
-            _require_whole(name, getattr(self, name), least=1)
-        for name in ("environment", "rest_ns"):
-            if not isinstance(getattr(self, name), dict):
-                raise ValueError(f"{name} is {_short(getattr(self, name))}; expected an object")
-        for dim, ns in self.rest_ns.items():
-            _require_whole(f"rest_ns[{dim!r}]", ns)
-        for place, block in enumerate(self.blocks):
-            for name, least in (("embed_dim", 1), ("num_heads", 1), ("ns", 0)):
-                _require_whole(f"blocks[{place}].{name}", getattr(block, name), least)
-            ratio: object = block.mlp_ratio
-            if type(ratio) not in (int, float) or not 0 < block.mlp_ratio < math.inf:
-                raise ValueError(f"blocks[{place}].mlp_ratio is {ratio!r}; expected above 0")
 
     def to_json(self) -> str:
         """Return indented JSON; `from_json` turns it back."""
@@ -100,18 +97,11 @@ class LatencyTable:
             ValueError: it is not JSON, a key is missing or unknown, or a value is refused.
         """
         try:
-            values = _checked_keys(cls, json.loads(text), "the table")
-            blocks = values["blocks"]
-            if not isinstance(blocks, list):
-                raise ValueError(f"blocks is {_short(blocks)}; expected a list")
-            values["blocks"] = tuple(
-                BlockLatency(**_checked_keys(BlockLatency, block, f"blocks[{place}]"))
-                for place, block in enumerate(blocks)
-            )
-            return cls(**values)
-        except ValueError as error:
+            return TypeAdapter(cls).validate_json(text)
+        except ValidationError as error:
             raise ValueError(
-                f"not a table of block latencies ({error}); make one with training.search.costs"
+                f"not a table of block latencies ({describe_errors(error)}); make one with "
+                "python -m training.search.costs"
             ) from None
 
     def cost(self, space: SearchSpace) -> Cost:
@@ -147,7 +137,7 @@ def params_cost(space: SearchSpace) -> Cost:
 
 
 def macs_cost(space: SearchSpace) -> Cost:
-    """Return multiply-adds of one image, in the form of attention that the CPU picks."""
+    """Return the multiply-adds of one image as a cost, in the form of attention used on the CPU."""
     return _counted("macs", space, count_macs)
 
 
@@ -161,47 +151,49 @@ def measure_latencies(
     """Measure the blocks of a space on this machine, as parts of whole networks.
 
     A block alone would find its weights in the cache. So uniform networks are timed at the space's
-    largest depth and with one block only, in interleaved rounds, and a block's latency is what one
-    more of it adds.
+    largest depth and with one block only, in interleaved rounds, and the latency of a block is what
+    one more of it adds.
 
     Args:
         space: whose blocks.
         device: "cpu" or "cuda".
-        batch_size: images a call.
+        batch_size: images per call.
         rounds: timed calls of every network, at most.
-        seconds: start no further round after this long.
+        seconds: start no further round after this time.
 
     Raises:
         ValueError: there is no such device, or a number is out of its range.
     """
-    _require_whole("batch_size", batch_size, least=1)
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; expected 1 or more")
     plan = Plan(rounds, seconds)
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is 'cuda', and this machine has none; expected cpu")
-    depth = space.depth[-1]
-    keys = _block_keys(space)
-    networks = {(1, key): _network(space, 1, key, device, batch_size) for key in _first(keys)}
-    networks |= {(depth, key): _network(space, depth, key, device, batch_size) for key in keys}
-    stopwatch = cuda_stopwatch() if device == "cuda" else wall_stopwatch()
-    times = measure(networks, plan, stopwatch)
+        raise ValueError("device is 'cuda', which this machine does not have; expected cpu")
+    depth, keys = space.depth[-1], _block_keys(space)
+    first = {key[0]: key for key in reversed(keys)}  # one block of each width
+    networks = [(1, key) for key in first.values()] + [(depth, key) for key in keys]
+    runs = {
+        (n, key): make_run(space, SubnetConfig.uniform(n, *key), device, batch_size)
+        for n, key in networks
+    }
+    times = measure(runs, plan, _stopwatch(device))
     ms = {name: summarise(spent).median_ms for name, spent in times.items()}
     rest_ms = {}
-    for key in _first(keys):
+    for dim, key in first.items():
         step = (ms[depth, key] - ms[1, key]) / max(1, depth - 1)
-        rest_ms[key[0]] = max(0.0, ms[1, key] - step)
+        rest_ms[dim] = max(0.0, ms[1, key] - step)
     blocks = tuple(
         BlockLatency(*key, ns=_ns((ms[depth, key] - rest_ms[key[0]]) / depth)) for key in keys
     )
-    environment: Environment = current_environment(device)
     return LatencyTable(
-        device,
-        torch.get_num_threads(),
-        batch_size,
-        space.img_size,
-        space.patch_size,
-        asdict(environment),
-        {str(dim): _ns(rest) for dim, rest in rest_ms.items()},
-        blocks,
+        device=device,
+        threads=torch.get_num_threads(),
+        batch_size=batch_size,
+        img_size=space.img_size,
+        patch_size=space.patch_size,
+        environment=asdict(current_environment(device)),
+        rest_ns={str(dim): _ns(rest) for dim, rest in rest_ms.items()},
+        blocks=blocks,
     )
 
 
@@ -210,9 +202,8 @@ def measure_ms(
 ) -> float:
     """Measure one whole subnet in the table's setting; the median in ms."""
     run = make_run(space, subnet, table.device, table.batch_size)
-    stopwatch = cuda_stopwatch() if table.device == "cuda" else wall_stopwatch()
     with thread_count(table.threads):
-        return summarise(measure({0: run}, Plan(rounds), stopwatch)[0]).median_ms
+        return summarise(measure({0: run}, Plan(rounds), _stopwatch(table.device))[0]).median_ms
 
 
 def make_run(space: SearchSpace, subnet: SubnetConfig, device: str, batch_size: int) -> Run:
@@ -233,10 +224,8 @@ def make_run(space: SearchSpace, subnet: SubnetConfig, device: str, batch_size: 
     return run
 
 
-def _network(
-    space: SearchSpace, depth: int, key: tuple[int, int, float], device: str, batch_size: int
-) -> Run:
-    return make_run(space, SubnetConfig.uniform(depth, *key), device, batch_size)
+def _stopwatch(device: str) -> Stopwatch:
+    return cuda_stopwatch() if device == "cuda" else wall_stopwatch()
 
 
 def _counted(name: str, space: SearchSpace, count: Callable[..., int]) -> Cost:
@@ -256,33 +245,8 @@ def _counted(name: str, space: SearchSpace, count: Callable[..., int]) -> Cost:
     return Cost(name, rest, block)
 
 
-def _block_keys(space: SearchSpace) -> list[tuple[int, int, float]]:
-    return [(d, h, r) for d in space.embed_dim for h in space.num_heads for r in space.mlp_ratio]
-
-
-def _first(keys: list[tuple[int, int, float]]) -> list[tuple[int, int, float]]:
-    return list({key[0]: key for key in reversed(keys)}.values())
-
-
-def _require_whole(name: str, value: object, least: int = 0) -> None:
-    if type(value) is not int or value < least:
-        raise ValueError(f"{name} is {value!r}; expected a whole number, {least} or more")
-
-
-def _checked_keys(cls: type[Any], values: object, what: str) -> dict[str, Any]:
-    names = [field.name for field in fields(cls)]
-    if not isinstance(values, dict):
-        raise ValueError(f"{what} is {_short(values)}; expected an object with {', '.join(names)}")
-    wrong = [f"lacks {name}" for name in names if name not in values]
-    wrong += [f"has an unknown {name!r}" for name in values if name not in names]
-    if wrong:
-        raise ValueError(f"{what} {wrong[0]}")
-    return values
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _block_keys(space: SearchSpace) -> list[BlockKey]:
+    return list(product(space.embed_dim, space.num_heads, space.mlp_ratio))
 
 
 def _ns(ms: float) -> int:
@@ -303,14 +267,12 @@ def measure_command(
     Args:
         out: JSON file to write.
         space: name of the search space.
-        device: cpu or cuda.
-        batch_size: images a call.
-        img_size: input side in pixels, that of a run's last stage; the space's where not given.
-        rounds: timed calls of every network, at most.
-        seconds: start no further round after this long.
+        device: device to measure.
+        batch_size: images per call.
+        img_size: input side in pixels, such as that of a run's last stage (None: the space's).
+        rounds: largest number of timed calls of every network.
+        seconds: start no further round after this time.
     """
-    from autoformer_zoo.published import find_space
-
     require_writable(out)
     sized = find_space(space)
     if img_size is not None:
@@ -326,8 +288,6 @@ def measure_command(
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    from training.run.command import run_command
-
     return run_command("python -m training.search.costs", measure_command, argv)
 
 

@@ -18,7 +18,10 @@ from dataclasses import dataclass
 from itertools import accumulate, combinations
 from typing import TypeVar
 
+from pydantic import NonNegativeInt, PositiveInt
+
 from autoformer_zoo.space import SearchSpace, SubnetConfig
+from training.config import Share, config_dataclass
 from training.search.constraints import Feasible
 
 Scorer = Callable[[Sequence[SubnetConfig]], Sequence[float]]
@@ -30,7 +33,7 @@ TRIES = 10  # attempts for each child, as upstream
 EXHAUSTED = 100  # draws in a row that were all scored before: assume that no others exist
 
 
-@dataclass(frozen=True, slots=True)
+@config_dataclass("evolution.")
 class EvolutionConfig:
     """Sizes and probabilities of a search; the defaults are the paper's.
 
@@ -38,26 +41,16 @@ class EvolutionConfig:
         ValueError: a number is out of its range.
     """
 
-    population: int = 50  # subnets scored in each generation
-    generations: int = 20  # number of generations; the first one is random
-    keep: int = 10  # number of parents: the best subnets of all generations so far
-    crossover: int = 25  # children of two parents in each generation
-    mutation: int = 25  # children of one parent in each generation
-    gene_probability: float = 0.2  # probability that a block's heads, or its MLP ratio, mutate
-    size_probability: float = 0.4  # probability that the depth, or the width, mutates
+    population: PositiveInt = 50  # subnets scored in each generation
+    generations: PositiveInt = 20  # number of generations; the first one is random
+    keep: PositiveInt = 10  # number of parents: the best subnets of all generations so far
+    crossover: NonNegativeInt = 25  # children of two parents in each generation
+    mutation: NonNegativeInt = 25  # children of one parent in each generation
+    gene_probability: Share = 0.2  # probability that a block's heads, or its MLP ratio, mutate
+    size_probability: Share = 0.4  # probability that the depth, or the width, mutates
     seed: int = 0  # seed of the search
 
     def __post_init__(self) -> None:
-        for name in ("population", "generations", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
-        for name in ("gene_probability", "size_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 to 1")
-        if min(self.crossover, self.mutation) < 0:
-            raise ValueError(
-                f"crossover {self.crossover}, mutation {self.mutation}; expected 0 or more"
-            )
         if self.crossover + self.mutation > self.population:
             raise ValueError(
                 f"crossover {self.crossover} and mutation {self.mutation} are more than the "

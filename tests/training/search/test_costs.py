@@ -1,4 +1,4 @@
-"""Tables of block latencies: what is refused when one is read or measured."""
+"""Tables of block latencies: what is refused when one is read or measured, and the command."""
 
 from __future__ import annotations
 
@@ -10,60 +10,71 @@ from typing import Any
 import pytest
 import torch
 
+import autoformer_zoo as az
+from tests.helpers.made_search import make_table
 from tests.helpers.made_training import MINI
 from training.search import costs
 from training.search.costs import BlockLatency, LatencyTable, main, measure_latencies, measure_ms
 
 BLOCK = BlockLatency(32, 1, 1.0, 5)
 TABLE = LatencyTable("cpu", 1, 1, 16, 4, {}, {"32": 7}, (BLOCK,))
+VALUES = asdict(TABLE)
+
+
+def test_table_is_read_back_and_adds_up() -> None:
+    table = make_table()
+    assert LatencyTable.from_json(table.to_json()) == table
+    subnet = az.SubnetConfig(2, 32, (1, 2), (1.0, 2.0))
+    assert table.cost(MINI).value(subnet) == (32_000 + 128_000) / 1e6
 
 
 @pytest.mark.parametrize(
-    ("changes", "text"),
+    ("changes", "name"),
     [
-        ({"rest_ns": 5}, "rest_ns is 5; expected an object"),
-        ({"rest_ns": {"32": -1}}, "rest_ns['32'] is -1; expected a whole number, 0 or more"),
-        ({"rest_ns": {"32": 1.5}}, "rest_ns['32'] is 1.5; expected a whole number, 0 or more"),
-        ({"batch_size": 0}, "batch_size is 0; expected a whole number, 1 or more"),
-        ({"threads": True}, "threads is True; expected a whole number, 1 or more"),
-        ({"device": "gpu"}, "device is 'gpu'; expected cpu or cuda"),
-        ({"environment": []}, "environment is []; expected an object"),
-        ({"blocks": 3}, "blocks is 3; expected a list"),
-        ({"blocks": [3]}, "blocks[0] is 3; expected an object with embed_dim, num_heads, "),
-        ({"blocks": [{"embed_dim": 32}]}, "blocks[0] lacks num_heads"),
-        ({"more": 1}, "the table has an unknown 'more'"),
+        ({"rest_ns": 5}, "rest_ns"),
+        ({"rest_ns": {"32": -1}}, "rest_ns.32"),
+        ({"rest_ns": {"32": 1.5}}, "rest_ns.32"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"threads": True}, "threads"),
+        ({"device": "gpu"}, "device"),
+        ({"environment": []}, "environment"),
+        ({"blocks": [3]}, "blocks.0"),
+        ({"blocks": [{"embed_dim": 32}]}, "blocks.0.num_heads"),
+        ({"blocks": [{**asdict(BLOCK), "ns": float("inf")}]}, "blocks.0.ns"),
+        ({"blocks": [{**asdict(BLOCK), "ns": 10**400}]}, "blocks.0.ns"),
+        ({"blocks": [{**asdict(BLOCK), "mlp_ratio": float("nan")}]}, "blocks.0.mlp_ratio"),
+        ({"blocks": [asdict(BLOCK), {**asdict(BLOCK), "embed_dim": 0}]}, "blocks.1.embed_dim"),
+        ({"more": 1}, "more"),
     ],
-    ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_table_of_wrong_values_is_refused(changes: dict[str, Any], text: str) -> None:
-    with pytest.raises(ValueError, match="not a table of block latencies") as told:
-        LatencyTable.from_json(json.dumps({**asdict(TABLE), **changes}))
-    assert text in str(told.value)
+def test_wrong_value_is_named(changes: dict[str, Any], name: str) -> None:
+    with pytest.raises(ValueError, match=rf"not a table of block latencies \({name} is "):
+        LatencyTable.from_json(json.dumps({**VALUES, **changes}))
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "text"),
-    [
-        ("ns", "x", "'x'; expected a whole number, 0 or more"),
-        ("ns", float("nan"), "nan; expected a whole number, 0 or more"),
-        ("ns", -1, "-1; expected a whole number, 0 or more"),
-        ("embed_dim", 0, "0; expected a whole number, 1 or more"),
-        ("mlp_ratio", float("nan"), "nan; expected above 0"),
-        ("mlp_ratio", "1", "'1'; expected above 0"),
-    ],
-)
-def test_block_of_wrong_values_is_refused(name: str, value: object, text: str) -> None:
-    blocks = [asdict(BLOCK), {**asdict(BLOCK), name: value}]
-    with pytest.raises(ValueError, match="not a table of block latencies") as told:
-        LatencyTable.from_json(json.dumps({**asdict(TABLE), "blocks": blocks}))
-    assert f"blocks[1].{name} is {text}" in str(told.value)
-
-
-@pytest.mark.parametrize("text", ["[]", "3", "{", '{"device": "cpu"}'])
-def test_other_json_is_refused_in_one_line(text: str) -> None:
-    with pytest.raises(ValueError, match="not a table of block latencies") as told:
+@pytest.mark.parametrize("text", ["[]", "3", "{", "[" * 100_000, '{"device": "cpu"}', "\ud800"])
+def test_other_text_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(ValueError, match="not a table of block latencies") as refused:
         LatencyTable.from_json(text)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_table_of_another_space_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"lacks the block .* = \(64, 3, 1.0\); measure another"):
+        make_table().cost(
+            replace(
+                MINI,
+                embed_dim=(64,),
+                num_heads=(3,),
+                supernet=replace(MINI.supernet, num_heads=(3, 3, 3)),
+            )
+        )
+    with pytest.raises(ValueError, match=r"for images and patches of \(16, 4\) px, the space"):
+        make_table().cost(az.SPACES["nano"])
+
+
+# Measuring
 
 
 def test_winner_is_measured_with_the_tables_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,29 +99,23 @@ def test_numbers_out_of_range_are_refused_before_measuring(
         measure_latencies(MINI, **changes)
 
 
-# The command
-
-
-def test_table_of_another_size_is_measured(tmp_path: Path) -> None:
+def test_command_measures_a_table_of_another_size(tmp_path: Path) -> None:
     out = tmp_path / "table.json"
     few = ["--rounds", "3", "--img-size", "8", "--out", str(out)]
     assert main(["--space", MINI.to_json(), *few]) == 0
     table = LatencyTable.from_json(out.read_text())
     assert table.img_size == 8
-    table.cost(replace(MINI, img_size=8))
+    assert table.cost(replace(MINI, img_size=8)).value(MINI.largest) > 0
 
 
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
         (["--device", "gpu"], "invalid choice"),
-        (["--batch-size", "0"], "batch_size is 0; expected a whole number, 1 or more"),
-        (["--rounds", "0"], "rounds is 0; expected 1 or more"),
-        (["--seconds", "-1"], "seconds is -1.0; expected a positive number"),
-        (["--img-size", "0"], "img_size is 0; expected a positive whole number"),
+        (["--batch-size", "0"], "batch_size is 0; expected 1 or more"),
         (["--img-size", "17"], "img_size is 17; expected a multiple of 4"),
-        (["--out", "nowhere/x.json"], "nowhere/x.json: there is no folder nowhere; make it first"),
-        (["--out", "."], ". is a directory; expected the name of a file"),
+        (["--out", "nowhere/x.json"], "nowhere"),
+        (["--out", "."], ". is a "),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
