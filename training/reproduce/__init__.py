@@ -1,1 +1,6 @@
-"""TODO docstring."""
+"""Reproduce the paper's method and answer its questions; `python -m training.reproduce`.
+
+Read in this order: `config` (what is done), `phases` (training, search, ..., report), `separate`
+(the weights that entanglement is compared with), `answers` (the statistics), `report` (the text),
+`estimate` (the plan with the expected time), `__main__`.
+"""

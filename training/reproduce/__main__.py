@@ -1,4 +1,11 @@
-"""TODO docstring."""
+"""The reproduction as a command; it prints its plan with the expected time first.
+
+python -m training.reproduce --data-dir DATA --out runs/reproduce             # preset cifar10
+python -m training.reproduce --data-dir DATA --out runs/smoke --preset smoke
+python -m training.reproduce --data-dir DATA --out runs/smoke --preset smoke --from compare
+python -m training.reproduce --data-dir DATA --out runs/reproduce --plan-only
+torchrun --nproc-per-node 2 -m training.reproduce --data-dir DATA --out runs/two
+"""
 
 from __future__ import annotations
 
@@ -10,15 +17,14 @@ from typing import Annotated
 import tyro
 
 from training.config import DEFAULT_RESOURCES, Resources
-from training.reproduce.config import PRESETS, STAGES, ReproduceConfig, StageName
-from training.reproduce.estimate import plan
-from training.reproduce.stages import Reproduction
+from training.reproduce.config import PHASE_NAMES, PRESETS, PhaseName, ReproduceConfig
+from training.reproduce.estimate import describe_plan, expected_seconds, measure
+from training.reproduce.phases import Reproduction
+from training.run.command import run_command, value_of
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    from training.run.command import run_command, value_of
-
     words = sys.argv[1:] if argv is None else argv
     base = PRESETS.get(value_of("--preset", words) or "", PRESETS["cifar10"])
 
@@ -26,8 +32,8 @@ def main(argv: list[str] | None = None) -> int:
         data_dir: Path,
         out: Path,
         preset: str = "cifar10",
-        first: Annotated[StageName, tyro.conf.arg(name="from")] = "train",
-        last: Annotated[StageName, tyro.conf.arg(name="to")] = "report",
+        first: Annotated[PhaseName, tyro.conf.arg(name="from")] = "train",
+        last: Annotated[PhaseName, tyro.conf.arg(name="to")] = "report",
         plan_only: bool = False,
         config: Annotated[ReproduceConfig, tyro.conf.arg(name="")] = base,
         resources: Annotated[Resources, tyro.conf.arg(name="")] = DEFAULT_RESOURCES,
@@ -36,25 +42,26 @@ def main(argv: list[str] | None = None) -> int:
 
         Args:
             data_dir: root of the data.
-            out: directory to write; an unfinished reproduction in it goes on.
-            preset: which config to start from; every other flag changes it.
-            first: stage to start from; those before it have to be done.
-            last: stage to stop after.
-            plan_only: tell the plan and stop.
+            out: directory to write; an unfinished reproduction in it is resumed.
+            preset: config to start from; every other flag changes it.
+            first: phase to start from; those before it have to be done.
+            last: phase to stop after.
+            plan_only: print the plan and stop.
         """
         if preset not in PRESETS:
             raise ValueError(f"preset is {preset!r}; expected one of {', '.join(PRESETS)}")
         whole = Reproduction(config, data_dir, out, resources)
-        names = whole.check(first, last)
-        left = [name for name in names if not whole.is_done(name)]
+        selected = whole.select(first, last)
+        remaining = [name for name in selected if not whole.is_done(name)]
         if whole.ranks.is_first:
-            lines = plan(config, names, left, data_dir, resources, whole.ranks.world)
-            print("\n".join(lines), flush=True)
+            seconds = expected_seconds(config, measure(config.train, data_dir, resources))
+            shared = {name: value / whole.ranks.world for name, value in seconds.items()}
+            print("\n".join(describe_plan(config, selected, remaining, shared)), flush=True)
         if not plan_only:
             whole.run(first, last)
         if not whole.ranks.is_first:
             return
-        done = [name for name in STAGES if whole.is_done(name)]
+        done = [name for name in PHASE_NAMES if whole.is_done(name)]
         if "report" in done:
             print((out / "report.md").read_text())
         print(json.dumps({"out": str(out), "done": done}))

@@ -1,7 +1,7 @@
-"""The questions of a reproduction, answered from what its stages measured.
+"""The questions of a reproduction, answered from what its phases measured.
 
 Pure: JSON-able values in and out. Every answer has its numbers, a verdict (yes, no, undecided) and
-the rule behind it; the text around them is `report.py`'s.
+the rule behind it; the text around them is in `report.py`.
 """
 
 from __future__ import annotations
@@ -12,35 +12,51 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-INHERITED_MARGIN = 0.2  # points: how far the paper's inherited accuracies are from retrained ones
+from training.reproduce.config import ReproduceConfig
+
+Verdict = Literal["yes", "no", "undecided"]
+
+CONFIDENCE = 0.95  # of an interval around a mean
+# Points, of top-1 in percent: how far the paper's inherited accuracies are from retrained ones.
+INHERITED_MARGIN = 0.2
 # Of a parameter in training, in fp32: weight, gradient, AdamW's two moments, average.
 TRAINING_BYTES = 5 * 4
-WELL_TRAINED_COUNT = 200  # random subnets, fewer say little
+WELL_TRAINED_COUNT = 200  # random subnets; fewer show little
 WELL_TRAINED_MARGIN = 2.0  # points between the 10th percentile and the best random subnet
 
 
-def answer(stages: Mapping[str, Mapping[str, Any]], evaluations: int) -> dict[str, Any]:
+def answer(results: Mapping[str, Mapping[str, Any]], config: ReproduceConfig) -> dict[str, Any]:
     """Answer all questions.
 
     Args:
-        stages: what the stages train, search, retrain and evaluate left.
-        evaluations: subnets that a search was allowed to score.
+        results: of the phases train, search and evaluate.
+        config: of the reproduction.
 
     Returns:
-        Answers by letter: question, verdict, numbers. (d) and (e) are missing where their supernets
-        were not trained, (a) where the test set was not opened.
+        Answers by letter: question, rule, verdict, numbers. Without (a) if the test set was not
+        opened, and without (d) and (e) if their supernets were not trained.
     """
-    train, search, evaluate = stages["train"], stages["search"], stages["evaluate"]
+    runs, evaluated = results["train"]["runs"], results["evaluate"]
+    scores = evaluated["compared_held_out_percent"]
     answers: dict[str, Any] = {}
-    if "test_percent" in evaluate:
-        answers["a"] = _inherited(evaluate["test_percent"])
-    answers["b"] = _well_trained(evaluate["random_held_out_percent"])
-    answers["c"] = _evolution(search["best_so_far"], evaluations)
-    if any(name.startswith("separate") for name in train["runs"]):
-        answers["d"] = _against("separate", train["runs"], evaluate)
-    if any(name.startswith("sandwich") for name in train["runs"]):
-        answers["e"] = _against("sandwich", train["runs"], evaluate)
-    return {"answers": answers}
+    if "test_percent" in evaluated:
+        answers["a"] = _inherited(evaluated["test_percent"])
+    answers["b"] = _well_trained(evaluated["random_held_out_percent"])
+    evaluations = config.search.evolution.evaluations
+    answers["c"] = _evolution(results["search"]["best_so_far"], evaluations)
+    if config.separate_seeds:
+        answers["d"] = {
+            "question": "Does weight entanglement beat classic weight sharing, equally long "
+            "trained?",
+            **_compare(runs, scores, "separate", config.separate_seeds, better="uniform"),
+        }
+    if config.sandwich_seeds:
+        answers["e"] = {
+            "question": "Do the sandwich rule and in-place distillation add something, in as many "
+            "steps?",
+            **_compare(runs, scores, "sandwich", config.sandwich_seeds, better="sandwich"),
+        }
+    return answers
 
 
 def _inherited(test: Mapping[str, list[float]]) -> dict[str, Any]:
@@ -49,112 +65,113 @@ def _inherited(test: Mapping[str, list[float]]) -> dict[str, Any]:
         "question": "Do inherited weights match the same subnet trained alone, equally long?",
         "rule": f"not more than {INHERITED_MARGIN} points worse on the test set, beyond doubt",
         "verdict": exceeds(gap, -INHERITED_MARGIN),
-        "inherited_percent": _told(mean_of(test["inherited"])),
-        "alone_percent": _told(mean_of(test["alone"])),
-        "difference_points": _told(gap),
+        "inherited_percent": asdict(mean_of(test["inherited"])),
+        "alone_percent": asdict(mean_of(test["alone"])),
+        "difference_points": asdict(gap),
     }
 
 
 def _well_trained(scores: list[float]) -> dict[str, Any]:
     spread = spread_of(scores)
-    verdict: Verdict = "yes" if spread.most - spread.p10 <= WELL_TRAINED_MARGIN else "no"
-    if spread.count < WELL_TRAINED_COUNT:
-        verdict = "undecided"
+    verdict: Verdict = "yes" if spread.max - spread.p10 <= WELL_TRAINED_MARGIN else "no"
     return {
         "question": "Are many subnets of one supernet well trained?",
         "rule": f"nine of ten random subnets within {WELL_TRAINED_MARGIN} points of the best one, "
         f"of at least {WELL_TRAINED_COUNT}",
-        "verdict": verdict,
+        "verdict": verdict if spread.count >= WELL_TRAINED_COUNT else "undecided",
         "held_out_percent": asdict(spread),
     }
 
 
 def _evolution(traces: Mapping[str, list[list[float]]], evaluations: int) -> dict[str, Any]:
-    ends = {name: [trace[-1] for trace in each] for name, each in traces.items()}
-    # The same budget for both: where one ran out of new subnets, its last value stands.
-    means = {name: [statistics.fmean(trace) for trace in each] for name, each in traces.items()}
+    # The same budget for both: a search that ran out of new subnets keeps its last value.
+    ends = {name: [trace[-1] for trace in kind] for name, kind in traces.items()}
+    means = {name: [statistics.fmean(trace) for trace in kind] for name, kind in traces.items()}
     gap = difference(ends["evolution"], ends["random"])
+    along = difference(means["evolution"], means["random"])
     return {
         "question": "Does evolution beat random search at equal evaluations?",
         "rule": "its best subnet is better on the held-out images, beyond doubt",
         "verdict": exceeds(gap),
         "evaluations": evaluations,
-        "evolution_percent": _told(mean_of(ends["evolution"])),
-        "random_percent": _told(mean_of(ends["random"])),
-        "difference_points": _told(gap),
-        "difference_along_the_way_points": _told(difference(means["evolution"], means["random"])),
+        "evolution_percent": asdict(mean_of(ends["evolution"])),
+        "random_percent": asdict(mean_of(ends["random"])),
+        "difference_points": asdict(gap),
+        "difference_along_the_way_points": asdict(along),
     }
 
 
-def _against(
-    other: str, runs: Mapping[str, Mapping[str, Any]], evaluate: Mapping[str, Any]
+def _compare(
+    runs: Mapping[str, Mapping[str, Any]],
+    scores: Mapping[str, list[float]],
+    other: str,
+    seeds: int,
+    better: str,
 ) -> dict[str, Any]:
-    """Compare uniform sampling with entangled weights to another way, seed by seed."""
-    scores = evaluate["compared_held_out_percent"]
-    numbers = [name.partition("-")[2] for name in runs if name.startswith(other)]
-    ours = [statistics.fmean(scores[f"uniform-{n}"]) for n in numbers]
-    theirs = [statistics.fmean(scores[f"{other}-{n}"]) for n in numbers]
-    is_separate = other == "separate"
-    gap = difference(ours, theirs) if is_separate else difference(theirs, ours)
-    seconds, other_seconds, params, other_params = (
-        [runs[f"{name}-{n}"][key] for n in numbers]
-        for key in ("seconds", "params")
-        for name in ("uniform", other)
-    )
-    question = (
-        "Does weight entanglement beat classic weight sharing, equally long trained?"
-        if is_separate
-        else "Do the sandwich rule and in-place distillation add something, in as many steps?"
-    )
+    """Compare another kind of supernet with the uniform ones, seed by seed.
+
+    Args:
+        runs: what training reported of each run.
+        scores: of the same subnets in each run.
+        other: the other kind.
+        seeds: number of runs of that kind.
+        better: the kind that is expected to be better.
+    """
+    kinds = ("uniform", other)
+    ours, theirs = ([runs[f"{kind}-{i}"] for i in range(seeds)] for kind in kinds)
+    means = {
+        kind: [statistics.fmean(scores[f"{kind}-{i}"]) for i in range(seeds)] for kind in kinds
+    }
+    worse = other if better == "uniform" else "uniform"
+    gap = difference(means[better], means[worse])
+    params, other_params = ours[0]["params"], theirs[0]["params"]
     return {
-        "question": question,
         "rule": "the mean of the same random subnets on the held-out images, beyond doubt",
         "verdict": exceeds(gap),
-        "uniform_percent": _told(mean_of(ours)),
-        f"{other}_percent": _told(mean_of(theirs)),
-        "difference_points": _told(gap),
-        "steps": runs[f"uniform-{numbers[0]}"]["steps"],
-        **_steps_to_match(other, [(runs[f"uniform-{n}"], runs[f"{other}-{n}"]) for n in numbers]),
-        "params": params[0],
-        f"{other}_params": other_params[0],
-        "training_state_mib": params[0] * TRAINING_BYTES / 2**20,
-        f"{other}_training_state_mib": other_params[0] * TRAINING_BYTES / 2**20,
-        "seconds": _told(mean_of(seconds)),
-        f"{other}_seconds": _told(mean_of(other_seconds)),
+        "uniform_percent": asdict(mean_of(means["uniform"])),
+        f"{other}_percent": asdict(mean_of(means[other])),
+        "difference_points": asdict(gap),
+        "steps": ours[0]["steps"],
+        **_steps_to_match(ours, theirs, other),
+        "params": params,
+        f"{other}_params": other_params,
+        "training_state_mib": params * TRAINING_BYTES / 2**20,
+        f"{other}_training_state_mib": other_params * TRAINING_BYTES / 2**20,
+        "seconds": asdict(mean_of([run["seconds"] for run in ours])),
+        f"{other}_seconds": asdict(mean_of([run["seconds"] for run in theirs])),
     }
 
 
 def _steps_to_match(
-    other: str, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
-) -> dict[str, Any]:
-    """Say after how many steps each way was as good as the other one in the end, on average.
+    ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], other: str
+) -> dict[str, int | None]:
+    """Return how many steps each kind needs to reach the other's final accuracy, on average.
 
-    By the mean of the smallest and the largest subnet, which training measures now and then; None
-    where some seed never came that far, and nothing where nothing was measured.
+    By the mean of the smallest and the largest subnet, which training measures between epochs. None
+    if a seed never reached it; empty if nothing was measured.
     """
-    ways = {f"uniform_steps_to_match_{other}": (0, 1), f"{other}_steps_to_match_uniform": (1, 0)}
-    told: dict[str, Any] = {}
-    for name, (one, another) in ways.items():
-        curves = [(pair[one]["held_out"], pair[another]["held_out"]) for pair in pairs]
-        if not all(curve and goal for curve, goal in curves):
-            return {}
-        reached = [
-            next((step for step, percent in curve if percent >= goal[-1][1]), None)
-            for curve, goal in curves
-        ]
-        steps = [step for step in reached if step is not None]
-        told[name] = round(statistics.fmean(steps)) if len(steps) == len(reached) else None
-    return told
+    if not all(run["held_out"] for run in (*ours, *theirs)):
+        return {}
+    return {
+        f"uniform_steps_to_match_{other}": _mean_steps(ours, theirs),
+        f"{other}_steps_to_match_uniform": _mean_steps(theirs, ours),
+    }
 
 
-def _told(mean: Mean) -> dict[str, Any]:
-    return asdict(mean)
+def _mean_steps(
+    runs: Sequence[Mapping[str, Any]], goals: Sequence[Mapping[str, Any]]
+) -> int | None:
+    steps = []
+    for run, goal in zip(runs, goals, strict=True):
+        final = goal["held_out"][-1][1]
+        reached = [step for step, percent in run["held_out"] if percent >= final]
+        if not reached:
+            return None
+        steps.append(reached[0])
+    return round(statistics.fmean(steps))
 
 
-Verdict = Literal["yes", "no", "undecided"]
-
-
-COVERED = 0.95  # of an interval around a mean
+# Statistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,18 +180,18 @@ class Mean:
 
     Args:
         mean: of the values.
-        half_width: of the 95 % interval by Student's t; None for a single value.
+        ci95: half the width of the 95 % interval by Student's t; None for a single value.
         count: number of values.
     """
 
     mean: float
-    half_width: float | None
+    ci95: float | None
     count: int
 
     def __str__(self) -> str:
-        if self.half_width is None:
+        if self.ci95 is None:
             return f"{self.mean:.2f} (one value, no error bar)"
-        return f"{self.mean:.2f} ± {self.half_width:.2f}"
+        return f"{self.mean:.2f} ± {self.ci95:.2f}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,86 +200,49 @@ class Spread:
 
     count: int
     mean: float
-    deviation: float
-    least: float
+    std: float
+    min: float
     p10: float
     median: float
     p90: float
-    most: float
+    max: float
 
 
 def mean_of(values: Sequence[float]) -> Mean:
-    """Return the mean with its 95 % interval.
-
-    Raises:
-        ValueError: there is no value.
-    """
-    if not values:
-        raise ValueError("no value to take the mean of; expected at least one")
+    """Return the mean of one or more values with its 95 % interval."""
     if len(values) == 1:
         return Mean(values[0], None, 1)
-    half_width = student_t(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return Mean(statistics.fmean(values), half_width, len(values))
+    from scipy.stats import t  # takes a second to import
 
-
-def student_t(degrees: int, covered: float = COVERED) -> float:
-    """Return t such that Student's distribution has the share `covered` between -t and t.
-
-    By bisection of the angle atan(t / sqrt(degrees)), whose share is a finite series.
-
-    Args:
-        degrees: of freedom, from 1 on.
-        covered: more than 0 and less than 1.
-
-    Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4.
-    """
-    low, high = 0.0, math.pi / 2
-    while low < (angle := (low + high) / 2) < high:
-        low, high = (angle, high) if _share_within(angle, degrees) < covered else (low, angle)
-    return math.sqrt(degrees) * math.tan(angle)
-
-
-def _share_within(angle: float, degrees: int) -> float:
-    is_odd = degrees % 2
-    term = math.cos(angle) if is_odd else 1.0
-    total = 0.0
-    for power in range(2 + is_odd, degrees + 1, 2):  # of the cosine, in the term after this one
-        total += term
-        term *= (power - 1) / power * math.cos(angle) ** 2
-    total *= math.sin(angle)
-    return 2 / math.pi * (angle + total) if is_odd else total
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    ci95 = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
+    return Mean(statistics.fmean(values), ci95, len(values))
 
 
 def difference(ones: Sequence[float], others: Sequence[float]) -> Mean:
-    """Return the mean of paired differences, ones - others: seed by seed.
-
-    Raises:
-        ValueError: the numbers of values differ, or are 0.
-    """
-    if len(ones) != len(others):
-        raise ValueError(f"{len(ones)} and {len(others)} values; expected one of each a seed")
+    """Return the mean of paired differences, ones - others: seed by seed."""
     return mean_of([one - other for one, other in zip(ones, others, strict=True)])
 
 
 def exceeds(mean: Mean, margin: float = 0.0) -> Verdict:
-    """Say whether a difference is above `margin`: undecided where its interval holds it."""
-    if mean.half_width is None:
+    """Return whether a difference is above `margin`; undecided if its interval includes that."""
+    if mean.ci95 is None:
         return "undecided"
-    if mean.mean - mean.half_width > margin:
+    if mean.mean - mean.ci95 > margin:
         return "yes"
-    return "no" if mean.mean + mean.half_width <= margin else "undecided"
+    return "no" if mean.mean + mean.ci95 <= margin else "undecided"
 
 
 def spread_of(values: Sequence[float]) -> Spread:
     """Return the distribution of two or more values."""
     deciles = statistics.quantiles(values, n=10, method="inclusive")
     return Spread(
-        len(values),
-        statistics.fmean(values),
-        statistics.stdev(values),
-        min(values),
-        deciles[0],
-        statistics.median(values),
-        deciles[8],
-        max(values),
+        count=len(values),
+        mean=statistics.fmean(values),
+        std=statistics.stdev(values),
+        min=min(values),
+        p10=deciles[0],
+        median=statistics.median(values),
+        p90=deciles[8],
+        max=max(values),
     )

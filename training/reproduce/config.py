@@ -1,4 +1,4 @@
-"""What a reproduction consists of: one frozen dataclass and its presets."""
+"""What a reproduction consists of: one frozen dataclass, its presets, the names of its parts."""
 
 from __future__ import annotations
 
@@ -6,86 +6,111 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
-from training.config import Stage, TrainConfig
+from pydantic import NonNegativeInt, PositiveInt
+
+from training.config import Stage, TrainConfig, config_dataclass
 from training.presets import PRESETS as TRAIN_PRESETS
 from training.search.config import DEFAULT_SEARCH, SearchConfig, config_to_dict
 from training.search.evolution import EvolutionConfig
 
-StageName = Literal["train", "search", "extract", "retrain", "evaluate", "compare", "report"]
-STAGES: tuple[StageName, ...] = get_args(StageName)
+# Their results are stage-NAME.json. They are called phases here: `Stage` is a part of a training.
+PhaseName = Literal["train", "search", "extract", "retrain", "evaluate", "compare", "report"]
+PHASE_NAMES: tuple[PhaseName, ...] = get_args(PhaseName)
+
+RunKind = Literal["uniform", "sandwich", "separate", "alone"]
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingRun:
+    """One of the trainings of a reproduction.
+
+    Args:
+        kind: a supernet with uniform sampling, with the sandwich rule, or with separate weights per
+            choice; or the winner alone.
+        number: of its seed, from 0 on.
+    """
+
+    kind: RunKind
+    number: int
+
+    @property
+    def name(self) -> str:
+        """Name of its directory and in results."""
+        return f"{self.kind}-{self.number}"
+
+
+@config_dataclass()
 class ReproduceConfig:
     """Everything that decides what a reproduction computes.
 
     Raises:
-        ValueError: a number is out of its range.
+        ValueError: a number is out of its range, or values do not go together.
     """
 
     train: TrainConfig = TRAIN_PRESETS["cifar10"]
     search: SearchConfig = DEFAULT_SEARCH
-    seeds: int = 3  # supernets, and networks trained alone; from the seed of `train` on
-    sandwich_seeds: int = 3  # supernets under the sandwich rule, a step of which costs four times
-    separate_seeds: int = 3  # supernets with separate weights per choice
-    search_seeds: int = 3  # searches by evolution, and as many by chance
-    random_subnets: int = 200  # of the first supernet, to see how all of them do
-    compared_subnets: int = 20  # of these, to compare ways to train a supernet by
-    images: int = 0  # held-out images that candidates are scored on; 0: all
-    tests: bool = True  # open the test set in the end
+    seeds: PositiveInt = 3  # number of supernets, and of networks trained alone
+    sandwich_seeds: NonNegativeInt = 3  # supernets under the sandwich rule; steps cost 4 times
+    separate_seeds: NonNegativeInt = 3  # supernets with separate weights per choice
+    search_seeds: PositiveInt = 3  # searches by evolution, and as many random ones
+    random_subnets: PositiveInt = 200  # random subnets of the first supernet to score
+    compared_subnets: PositiveInt = 20  # how many of these are scored in every other supernet
+    images: NonNegativeInt = 0  # held-out images that subnets are scored on (0: all)
+    tests: bool = True  # open the test set at the end
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "search_seeds", "compared_subnets"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
         if self.random_subnets < max(2, self.compared_subnets):
             raise ValueError(
                 f"random_subnets is {self.random_subnets}; expected 2 or more, and at least "
                 f"compared_subnets = {self.compared_subnets}"
             )
         for name in ("sandwich_seeds", "separate_seeds"):
-            if not 0 <= getattr(self, name) <= self.seeds:
+            if getattr(self, name) > self.seeds:
                 raise ValueError(
-                    f"{name} is {getattr(self, name)}; expected 0 to seeds = {self.seeds}: each is "
-                    "compared with the supernet of the same seed"
+                    f"{name} is {getattr(self, name)}; expected at most seeds = {self.seeds}: each "
+                    "is compared with the uniform supernet of the same seed"
                 )
         if not (self.train.held_out_per_class or self.train.data.held_out_split):
             raise ValueError(
                 "train.held_out_per_class is 0 and train.data.held_out_split empty; candidates are "
                 "scored on held-out images: give one of them"
             )
-        if self.images < 0:
-            raise ValueError(f"images is {self.images}; expected 0 for all, or how many")
         if self.search.method != "evolution":
             raise ValueError(
-                f"search.method is {self.search.method!r}; expected evolution: random search is "
-                "what it is compared with, and done anyway"
+                f"search.method is {self.search.method!r}; expected evolution: it is compared with "
+                "random search anyway"
             )
         if self.train.sampling != "uniform":
             raise ValueError(
-                f"train.sampling is {self.train.sampling!r}; expected uniform: the stages set the "
-                "others themselves"
+                f"train.sampling is {self.train.sampling!r}; expected uniform: the other ways of "
+                "sampling are trained as well"
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON-able values; a bound that limits nothing is None."""
+        """Return JSON-able values; a bound that excludes nothing is None."""
         values = {**asdict(self), "search": config_to_dict(self.search)}
         return json.loads(json.dumps(values))  # type: ignore[no-any-return]
 
-    def runs(self) -> dict[str, TrainConfig]:
-        """Return the supernets to train, by the name of their run."""
-        first = self.train.seed
-        seeds = [replace(self.train, seed=first + i) for i in range(self.seeds)]
-        runs = {f"uniform-{i}": each for i, each in enumerate(seeds)}
-        for i in range(self.sandwich_seeds):
-            runs[f"sandwich-{i}"] = replace(seeds[i], sampling="sandwich")
-        for i in range(self.separate_seeds):
-            runs[f"separate-{i}"] = seeds[i]
-        return runs
+    def supernets(self) -> dict[TrainingRun, TrainConfig]:
+        """Return the supernets to train; seed number i is the same for all kinds."""
+        counts: dict[RunKind, int] = {
+            "uniform": self.seeds,
+            "sandwich": self.sandwich_seeds,
+            "separate": self.separate_seeds,
+        }
+        return {
+            TrainingRun(kind, i): replace(
+                self.train,
+                seed=self.train.seed + i,
+                sampling="sandwich" if kind == "sandwich" else "uniform",
+            )
+            for kind, count in counts.items()
+            for i in range(count)
+        }
 
 
-# The whole method at CIFAR-10's scale, as the paper does it. Meant for one GPU; not run to its end
-# yet, so neither time nor accuracy stands here: the plan that it prints has an estimate.
+# The whole method at CIFAR-10's scale, as in the paper. Meant for one GPU; not run to its end yet,
+# so there is no time or accuracy to quote: the plan that the command prints has an estimate.
 # python -m training.reproduce --data-dir DIR --out runs/reproduce --train.data.download True
 CIFAR10 = ReproduceConfig()
 
@@ -99,7 +124,7 @@ CIFAR10_CPU = ReproduceConfig(
     images=1000,
 )
 
-# All stages on real images, to see that everything works: under 2 minutes on 2 idle cores.
+# All phases on real images, to see that everything works: under 2 minutes on 2 idle cores.
 # python -m training.reproduce --preset smoke --data-dir DIR --out runs/smoke
 SMOKE = ReproduceConfig(
     train=replace(TRAIN_PRESETS["smoke"], held_out_per_class=4950, batch_size=50),
@@ -116,8 +141,8 @@ SMOKE = ReproduceConfig(
     images=200,
 )
 
-# The paper's values, one supernet each. Without questions (d) and (e), which take other supernets.
-# Not run here: no ImageNet at hand.
+# The paper's values, one supernet each. Without questions (d) and (e), which need other supernets.
+# Not run yet: it needs ImageNet.
 # python -m training.reproduce --preset imagenet-tiny --data-dir IMAGENET --out runs/tiny
 _IMAGENET = ReproduceConfig(
     train=TRAIN_PRESETS["imagenet-tiny"],

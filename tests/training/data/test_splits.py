@@ -19,7 +19,7 @@ from training.data.open import open_source
 from training.data.splits import require_apart, require_kind, require_split
 from training.presets import PRESETS
 from training.reproduce.config import ReproduceConfig
-from training.reproduce.stages import Reproduction, open_test
+from training.reproduce.phases import Reproduction, open_test
 from training.run.distributed import Ranks
 
 ALONE = Ranks(torch.device("cpu"))

@@ -1,0 +1,215 @@
+"""The phases of a reproduction on made-up images: results, resuming, constraints, the command."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from autoformer_zoo.space import SearchSpace
+from tests.helpers.made_reproduction import CONFIG, use_made_images
+from tests.helpers.made_search import make_table
+from tests.helpers.made_training import MINI, MINI_CONFIG, QUICK
+from training.reproduce import phases
+from training.reproduce.__main__ import main
+from training.reproduce.config import PHASE_NAMES, PRESETS, ReproduceConfig
+from training.reproduce.phases import Reproduction
+from training.search import evaluation
+from training.search import search as search_module
+from training.search.config import Bounds, SearchConfig
+from training.search.costs import LatencyTable
+
+FEW = replace(CONFIG, seeds=1, sandwich_seeds=0, separate_seeds=0, search_seeds=1)
+
+
+@pytest.fixture(autouse=True)
+def opened_tests(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    return use_made_images(monkeypatch)
+
+
+def reproduction(tmp_path: Path, config: ReproduceConfig = FEW) -> Reproduction:
+    return Reproduction(config, tmp_path, tmp_path / "out", QUICK, progress=False)
+
+
+def bounded(**bounds: float) -> ReproduceConfig:
+    return replace(FEW, search=replace(FEW.search, bounds=Bounds(**bounds)))
+
+
+def test_reproduction_answers_every_question(tmp_path: Path, opened_tests: list[int]) -> None:
+    whole, out = reproduction(tmp_path, CONFIG), tmp_path / "out"
+    whole.run("train", "retrain")
+    assert not opened_tests
+    whole.run("evaluate", "report")
+    assert opened_tests == [1]
+    results = json.loads((out / "results.json").read_text(), parse_constant=pytest.fail)
+    answers = results["answers"]
+    assert list(answers) == ["a", "b", "c", "d", "e"]
+    assert {answer["verdict"] for answer in answers.values()} <= {"yes", "no", "undecided"}
+    assert answers["b"]["held_out_percent"]["count"] == 6
+    assert answers["d"]["separate_params"] > 2 * answers["d"]["params"]
+    text = (out / "report.md").read_text()
+    for part in (
+        *(f"## ({letter}) " for letter in "abcde"),
+        "(one value, no error bar)",
+        "| separate training state MiB | ",
+        "| uniform steps to match separate | ",
+    ):
+        assert part in text
+    for name in ("subnets.svg", "search.svg", "search/front.svg"):
+        assert f"({name})" in text
+        assert "<svg" in (out / name).read_text()
+
+
+def test_done_phases_are_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "out" / "stage-search.json"
+    reproduction(tmp_path).run("train", "search")
+    first = json.loads(path.read_text())
+
+    def refuse(*rest: object, **more: object) -> NoReturn:
+        raise AssertionError("trained or scored again")
+
+    monkeypatch.setattr(phases, "train", refuse)
+    monkeypatch.setattr(evaluation, "inherited_accuracy", refuse)
+    reproduction(tmp_path).run("train", "search")
+    path.unlink()
+    reproduction(tmp_path).run("train", "search")  # from the journal
+    assert {**json.loads(path.read_text()), "seconds": 0} == {**first, "seconds": 0}
+
+    path.write_text(json.dumps({**first, "held_out_percent": -1.0}))
+    with pytest.raises(ValueError, match=r"scores \d.* %, the search found -1.0 %: the file or"):
+        reproduction(tmp_path).run("extract", "extract")
+    with pytest.raises(ValueError, match=r"was begun with train\.lr=0\.001, .* 0\.5"):
+        reproduction(tmp_path, replace(FEW, train=replace(FEW.train, lr=0.5)))
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "text"),
+    [
+        ("extract", "report", "has not done train, search; start from there"),
+        ("search", "train", "search comes after train; expected the earlier phase first"),
+    ],
+)
+def test_wrong_order_writes_nothing(tmp_path: Path, first: str, last: str, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        reproduction(tmp_path).run(first, last)  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("config.json", '{"seeds": ', "Expecting value"),
+        ("config.json", "[" * 100_000, "recursion"),
+        ("stage-train.json", "[]", "not an object"),
+        ("stage-train.json", '{"seconds": 1}', "runs is missing"),
+    ],
+    ids=["cut", "deep", "list", "key"],
+)
+def test_damaged_file_is_named(tmp_path: Path, name: str, text: str, reason: str) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text(text)
+    with pytest.raises(ValueError, match=rf"{name} is damaged \(.*{reason}.*delete it to start"):
+        reproduction(tmp_path).result("train")
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"seeds": 0}, "seeds is 0; expected"),
+        ({"sandwich_seeds": 5}, "sandwich_seeds is 5; expected at most seeds = 2"),
+        ({"random_subnets": 1}, "random_subnets is 1; expected 2 or more, and at least"),
+        ({"train": replace(MINI_CONFIG, sampling="sandwich")}, "train.sampling is 'sandwich'"),
+        (
+            {"train": replace(MINI_CONFIG, held_out_per_class=0)},
+            "train.held_out_per_class is 0 and train.data.held_out_split empty; candidates are",
+        ),
+        ({"search": SearchConfig(method="random")}, "search.method is 'random'; expected evo"),
+    ],
+    ids=["seeds", "sandwich", "random", "sampling", "nothing held out", "method"],
+)
+def test_meaningless_configs_are_refused(values: dict[str, object], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        replace(CONFIG, **values)
+
+
+# Constraints
+
+
+def test_latency_is_measured_once_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[int] = []
+
+    def measure(space: SearchSpace, *rest: object) -> LatencyTable:
+        measured.append(space.img_size)
+        return make_table(img_size=8, device="cuda")
+
+    monkeypatch.setattr(search_module, "measure_latencies", measure)
+    reproduction(tmp_path, bounded(max_latency_ms=0.2)).run("train", "train")
+    reproduction(tmp_path, bounded(max_latency_ms=0.2)).run("train", "extract")
+    assert measured == [8]  # at the size that is scored
+    found = json.loads((tmp_path / "out" / "search" / "search.json").read_text())
+    assert all(0 < candidate["latency_ms"] <= 0.2 for candidate in found["candidates"])
+
+
+def test_latency_table_stays_that_of_the_beginning(tmp_path: Path) -> None:
+    table = tmp_path / "table.json"
+    config = bounded(max_latency_ms=0.2)
+    config = replace(config, search=replace(config.search, latency_table=str(table)))
+    with pytest.raises(FileNotFoundError, match=r"latency_table .*table\.json does not exist"):
+        reproduction(tmp_path, config).select("train", "report")
+    table.write_text(make_table(img_size=8).to_json())
+    reproduction(tmp_path, config).run("train", "train")
+    table.write_text(make_table(900, img_size=8).to_json())
+    with pytest.raises(ValueError, match="was begun with another latency table than"):
+        reproduction(tmp_path, config).run("train", "search")
+    table.write_text(make_table(img_size=8).to_json())
+    reproduction(tmp_path, config).run("train", "search")
+    table.unlink()
+    reproduction(tmp_path, config).run("extract", "extract")  # needs no latencies any more
+
+
+# The command
+
+
+def test_command_prints_the_plan_or_what_is_impossible(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--data-dir", str(tmp_path), "--preset", "smoke", "--plan-only", "--device", "cpu"]
+    common += ["--train.space", MINI.to_json(), "--train.batch-size", "20"]
+    (tmp_path / "file").write_text("")
+    assert main([*common, "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert [line.split()[0] for line in lines[: len(PHASE_NAMES)]] == list(PHASE_NAMES)
+    assert "Expected in all: " in lines[len(PHASE_NAMES)]
+    assert json.loads(lines[-1])["done"] == []
+    assert "timing a few training steps" in printed.err  # so that nobody waits without a word
+
+    for flags, text in (
+        (["--search.bounds.max-params", "10"], "no subnet of the space has params from 0 to 10"),
+        (["--out", str(tmp_path / "file" / "out")], "out is a file, or in one; expected a direc"),
+        (["--preset", "huge"], "preset is 'huge'; expected one of cifar10"),
+    ):
+        assert main([*common, "--out", str(tmp_path / "out"), *flags]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert text in printed.err
+        assert not (tmp_path / "out").exists()
+
+
+def test_untouched_test_set_is_reported(tmp_path: Path, opened_tests: list[int]) -> None:
+    reproduction(tmp_path, replace(FEW, tests=False)).run("train", "report")
+    assert "the test set was not opened" in (tmp_path / "out" / "report.md").read_text()
+    assert not opened_tests
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_smoke_preset_reports_on_real_images(tmp_path: Path, cifar10: Path) -> None:
+    whole = Reproduction(PRESETS["smoke"], cifar10, tmp_path / "out", progress=False)
+    whole.run("train", "report")
+    assert "## (e)" in (tmp_path / "out" / "report.md").read_text()
