@@ -205,7 +205,7 @@ class Reproduction:
         costs = costs_of(space, table)
         feasible = Feasible(self.space, constraints_of(config.bounds, costs))
         kept = self.searched / LATENCIES
-        if kept.exists() and LatencyTable.from_json(kept.read_text()) != table:
+        if kept.exists() and LatencyTable.load(kept) != table:
             raise ValueError(
                 f"{self.out} was begun with another latency table than {config.latency_table} is "
                 "now; give that one, or another --out"
@@ -390,6 +390,7 @@ def _test_winner(whole: Reproduction) -> dict[str, list[float]]:
     batches = open_test(whole.config.train, whole.data_dir, whole.ranks)
     found: dict[str, list[float]] = {"inherited": [], "alone": []}
     for i in range(whole.config.seeds):
+        whole.log(f"testing the winner, seed {i}")
         supernet = whole.open_task(TrainingRun("uniform", i)).supernet
         alone = load_subnet(whole.run_dir(TrainingRun("alone", i)) / WEIGHTS)
         networks = extract_subnet(supernet, whole.winner, size), build_subnet(alone, size)

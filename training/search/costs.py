@@ -90,7 +90,7 @@ class LatencyTable:
         return json.dumps(asdict(self), indent=1)
 
     @classmethod
-    def from_json(cls, text: str) -> LatencyTable:
+    def from_json(cls, text: str | bytes) -> LatencyTable:
         """Make a table from `to_json`'s output.
 
         Raises:
@@ -103,6 +103,14 @@ class LatencyTable:
                 f"not a table of block latencies ({describe_errors(error)}); make one with "
                 "python -m training.search.costs"
             ) from None
+
+    @classmethod
+    def load(cls, path: Path) -> LatencyTable:
+        """Read a file; raises as `from_json` does, with the file's name."""
+        try:
+            return cls.from_json(path.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
     def cost(self, space: SearchSpace) -> Cost:
         """Return the latency as a cost of subnets of `space`.

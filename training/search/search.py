@@ -169,7 +169,7 @@ def find_latencies(
                 f"latency_table {path} does not exist; make one with "
                 "python -m training.search.costs"
             )
-        return LatencyTable.from_json(path.read_text())
+        return LatencyTable.load(path)
     if not config.bounds.constrain_latency:
         return None
 
@@ -177,7 +177,7 @@ def find_latencies(
         path, begun = out / LATENCIES, out / BEGUN
         if path.exists() and begun.exists():
             require_same(read_json(begun), header, out)
-            return LatencyTable.from_json(path.read_text())
+            return LatencyTable.load(path)
         return measure_latencies(space, config.latency_device, config.latency_batch_size)
 
     return ranks.by_first(find)

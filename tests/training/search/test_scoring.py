@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import socket
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
+import torch
 
 from autoformer_zoo.space import SubnetConfig
 from tests.helpers.made_search import make_task
 from tests.helpers.made_training import MINI
 from training.run import plots
+from training.run.distributed import Ranks
 from training.search import scoring
 from training.search.config import SearchConfig
 from training.search.evolution import EvolutionConfig, Scorer
@@ -80,78 +78,25 @@ def test_damaged_journal_is_named(tmp_path: Path, line: str) -> None:
         JournaledScorer(refuse, tmp_path, {}, progress=False)
 
 
-RANKS = """
-import json, sys
-from pathlib import Path
-from autoformer_zoo.space import SearchSpace
-from training.run.distributed import LostProcessError
-from training.search.constraints import Feasible
-from training.search.evolution import EvolutionConfig, evolve
-from training.search.scoring import JournaledScorer, join_ranks
+class LostRanks(Ranks):
+    """Two processes, of which the other one fails in its work."""
 
-space, out = SearchSpace.from_json(sys.argv[1]), Path(sys.argv[2])
-ranks, errors = join_ranks(), [None]
-few = EvolutionConfig(6, 3, 3, 2, 2)
+    def together(self, work: Callable[[], Any]) -> Any:
+        work()
+        raise OSError("the disk of rank 1 is full")
 
-def score_one(subnet):
-    if ranks.rank == 1 and errors[0]:
-        raise errors[0]
-    return subnet.embed_dim + sum(subnet.mlp_ratio) - len(subnet.num_heads) / 3
-
-def report(name, folder, header):
-    try:
-        evolve(Feasible(space), JournaledScorer(score_one, out / folder, header, ranks, False), few)
-    except (ValueError, OSError, LostProcessError) as error:
-        (out / f"{name}-{ranks.rank}.txt").write_text(str(error))
-
-scorer = JournaledScorer(score_one, out / "good", {"a": 1}, ranks, False)
-done = evolve(Feasible(space), scorer, few)
-scores = [[candidate.subnet.to_dict(), candidate.score] for candidate in done]
-(out / f"done-{ranks.rank}.json").write_text(json.dumps(scores))
-report("other", "good", {"a": 2})
-report("shut", "shut", {})
-errors[0] = OSError("the disk is gone")
-report("failed", "failed", {})
-errors[0] = SystemExit(3)
-report("lost", "lost", {})
-"""
+    def by_first(self, work: Callable[[], Any]) -> Any:
+        return work()
 
 
-@pytest.mark.slow
-def test_two_processes_share_candidates_and_failures(tmp_path: Path) -> None:
-    (tmp_path / "shut" / "journal-0.jsonl").mkdir(parents=True)  # cannot be read as a file
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", RANKS, MINI.to_json(), str(tmp_path)],
-            cwd=Path(__file__).resolve().parents[3],
-            env={**os.environ, **shared, "RANK": rank, "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-    outcomes = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 3], outcomes
-
-    def read(name: str) -> str:
-        return (tmp_path / name).read_text()
-
-    done = json.loads(read("done-0.json"))
-    assert json.loads(read("done-1.json")) == done
-    assert len(done) == 18
-    assert len(read("good/journal-0.jsonl").splitlines()) == 1 + 18
-    for rank in (0, 1):
-        assert "was begun with a=1" in read(f"other-{rank}.txt")
-        assert "Is a directory" in read(f"shut-{rank}.txt")
-        assert "the disk is gone" in read(f"failed-{rank}.txt")
-    assert "a process was lost" in read("lost-0.txt")
-
-    scorer = JournaledScorer(refuse, tmp_path / "good", {"a": 1}, progress=False)
-    assert scorer([SubnetConfig.from_dict(done[0][0])]) == [done[0][1]]
+def test_failure_of_another_process_is_raised_and_not_journaled(tmp_path: Path) -> None:
+    scored: list[SubnetConfig] = []
+    ranks = LostRanks(torch.device("cpu"), rank=0, world=2)
+    scorer = JournaledScorer(lambda s: scored.append(s) or 1.0, tmp_path, {}, ranks, False)
+    with pytest.raises(OSError, match="the disk of rank 1 is full"):
+        scorer([MINI.smallest, MINI.largest])
+    assert scored == [MINI.smallest]
+    assert not list(tmp_path.iterdir())
 
 
 # bf16
