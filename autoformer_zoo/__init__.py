@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from autoformer_zoo.classify.predict import predict
     from autoformer_zoo.factory import create_model, extract_subnet, list_models
     from autoformer_zoo.network.complexity import count_macs, count_params, official_complexity
+    from autoformer_zoo.network.frozen import freeze
     from autoformer_zoo.network.vit import AutoFormer
     from autoformer_zoo.onnx.classifier import OnnxClassifier
     from autoformer_zoo.onnx.export import export_onnx
@@ -37,6 +38,7 @@ __all__ = [
     "create_model",
     "export_onnx",
     "extract_subnet",
+    "freeze",
     "list_models",
     "load_supernet",
     "official_complexity",
@@ -52,6 +54,7 @@ _LAZY = {
     "create_model": "factory",
     "export_onnx": "onnx.export",
     "extract_subnet": "factory",
+    "freeze": "network.frozen",
     "list_models": "factory",
     "load_supernet": "weights.checkpoint",
     "official_complexity": "network.complexity",

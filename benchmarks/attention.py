@@ -27,8 +27,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from autoformer_zoo.network.attention import is_plain_inference, prepare_constants, relpos_attention
-from autoformer_zoo.network.workspace import augmented
+from autoformer_zoo.network.attention import relpos_attention
+from autoformer_zoo.network.relpos import split_tables
+from autoformer_zoo.network.workspace import augmented, is_plain_inference
 from autoformer_zoo.space import HEAD_DIM, NUM_REL_POS
 from benchmarks.measure.competitors import DTYPES, thread_count
 from benchmarks.measure.memory import MIB, PeakMemory
@@ -194,8 +195,8 @@ def make_run(form: Form, operands: Operands) -> Callable[[], Tensor]:
         scale = HEAD_DIM**-0.5
         return lambda: F.scaled_dot_product_attention(q, k, v, scale=scale)
     if form == "augmented" and is_plain_inference(tables):
-        constants = prepare_constants(tables, grid)
-        return lambda: augmented(qkv, constants, grid)
+        table_k, table_v = split_tables(tables, grid)
+        return lambda: augmented(qkv, table_k, table_v, grid)
     return lambda: relpos_attention(qkv, tables, grid, form=form)  # type: ignore[arg-type]
 
 

@@ -27,10 +27,10 @@ from typing import Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from autoformer_zoo.network import workspace as attention_inference
-from autoformer_zoo.space import HEAD_DIM, MAX_DISTANCE, SCALE
+from autoformer_zoo.network.relpos import patch_marks, relative_index, split_tables
+from autoformer_zoo.network.workspace import augmented, is_plain_inference
+from autoformer_zoo.space import HEAD_DIM, SCALE
 
 AttentionForm = Literal["auto", "explicit", "augmented", "decomposed"]
 FORM_VARIABLE = "AUTOFORMER_ZOO_ATTENTION"
@@ -66,38 +66,17 @@ def relpos_attention(
         form = choose_form(tokens, qkv.device.type, torch.is_grad_enabled(), qkv.dtype)
     if form == "augmented" and not dropout and qkv.dtype == tables.dtype:
         if is_plain_inference(qkv):
-            return attention_inference.augmented(qkv, prepare_constants(tables, grid), grid)
+            return augmented(qkv, *split_tables(tables, grid), grid)
         if is_compiled_inference(qkv):
             from autoformer_zoo.network.compiled import augmented_operator
 
-            made = prepare_constants(tables, grid)
-            constants = (made.table_k, made.table_v, made.marks)
-            return augmented_operator(qkv, *constants, *grid).transpose(1, 2)
+            return augmented_operator(qkv, *split_tables(tables, grid), *grid).transpose(1, 2)
     q, k, v = qkv.unbind(0)
     return _FORMS[form](q, k, v, tables, grid, dropout)
 
 
-def prepare_constants(tables: Tensor, grid: tuple[int, int]) -> attention_inference.Constants:
-    """Derive from the tables what inference on the CPU needs on this grid."""
-    marks = patch_marks(grid, tables.dtype, tables.device)
-    return attention_inference.make_constants(split_tables(tables, grid), marks)
-
-
-def is_plain_inference(tensor: Tensor) -> bool:
-    """Tell whether results may be written in place: on the CPU, nothing traced or transformed."""
-    return (
-        not torch.is_grad_enabled()
-        and isinstance(tensor, Tensor)  # torch.fx traces with stand-ins
-        and tensor.is_cpu
-        and not torch.compiler.is_compiling()
-        and not torch._C._get_tracing_state()
-        and not _is_transformed()
-        and forward_ad._current_level < 0
-    )
-
-
 def is_compiled_inference(tensor: Tensor) -> bool:
-    """Tell whether torch.compile is at work for the CPU, without gradients.
+    """Return True while torch.compile traces CPU inference.
 
     What inductor makes of the skewed reads and the concatenations took 1.7 ms a block in tiny at
     batch 8, more than in eager mode. An exported graph is for other programs, and gets PyTorch's
@@ -108,15 +87,7 @@ def is_compiled_inference(tensor: Tensor) -> bool:
         and not torch.compiler.is_exporting()
         and not torch.is_grad_enabled()
         and tensor.is_cpu
-        and not _is_transformed()
     )
-
-
-# A constant of each graph: torch.compile makes another one where this changes.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _is_transformed() -> bool:
-    """Tell whether vmap, jvp or the like is at work."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def check_form(form: str, source: str = "attention") -> AttentionForm:
@@ -228,64 +199,6 @@ _FORMS = {
     "augmented": augmented_attention,
     "decomposed": decomposed_attention,
 }
-
-
-def relative_index(
-    grid: tuple[int, int], device: torch.device | None = None
-) -> tuple[Tensor, Tensor]:
-    """Return which table rows each pair of tokens uses, for rows and for columns.
-
-    Args:
-        grid: rows and columns of patches.
-        device: where the result lives.
-
-    Returns:
-        Two integer tensors (N, N) with values in 0..R-1, 0 in the class token's row and column.
-    """
-    height, width = grid
-    r = torch.arange(height, device=device).repeat_interleave(width)  # (N - 1,)
-    c = torch.arange(width, device=device).repeat(height)  # (N - 1,)
-
-    def index(position: Tensor) -> Tensor:
-        distance = position[None, :] - position[:, None]
-        return F.pad(distance.clamp(-MAX_DISTANCE, MAX_DISTANCE) + MAX_DISTANCE + 1, (1, 0, 1, 0))
-
-    return index(r), index(c)
-
-
-def patch_marks(grid: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return the one-hot row and column of every patch, and a mark for CLS: (N, h + w + 1)."""
-    height, width = grid
-    rows = torch.eye(height, dtype=dtype, device=device).repeat_interleave(width, 0)  # (N - 1, h)
-    columns = torch.eye(width, dtype=dtype, device=device).repeat(height, 1)  # (N - 1, w)
-    cls = torch.eye(1, 1 + height * width, dtype=dtype, device=device).T  # (N, 1)
-    return torch.cat([F.pad(torch.cat([rows, columns], 1), (0, 0, 1, 0)), cls], 1)
-
-
-def split_tables(tables: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Return what the fast forms need of the tables.
-
-    Returns:
-        Key vectors (2h - 1 + 2w - 1, D) for row distances 1-h..h-1, then column distances 1-w..w-1,
-        less the vector of the pairs with CLS; value vectors (2h - 1 + 2w, D) for the same
-        distances and, last, for the pairs with CLS.
-    """
-    height, width = grid
-    # A patch pair takes one row vector and one column vector: the shift comes off the row vector.
-    rows_k = _used_rows(tables[0], height) - (tables[0, 0] + tables[1, 0])
-    table_k = torch.cat([rows_k, _used_rows(tables[1], width)])
-    # No such shift for values: it would be added and taken away again, rounded each time.
-    cls_v = (tables[2, 0] + tables[3, 0])[None]  # (1, D)
-    table_v = torch.cat([_used_rows(tables[2], height), _used_rows(tables[3], width), cls_v])
-    return table_k, table_v
-
-
-def _used_rows(table: Tensor, side: int) -> Tensor:
-    middle = MAX_DISTANCE + 1
-    if side <= middle:
-        return table[middle - side + 1 : middle + side]  # (2 * side - 1, D)
-    distance = torch.arange(1 - side, side, device=table.device)
-    return table[distance.clamp(-MAX_DISTANCE, MAX_DISTANCE) + middle]
 
 
 def _key_bias(q: Tensor, table: Tensor, grid: tuple[int, int]) -> Tensor:

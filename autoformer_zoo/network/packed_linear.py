@@ -1,87 +1,127 @@
-"""Linear layers with weights kept in the order that products want them in.
+"""Linear layers whose weight is stored only as the CPU's library for products reads it.
 
-A library for products copies a weight into its own order on every call, or takes it as it lies and
-loses more; kept copies spare both, at the cost of as much memory as the weights. Two libraries come
-with PyTorch, and which one is faster depends on the processor: see `packing_library`.
-`plan.py` is the one that uses this.
+A product of a library starts by copying the weight into the library's own order, or takes it as it
+is and loses more. A packed weight spares that; `frozen.py` says when it is made. oneDNN packs; MKL
+does too, but on Intel's processors, where MKL is the faster one, that bought nothing (0.99 to 1.02
+of the time), so there the weight stays as it is.
 """
 
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-Library = Literal["mkl", "onednn"]
+from autoformer_zoo.network.workspace import is_plain_inference
 
-HAS_MKL = torch.backends.mkl.is_available() and hasattr(torch.ops.mkl, "_mkl_linear")
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(
     torch.ops.mkldnn, "_reorder_linear_weight"
 )
 # One overload each: looking for it takes longer than the rest of the call.
-_gelu_ = torch.ops.aten.gelu_.default
-_mkl_linear = torch.ops.mkl._mkl_linear.default if HAS_MKL else None
 _onednn_linear = torch.ops.mkldnn._linear_pointwise.default if HAS_ONEDNN else None
-
-
-@cache
-def packing_library() -> Library | None:
-    """Name the library whose fp32 products are the faster ones here; None where neither packs.
-
-    MKL takes its AVX2 code on processors that are not Intel's: on two cores of a Zen 5, 213 GFLOP/s
-    against oneDNN's 503 (1576 x 192 by 576). On Intel's, MKL was ahead by a tenth.
-    """
-    is_fast = HAS_ONEDNN and torch.backends.cpu.get_cpu_capability() == "AVX512"
-    if is_fast and "Intel" not in processor("vendor_id"):
-        return "onednn"
-    return "mkl" if HAS_MKL else None
-
-
-@dataclass(frozen=True, slots=True)
-class LinearStep:
-    """A linear layer: its parameters, and the weight in a library's own order."""
-
-    weight: Tensor
-    bias: Tensor | None
-    packed: Tensor | None = None
-    rows: int = 0  # of the input that MKL packed for; oneDNN's order is for any
-
-    def pack(self, library: Library, rows: int) -> LinearStep:
-        """Pack the weight for inputs of so many rows."""
-        weight = self.weight.detach()
-        if library == "onednn":
-            return replace(self, packed=torch.ops.mkldnn._reorder_linear_weight(weight, rows))
-        packed = torch.ops.mkl._mkl_reorder_linear_weight(weight, rows)
-        return replace(self, packed=packed, rows=rows)
-
-    def run(self, x: Tensor) -> Tensor:
-        """Return the product with x (..., C) plus the bias; right for any number of rows."""
-        if self.packed is None:
-            return F.linear(x, self.weight, self.bias)
-        if self.rows and _mkl_linear is not None:
-            return _mkl_linear(x, self.packed, self.weight, self.bias, self.rows)
-        assert _onednn_linear is not None  # or nothing would be packed
-        return _onednn_linear(x, self.packed, self.bias, "none", [], "")
-
-    def run_gelu(self, x: Tensor) -> Tensor:
-        """Return GELU, by the error function, of what `run` returns."""
-        if self.packed is None or self.rows or _onednn_linear is None:
-            return _gelu_(self.run(x))
-        # Up to 17 % faster than both apart, for memory that need not be fetched again.
-        return _onednn_linear(x, self.packed, self.bias, "gelu", [], "none")
-
-
+_gelu_ = torch.ops.aten.gelu_.default
+TYPICAL_ROWS = 197  # tokens of an image; oneDNN chooses the order for about so many, all are right
 CPUINFO = Path("/proc/cpuinfo")
 
 
+@cache
+def is_packing_faster() -> bool:
+    """Return True if oneDNN's products from packed weights are the fastest on this processor.
+
+    MKL runs AVX2 code on processors that are not Intel's: on two cores of a Zen 5, 213 GFLOP/s
+    against oneDNN's 503 (1576 x 192 by 576); on a Zen 4, 86 against 94. On Intel's, MKL was ahead
+    by a tenth.
+    """
+    has_avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return HAS_ONEDNN and has_avx512 and "Intel" not in processor("vendor_id")
+
+
 def processor(field: Literal["vendor_id", "model name"]) -> str:
-    """Return what Linux says of the processor; elsewhere all that Python knows, maybe nothing."""
+    """Return a field of the first processor on Linux; elsewhere what Python has, maybe nothing."""
     lines = CPUINFO.read_text().splitlines() if CPUINFO.exists() else []
     values = (line.partition(":")[2].strip() for line in lines if line.startswith(field))
     return next(values, platform.processor())
+
+
+class PackedLinear(nn.Linear):
+    """A linear layer without the parameter `weight`: there is no memory that could be written to.
+
+    Its bias stays a parameter. Training, gradients and other devices or types are for the layer
+    that it was made from.
+    """
+
+    _packed: Tensor
+
+    @classmethod
+    def convert(cls, linear: nn.Linear) -> None:
+        """Turn a linear layer into a packed one, in place: its hooks and its name stay."""
+        weight = linear.weight.detach()
+        del linear.weight
+        linear.__class__ = cls
+        linear.__dict__["_packed"] = _pack(weight)
+
+    def dense(self) -> Tensor:
+        """Return a copy of the weight (out_features, in_features)."""
+        return self._packed.to_dense() if self._packed.is_mkldnn else self._packed.clone()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x @ weight.T + bias for x (..., in_features)."""
+        # What differentiates, counts or traces products gets PyTorch's own.
+        return self.run(x) if is_plain_inference(x, ()) else F.linear(x, self.dense(), self.bias)
+
+    def run(self, x: Tensor, gelu: bool = False) -> Tensor:
+        """Return the product, or its GELU by the error function, in plain inference."""
+        if self._packed.is_mkldnn and _onednn_linear is not None:
+            # GELU inside is up to 17 % faster than after it: memory is not fetched again.
+            kind, algorithm = ("gelu", "none") if gelu else ("none", "")
+            product: Tensor = _onednn_linear(x, self._packed, self.bias, kind, [], algorithm)
+            return product
+        product = F.linear(x, self._packed, self.bias)
+        return _gelu_(product) if gelu else product
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "weight":
+            raise AttributeError("a frozen model has no weights to read or write; keep the model")
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "weight":
+            raise AttributeError("a frozen model's weights are fixed; change the model, freeze it")
+        super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:  # packed for this processor; another may differ
+        return {**self.__dict__, "_packed": self.dense()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._packed = _pack(self._packed)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> PackedLinear:
+        require_no_conversion(fn, self._packed.dtype)
+        return self
+
+    def _save_to_state_dict(self, *_: Any) -> None:
+        raise RuntimeError("a frozen model has no weights to save; save the model that was frozen")
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        args[-1].append("a frozen model takes no weights; load them before freezing it")
+
+
+def require_no_conversion(fn: Any, dtype: torch.dtype) -> None:
+    """Raise RuntimeError if `fn`, as of `nn.Module._apply`, changes a type or device."""
+    before = torch.empty(1, dtype=dtype)
+    after = fn(before)
+    if (after.dtype, after.device) != (before.dtype, before.device):
+        raise RuntimeError("a frozen model stays on its device, in its type; convert, then freeze")
+
+
+def _pack(weight: Tensor) -> Tensor:
+    if weight.dtype == torch.float32 and weight.is_cpu and is_packing_faster():
+        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS)
+        return packed
+    return weight.clone()

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from autoformer_zoo.network.attention import AttentionForm
 from autoformer_zoo.network.block import Block, LayerNorm
-from autoformer_zoo.network.plan import PlanKeeper
+from autoformer_zoo.network.fast import fast_blocks
 from autoformer_zoo.space import SubnetConfig
 
 POOLS = ("", "avg", "avgmax", "max", "token")
@@ -35,9 +35,8 @@ POOLS = ("", "avg", "avgmax", "max", "token")
 class AutoFormer(nn.Module):
     """A static AutoFormer.
 
-    In evaluation mode on the CPU without gradients it runs a prepared form of its blocks, see
-    `plan.py`. Changes of weights and modules are seen before every call; only those of
-    single values through `tensor.data` may not be: call `train()` and `eval()` after such.
+    In evaluation mode on the CPU without gradients its blocks compute the same with fewer calls,
+    see `fast.py`. Weights are read where they are: no copy of them is kept that could be outdated.
 
     Args:
         cfg: the subnet, as `SubnetConfig` or as its dict (so that it can stand in a JSON file).
@@ -125,7 +124,6 @@ class AutoFormer(nn.Module):
         self.norm: nn.Module = LayerNorm(cfg.embed_dim, **factory)
         self.head_drop = nn.Dropout(drop_rate)
         self.head = _make_head(cfg.embed_dim, num_classes, **factory)
-        self._plans = PlanKeeper()
         reduction = self.patch_embed.feat_ratio()
         self.feature_info = [
             {"module": f"blocks.{i}", "num_chs": cfg.embed_dim, "reduction": reduction}
@@ -361,24 +359,12 @@ class AutoFormer(nn.Module):
         self, x: Tensor, grid: tuple[int, int], count: int, wanted: Collection[int] = ()
     ) -> tuple[Tensor, list[Tensor]]:
         """Run the first `count` blocks on tokens; return the result, and those of `wanted`."""
-        if (plan := self._plans.find(self.blocks, x, grid)) is not None:
-            return plan.run(x, count, wanted)
         taken = []
-        for i, block in enumerate(self.blocks[:count]):
+        for i, block in enumerate(fast_blocks(list(self.blocks)[:count], x, grid)):
             x = checkpoint(block, x, grid) if self.grad_checkpointing else block(x, grid)
             if i in wanted:
                 taken.append(x)
         return x, taken
-
-    def train(self, mode: bool = True) -> AutoFormer:
-        """Set the mode; training forgets what was kept for inference."""
-        if mode:
-            self._plans.clear()
-        return super().train(mode)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> AutoFormer:
-        self._plans.clear()  # on its way to another device or type
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def _make_head(embed_dim: int, num_classes: int, **factory: Any) -> nn.Module:

@@ -1,100 +1,136 @@
-"""The augmented form of `attention.py` for the CPU without gradients: same sums, fewer operations.
+"""The augmented form of `attention.py` for plain inference on the CPU: same sums, fewer kernels.
 
-At one image and 197 tokens a block's attention takes about a millisecond, and each call of an
-operation costs as much as copying several thousand numbers. So the operands have a fixed place, a
-`Workspace`, in which all that never changes already stands, and whose views are made once. The
-skewed reads of `attention._skew` are strided views too. `attention.relpos_attention` and
-`plan.py` call this, and compiled graphs through `compiled.py`.
+At one image and 197 tokens a block's attention takes about a millisecond, and each call of a kernel
+costs as much as copying several thousand numbers. So the operands have a fixed place, a
+`Workspace`, which holds all that is the same for every image, and whose views are made once. The
+skewed reads of `attention._skew` are strided views too. No workspace holds anything derived from
+weights. `attention.relpos_attention` and `fast.py` call `augmented`, and compiled graphs do so
+through `compiled.py`.
+
+Axes: B batch, N tokens (1 + h * w), H heads, D head width.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.modules import module as hooks_of_all_modules
 
+from autoformer_zoo.network.relpos import patch_marks
 from autoformer_zoo.space import HEAD_DIM, SCALE
 
-MOST_KEPT_BYTES = 64 * 2**20  # of all workspaces that wait for the next call
+Key = tuple[int, int, int, tuple[int, int], torch.dtype]  # B, N, H, grid, type
+
+MAX_KEPT_BYTES = 64 * 2**20  # of the workspaces that wait for the next call, in each thread
 
 
-@dataclass(frozen=True, slots=True)
-class Constants:
-    """What stays the same from image to image, on a grid of h x w patches.
+def is_plain_inference(tensor: Tensor, modules: Iterable[nn.Module] | None = None) -> bool:
+    """Return True if in-place CPU kernels are safe: no autograd, tracing or functorch transform.
+
+    With `modules`, also if calling these does nothing but their `forward` in eval mode: no hooks,
+    no autocast, nothing that counts or overrides operators. All that this package reads of
+    PyTorch's internal state is in this function; `test_plain_inference_reads_private_state` fails
+    if a new version of PyTorch moves it.
+    """
+    if (
+        torch.is_grad_enabled()
+        or not isinstance(tensor, Tensor)  # torch.fx traces with stand-ins
+        or not tensor.is_cpu
+        or torch.compiler.is_compiling()
+        or torch._C._get_tracing_state()
+        or torch._C._functorch.peek_interpreter_stack() is not None  # vmap, jvp and the like
+        or forward_ad._current_level >= 0
+    ):
+        return False
+    if modules is None:
+        return True
+    if (
+        torch.is_autocast_enabled("cpu")
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or hooks_of_all_modules._global_forward_hooks
+        or hooks_of_all_modules._global_forward_pre_hooks
+    ):
+        return False
+    for module in modules:
+        state = module.__dict__  # 13 modules a block: nn.Module.__getattr__ would take too long
+        if (
+            state["training"]
+            or state["_forward_hooks"]
+            or state["_forward_pre_hooks"]
+            or "forward" in state
+            or state.get("_compiled_call_impl") is not None  # by module.compile()
+        ):
+            return False
+    return True
+
+
+def augmented(qkv: Tensor, table_k: Tensor, table_v: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Attend as `attention.augmented_attention`.
 
     Args:
-        table_k: key vectors by distance, transposed (D, 2h - 1 + 2w - 1).
-        table_v: value vectors by distance, and that of pairs with CLS (2h - 1 + 2w, D).
-        marks: one-hot row and column of each patch, a mark for CLS, and zeros (N, 1, P).
+        qkv: queries, keys and values (3, B, H, N, D).
+        table_k: key vectors by distance, as `relpos.split_tables` returns them.
+        table_v: value vectors by distance.
+        grid: rows and columns of patches.
+
+    Returns:
+        (B, H, N, D), a view of (B, N, H, D) memory.
     """
-
-    table_k: Tensor
-    table_v: Tensor
-    marks: Tensor
-
-
-def make_constants(tables: tuple[Tensor, Tensor], marks: Tensor) -> Constants:
-    """Make the constants from `attention.split_tables` and `attention.patch_marks`."""
-    table_k, table_v = tables
-    missing = -marks.shape[1] % 16  # to a multiple of 16 floats: full vectors in the kernel
-    marks = F.pad(marks, (0, missing))[:, None]
-    return Constants(table_k.T.contiguous(), table_v, marks)
+    _, B, H, N, _ = qkv.shape
+    key = (B, N, H, grid, qkv.dtype)
+    # Fake tensors and other subclasses must not be kept for real calls.
+    workspace = take_workspace(key) if type(qkv) is Tensor else Workspace(key)
+    return workspace.run(qkv, table_k, table_v)
 
 
 class Workspace:
-    """The operands of one call, for one shape of q, k and v and one grid.
+    """The operands of one call, for one shape of q, k and v and one grid."""
 
-    Args:
-        shape: (B, N, H).
-        grid: rows and columns of patches.
-        constants: see `make_constants`; its marks stay in the workspace.
-    """
-
-    def __init__(
-        self, shape: tuple[int, int, int], grid: tuple[int, int], constants: Constants
-    ) -> None:
-        B, N, H = shape
-        self.shape, self.grid, self.dtype = shape, grid, constants.marks.dtype
-        self.width = HEAD_DIM + constants.marks.shape[-1]
-        like = constants.marks
+    def __init__(self, key: Key) -> None:
+        B, N, H, grid, dtype = key
+        cpu = torch.device("cpu")
+        marks = patch_marks(grid, dtype, cpu)  # (N, h + w + 1)
+        # To a multiple of 16 floats: full vectors in the kernel.
+        marks = F.pad(marks, (0, -marks.shape[1] % 16))
+        self.shape, self.width = (B, N, H), HEAD_DIM + marks.shape[1]
+        by_distance = 2 * sum(grid) - 2  # row distances and column distances
         # A head's query, key and value lie side by side: queries alone are a matrix, for `mm`, and
         # what the projection returns comes in with one copy.
-        packed = like.new_zeros(B, N, H, 3, self.width)
-        packed[..., 1:, HEAD_DIM:] = constants.marks.unsqueeze(2)
+        packed = marks.new_zeros(B, N, H, 3, self.width)
+        packed[..., 1:, HEAD_DIM:] = marks[:, None, None]
         self.wide = packed.permute(3, 0, 2, 1, 4).unbind(0)  # (B, H, N, width) each
         self.qkv = packed[..., :HEAD_DIM].permute(3, 0, 2, 1, 4)  # (3, B, H, N, D)
         self.flat_q = packed.view(-1, 3 * self.width)[:, :HEAD_DIM]  # (B * N * H, D)
-        self.products = like.new_empty(B * N * H, constants.table_k.shape[1])
+        self.products = marks.new_empty(B * N * H, by_distance)
         bias_places = _patch_channels(packed[..., 0, :], grid)
-        self.key_bias = tuple(
-            zip(bias_places, _by_position(self.products, shape, grid), strict=True)
-        )
+        bias_sources = _by_position(self.products, self.shape, grid)
+        self.key_bias = tuple(zip(bias_places, bias_sources, strict=True))
         # Zero where a patch meets no other at that distance, and never written there.
-        self.by_distance = like.new_zeros(B * N * H, constants.table_v.shape[0])
-        to_cls = self.by_distance.unflatten(0, shape)[..., -1]  # (B, N, H)
-        to_cls[:, 0] = 1  # all pairs of the class token are pairs with it
+        self.by_distance = marks.new_zeros(B * N * H, by_distance + 1)
+        to_cls = self.by_distance.unflatten(0, self.shape)[..., -1]  # (B, N, H)
+        to_cls[:, 0] = 1  # the class token attends to every key through table row 0
         # The kernel returns new memory each time, but always in this order.
-        attended = like.new_empty(B, N, H, self.width, device="meta")
+        attended = marks.new_empty(B, N, H, self.width, device="meta")
         marginals = (*_patch_channels(attended, grid), attended[:, 1:, :, HEAD_DIM + sum(grid)])
+        places = (*_by_position(self.by_distance, self.shape, grid), to_cls[:, 1:])
         self.marginals = tuple(
             (place, (view.shape, view.stride(), view.storage_offset()))
-            for place, view in zip(
-                (*_by_position(self.by_distance, shape, grid), to_cls[:, 1:]),
-                marginals,
-                strict=True,
-            )
+            for place, view in zip(places, marginals, strict=True)
         )
         parts = (packed, self.products, self.by_distance)
         self.size_bytes = sum(part.numel() * part.element_size() for part in parts)
 
-    def run(self, qkv: Tensor, constants: Constants) -> Tensor:
+    def run(self, qkv: Tensor, table_k: Tensor, table_v: Tensor) -> Tensor:
         """Attend; arguments and result as in `augmented`."""
         self.qkv.copy_(qkv)
-        torch.mm(self.flat_q, constants.table_k, out=self.products)
+        torch.mm(self.flat_q, table_k.T, out=self.products)
         for place, source in self.key_bias:
             place.copy_(source)
         q, k, v = self.wide
@@ -103,72 +139,31 @@ class Workspace:
         for place, view in self.marginals:
             place.copy_(attended.as_strided(*view))
         attended = attended.view(-1, self.width)[:, :HEAD_DIM]  # (B * N * H, D)
-        out = torch.addmm(attended, self.by_distance, constants.table_v)
+        out = torch.addmm(attended, self.by_distance, table_v)
         return out.view(*self.shape, HEAD_DIM).transpose(1, 2)
 
 
-class WorkspacePool:
-    """Keeps workspaces between calls; each call has one to itself, whatever thread it is in."""
+class _Kept(threading.local):
+    """The workspaces of a thread, the longest unused first: no two threads write into one."""
 
-    def __init__(self, most_bytes: int) -> None:
-        self.most_bytes = most_bytes
-        self._lock = threading.Lock()
-        self._waiting: list[tuple[Hashable, Workspace]] = []  # the longest unused first
-
-    def take(self, key: Hashable) -> Workspace | None:
-        """Hand out the workspace last given back under this key, if there is one."""
-        with self._lock:
-            for i in reversed(range(len(self._waiting))):
-                if self._waiting[i][0] == key:
-                    return self._waiting.pop(i)[1]
-        return None
-
-    def give_back(self, key: Hashable, workspace: Workspace) -> None:
-        """Keep a workspace; lets go of the longest unused ones where they are too many."""
-        with self._lock:
-            self._waiting.append((key, workspace))
-            while sum(waiting.size_bytes for _, waiting in self._waiting) > self.most_bytes:
-                self._waiting.pop(0)
+    def __init__(self) -> None:
+        self.workspaces: OrderedDict[Key, Workspace] = OrderedDict()
 
 
-_pool = WorkspacePool(MOST_KEPT_BYTES)
+_kept = _Kept()
 
 
-def take_workspace(
-    shape: tuple[int, int, int], grid: tuple[int, int], constants: Constants
-) -> Workspace:
-    """Hand out a workspace for (B, N, H), a waiting one or a new one; see `give_back`."""
-    if torch._C._len_torch_dispatch_stack():  # fake tensors and the like must not be kept
-        return Workspace(shape, grid, constants)
-    workspace = _pool.take((shape, grid, constants.marks.dtype))
-    if workspace is None:
-        with torch.inference_mode(False):  # else nothing outside it could write to the workspace
-            workspace = Workspace(shape, grid, constants)
+def take_workspace(key: Key) -> Workspace:
+    """Return this thread's workspace for these shapes, made now or kept from an earlier call."""
+    workspaces = _kept.workspaces
+    if (workspace := workspaces.get(key)) is not None:
+        workspaces.move_to_end(key)
+        return workspace
+    with torch.inference_mode(False):  # else nothing outside it could write to the workspace
+        workspace = workspaces[key] = Workspace(key)
+    while sum(kept.size_bytes for kept in workspaces.values()) > MAX_KEPT_BYTES:
+        workspaces.popitem(last=False)
     return workspace
-
-
-def give_back(workspace: Workspace) -> None:
-    """Keep a workspace that is no longer needed for the next call."""
-    if not torch._C._len_torch_dispatch_stack():
-        _pool.give_back((workspace.shape, workspace.grid, workspace.dtype), workspace)
-
-
-def augmented(qkv: Tensor, constants: Constants, grid: tuple[int, int]) -> Tensor:
-    """Attend as `attention.augmented_attention`.
-
-    Args:
-        qkv: queries, keys and values (3, B, H, N, D).
-        constants: see `make_constants`.
-        grid: rows and columns of patches.
-
-    Returns:
-        (B, H, N, D), a view of (B, N, H, D) memory.
-    """
-    _, B, H, N, _ = qkv.shape
-    workspace = take_workspace((B, N, H), grid, constants)
-    out = workspace.run(qkv, constants)
-    give_back(workspace)
-    return out
 
 
 def _by_position(
@@ -176,8 +171,8 @@ def _by_position(
 ) -> tuple[Tensor, Tensor]:
     """View (B * N * H, 2h - 1 + 2w - 1 + ...), by distance, by the other patch's row and column.
 
-    The value for own row i and other row j stands at distance j - i + h - 1: one element to the
-    left for each row further down, which a stride one smaller says.
+    The value for own row i and other row j is stored at distance j - i + h - 1: one element to the
+    left for each row further down, which is what a stride smaller by one means.
 
     Returns:
         Views (B, h, w, H, h) and (B, h, w, H, w).

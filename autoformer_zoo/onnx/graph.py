@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import global_pool_nlc
 from torch import Tensor, nn
 
-from autoformer_zoo.network.attention import patch_marks, split_tables
 from autoformer_zoo.network.block import RelPosAttention
+from autoformer_zoo.network.relpos import patch_marks, split_tables
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.space import HEAD_DIM, SCALE
 

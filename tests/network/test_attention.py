@@ -22,6 +22,7 @@ from autoformer_zoo.network.attention import (
     explicit_attention,
     relpos_attention,
 )
+from autoformer_zoo.network.relpos import relative_index
 
 FORMS = {
     "explicit": explicit_attention,
@@ -173,7 +174,7 @@ def test_form_is_exact_under_dropout(form: str) -> None:
     # Values that are unit vectors, and no relative values, make the output the weights as dropped.
     grid, tokens = (5, 6), 31
     q, k, v, tables = _inputs(grid, heads=2)
-    rows, columns = attention.relative_index(grid)
+    rows, columns = relative_index(grid)
     unit = torch.eye(tokens, 64, dtype=q.dtype).expand(1, 2, -1, -1)
     only_keys = torch.cat([tables[:2], torch.zeros_like(tables[2:])])
     torch.manual_seed(7)

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.torch_version import TorchVersion
 
-from autoformer_zoo.network.attention import explicit_attention, prepare_constants
+from autoformer_zoo.network.attention import explicit_attention
 from autoformer_zoo.network.compiled import augmented_operator
+from autoformer_zoo.network.relpos import split_tables
 from tests.helpers.small_network import FORMS, ONE_BLOCK, make_images, make_model
 
 
@@ -48,9 +49,8 @@ def test_compiled_inference_has_one_operator_for_the_attention() -> None:
 def test_operator_keeps_torch_library_s_contract(batch: int) -> None:
     grid = (2, 3)
     tables = torch.randn(4, 30, 64)
-    constants = prepare_constants(tables, grid)
     qkv = torch.randn(batch, 7, 3, 2, 64).permute(2, 0, 3, 1, 4)
-    kept = (constants.table_k, constants.table_v, constants.marks)
+    kept = split_tables(tables, grid)
     torch.library.opcheck(augmented_operator, (qkv, *kept, *grid))
     with torch.no_grad():
         out = augmented_operator(qkv, *kept, *grid).transpose(1, 2)

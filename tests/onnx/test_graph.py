@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from autoformer_zoo.factory import create_model
-from autoformer_zoo.network.attention import relative_index
 from autoformer_zoo.network.block import RelPosAttention
+from autoformer_zoo.network.relpos import relative_index
 from autoformer_zoo.onnx.graph import (
     ErfGelu,
     GridConstants,

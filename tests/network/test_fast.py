@@ -1,0 +1,445 @@
+"""Plain inference: the modules' results, never from old weights, left where it does not apply."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.func import functional_call, vmap
+from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.nn.utils.parametrizations import weight_norm
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from autoformer_zoo.network import workspace
+from autoformer_zoo.network.attention import FORM_VARIABLE
+from autoformer_zoo.network.block import Mlp, RelPosAttention
+from autoformer_zoo.network.fast import fast_blocks
+from autoformer_zoo.network.vit import AutoFormer
+from autoformer_zoo.network.workspace import is_plain_inference, take_workspace
+from tests.helpers.small_network import CFG, make_images, make_model
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+def by_modules(model: AutoFormer, x: Tensor) -> Tensor:
+    """Run the blocks as modules, in the explicit form, as they are now."""
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if isinstance(module, RelPosAttention):
+            module.form = "explicit"
+    tokens, grid = model._embed(x)
+    for block in model.blocks:
+        tokens = block(tokens, grid)
+    return model.forward_head(model.norm(tokens))
+
+
+def is_fast(model: AutoFormer, x: Tensor) -> list[bool]:
+    tokens, grid = model._embed(x)
+    steps = fast_blocks(model.blocks, tokens, grid)
+    return [not isinstance(step, nn.Module) for step in steps]
+
+
+def assert_agrees(model: AutoFormer, x: Tensor, tolerance: float = 1e-6) -> None:
+    torch.testing.assert_close(model(x), by_modules(model, x), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6), (torch.bfloat16, 3e-2)]
+)
+def test_agrees_with_the_modules(
+    dtype: torch.dtype, tolerance: float, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FORM_VARIABLE, "augmented")  # or bf16 takes another form
+    model, x = make_model(dtype=dtype), make_images(batch).to(dtype)
+    assert is_fast(model, x) == [True] * CFG.depth
+    assert_agrees(model, x, tolerance)
+
+
+@pytest.mark.parametrize("size", [(32, 48), (48, 32), (16, 16), (16, 80)])
+def test_agrees_on_every_grid(size: tuple[int, int]) -> None:
+    model = make_model(dynamic_img_size=True, dtype=torch.float64)
+    assert_agrees(model, make_images(2, size).double(), 1e-12)
+
+
+def test_bf16_runs_the_modules_whose_form_is_the_faster_one() -> None:
+    assert not any(is_fast(make_model(dtype=torch.bfloat16), make_images().to(torch.bfloat16)))
+
+
+# Writing into weights
+
+
+def step_of(make: Callable[[list[nn.Parameter]], torch.optim.Optimizer], block: Any) -> None:
+    for parameter in block.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    make(list(block.parameters())).step()
+
+
+def permute_in_a_head(block: Any) -> None:
+    weight = block.attn.qkv.weight.data
+    weight[:64] = weight[:64].flip(0)
+
+
+def write_into_the_vector(block: Any) -> None:
+    vector = parameters_to_vector(block.parameters())
+    vector_to_parameters(vector, block.parameters())
+    vector.mul_(2)  # the parameters are views of it now
+
+
+def drop_in_training_mode(block: Any) -> None:
+    block.mlp.drop.p = 1.0  # all of it, so that the answer stays certain
+    block.mlp.drop.train()
+
+
+class Tripled(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return 3 * super().forward(x)
+
+
+CHANGES: dict[str, Callable[[Any], object]] = {
+    "in place": lambda block: block.attn.qkv.weight.mul_(2),
+    "fused AdamW": lambda b: step_of(lambda p: torch.optim.AdamW(p, 0.1, fused=True), b),
+    "fused SGD": lambda b: step_of(lambda p: torch.optim.SGD(p, 0.1, fused=True), b),
+    "one value of data": lambda block: block.mlp.fc2.weight.data[3, 5].add_(1),
+    "one row of data": lambda block: block.mlp.fc1.weight.data[17].zero_(),
+    "one value of a table's data": lambda block: block.attn.rel_pos.data[0, 15, 3].add_(1),
+    "NumPy": lambda b: b.attn.proj.weight.detach().numpy()[5].fill(0),
+    "flat buffer": write_into_the_vector,
+    "DLPack": lambda block: torch.from_dlpack(block.mlp.fc2.weight.detach()).mul_(2),
+    "permutation in a head": permute_in_a_head,
+    "data replaced": lambda b: setattr(b.mlp.fc1.weight, "data", b.mlp.fc1.weight * 2),
+    "parameter replaced": lambda b: setattr(
+        b.mlp.fc2, "weight", nn.Parameter(b.mlp.fc2.weight * 2)
+    ),
+    "_parameters replaced": lambda b: setattr(
+        b.mlp.fc2, "_parameters", {k: nn.Parameter(2 * p) for k, p in b.mlp.fc2._parameters.items()}
+    ),
+    "bias removed": lambda block: setattr(block.mlp.fc1, "bias", None),
+    "norm without weights": lambda block: setattr(
+        block, "norm1", nn.LayerNorm(100, elementwise_affine=False).eval()
+    ),
+    "state dict": lambda block: block.load_state_dict(
+        {name: 2 * tensor for name, tensor in block.state_dict().items()}
+    ),
+    "eps": lambda block: setattr(block.norm1, "eps", 1.0),
+    "form": lambda block: setattr(block.attn, "form", "decomposed"),
+    "layer replaced": lambda block: setattr(block.mlp, "fc2", nn.Linear(300, 100)),
+    "layer of another class": lambda block: setattr(block.attn.proj, "__class__", Tripled),
+    "parametrization": lambda block: (
+        weight_norm(block.mlp.fc1)
+        .parametrizations.weight[0]
+        .register_forward_hook(lambda *call: 2 * call[2])
+    ),
+    "activation replaced": lambda block: setattr(block.mlp, "act", nn.ReLU().eval()),
+    "tanh activation": lambda block: setattr(block.mlp.act, "approximate", "tanh"),
+    "dropout in training mode": drop_in_training_mode,
+    "hook": lambda block: block.mlp.register_forward_hook(lambda *call: 2 * call[2]),
+    "hook before": lambda block: block.attn.qkv.register_forward_pre_hook(lambda _, x: 2 * x[0]),
+    "hook that changes the batch": lambda block: block.register_forward_hook(
+        lambda *call: torch.cat([2 * call[2], call[2]])
+    ),
+    "forward replaced": lambda block: setattr(block.mlp, "forward", torch.zeros_like),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_change_shows_in_the_next_result(change: Callable[[Any], object]) -> None:
+    model, x = make_model(), make_images()
+    before = [model(x) for _ in range(2)][-1]
+    change(model.blocks[1])
+    assert_agrees(model, x, 1e-5)
+    after = model(x)[: len(x)]
+    assert (change is CHANGES["form"]) == torch.allclose(after, before, rtol=1e-5, atol=1e-5)
+
+
+def test_gathered_weights_show_in_the_next_result(tmp_path: Path) -> None:
+    model, x = make_model(), make_images()
+    before, weight = model(x), model.blocks[1].mlp.fc1.weight
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
+    )
+    try:
+        torch.distributed.all_gather([weight.data], 2 * weight.detach())
+    finally:
+        torch.distributed.destroy_process_group()
+    assert_agrees(model, x, 1e-5)
+    assert not torch.allclose(model(x), before)
+
+
+def test_weights_lent_for_one_call_are_those_of_the_call() -> None:
+    model, x = make_model(), make_images()
+    own = model(x)
+    for factor in (1.5, 1.0):
+        lent = {name: factor * tensor for name, tensor in model.named_parameters()}
+        other = copy.deepcopy(model)
+        other.load_state_dict(lent)
+        answer = functional_call(model, lent, (x,))
+        torch.testing.assert_close(answer, by_modules(other, x), rtol=1e-5, atol=1e-5)
+    assert torch.equal(model(x), own)
+
+
+def test_weights_that_are_plain_attributes_are_read() -> None:
+    model, x = make_model(), make_images()
+    linear = model.blocks[1].mlp.fc1
+    weight = linear.weight.detach()
+    del linear.weight
+    for factor in (1.0, 2.0):
+        linear.weight = factor * weight
+        assert_agrees(model, x, 1e-5)
+
+
+def test_copies_and_files_hold_weights_alone() -> None:
+    model, x = make_model(), make_images()
+    size, expected = len(pickle.dumps(model)), model(x)
+    assert len(pickle.dumps(model)) == size
+    twin = copy.deepcopy(model)
+    for parameter in twin.parameters():
+        parameter.mul_(1.5)
+    assert_agrees(twin, x, 1e-5)
+    assert torch.equal(model(x), expected)
+
+
+# Modules that are called
+
+
+def test_hooks_change_nothing_and_see_everything() -> None:
+    model, x = make_model(), make_images()
+    expected, seen = model(x), []
+    handles = [
+        module.register_forward_hook(lambda module, *_: seen.append(module))
+        for module in (model.blocks[0].mlp, model.blocks[1].attn.proj)
+    ]
+    assert is_fast(model, x) == [False, False, True]
+    assert torch.equal(model(x), expected)
+    assert seen == [model.blocks[0].mlp, model.blocks[1].attn.proj]
+    for handle in handles:
+        handle.remove()
+    assert is_fast(model, x) == [True] * 3
+
+
+@pytest.mark.parametrize("compiled", ["block", "child", "method"])
+def test_blocks_compiled_by_themselves_are_called(compiled: str) -> None:
+    model, x = make_model(), make_images()
+    expected = model(x)
+    calls: list[object] = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> Any:
+        def run(*inputs: Any) -> Any:
+            calls.append(graph)
+            return graph(*inputs)
+
+        return run
+
+    torch._dynamo.reset()
+    if compiled == "block":
+        model.blocks[1] = torch.compile(model.blocks[1], backend=backend)
+    elif compiled == "child":
+        model.blocks[1].mlp = torch.compile(model.blocks[1].mlp, backend=backend)
+    else:
+        model.blocks[1].compile(backend=backend)
+    for count in (1, 2):
+        torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
+        assert len(calls) == count
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_scripted_child_is_called() -> None:
+    model, x = make_model(), make_images()
+    expected = model(x)
+    model.blocks[1].mlp.act = torch.jit.script(nn.GELU().eval())
+    torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
+    assert is_fast(model, x) == [True, False, True]
+
+
+def test_patched_class_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = make_model(), make_images()
+    before = model(x)
+    monkeypatch.setattr(Mlp, "forward", lambda self, x: torch.zeros_like(x))
+    assert_agrees(model, x, 1e-5)
+    assert not torch.equal(model(x), before)
+
+
+def test_blocks_may_be_removed() -> None:
+    model, x = make_model(), make_images()
+    model.prune_intermediate_layers(2, prune_head=False)
+    model.blocks = model.blocks[:2]
+    assert_agrees(model, x)
+
+
+def test_intermediates_are_those_of_the_modules() -> None:
+    model, x = make_model(dtype=torch.float64), make_images().double()
+    with torch.enable_grad():
+        final, maps = model.forward_intermediates(x, [0, 2], norm=True)
+    got_final, got = model.forward_intermediates(x, [0, 2], norm=True)
+    torch.testing.assert_close([got_final, *got], [final, *maps], rtol=0, atol=1e-10)
+
+
+def test_weights_made_in_inference_mode_and_outside_take_turns() -> None:
+    with torch.inference_mode():
+        models = [make_model()]
+    models.append(make_model())
+    x = make_images()
+    expected = by_modules(models[1], x)
+    for mode in (torch.no_grad, torch.inference_mode) * 2:
+        for model in models:
+            with mode():
+                torch.testing.assert_close(model(x), expected, rtol=0, atol=1e-6)
+
+
+# Where it does not apply
+
+
+class NoGelu(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func is nn.functional.gelu else func(*args, **(kwargs or {}))
+
+
+STATES: dict[str, Callable[[], AbstractContextManager[object]]] = {
+    "gradients": torch.enable_grad,
+    "forward-mode AD": forward_ad.dual_level,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "dispatch mode": lambda: FlopCounterMode(display=False),
+    "function mode": NoGelu,
+}
+
+
+@pytest.mark.parametrize("make_state", STATES.values(), ids=STATES)
+def test_plain_inference_reads_private_state(
+    make_state: Callable[[], AbstractContextManager[object]],
+) -> None:
+    x = torch.ones(1)
+    assert is_plain_inference(x, ())
+    with make_state():
+        assert not is_plain_inference(x, ())
+    assert is_plain_inference(x, ())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_plain_inference_sees_traces_transforms_and_global_hooks() -> None:
+    seen: list[bool] = []
+
+    def look(x: Tensor) -> Tensor:
+        seen.append(is_plain_inference(x, ()))
+        return 2 * x
+
+    vmap(look)(torch.ones(2))
+    torch.jit.trace(look, torch.ones(2), check_trace=False)
+    torch.compile(look, backend="eager")(torch.ones(2))
+    handle = register_module_forward_hook(lambda *_: None)
+    look(torch.ones(2))
+    handle.remove()
+    assert seen == [False] * 4
+    look(torch.ones(2))
+    assert seen[-1]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_tangents_are_not_lost() -> None:
+    x = make_images()
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, x.flip(0))
+        tangent = forward_ad.unpack_dual(make_model(attention="decomposed")(dual)).tangent
+        assert tangent is not None
+        with pytest.raises(NotImplementedError, match="forward AD"):  # of PyTorch's attention
+            make_model(attention="augmented")(dual)
+
+
+def test_functions_that_are_overridden_are_called() -> None:
+    model, x = make_model(), make_images()
+    with NoGelu():
+        assert_agrees(model, x, 1e-5)
+
+
+def test_counters_see_every_product() -> None:
+    model, x = make_model(), make_images()
+    counts = []
+    for hooked in (False, True):
+        handle = model.blocks[0].mlp.register_forward_hook(lambda *_: None) if hooked else None
+        with FlopCounterMode(display=False) as counter:
+            model(x)
+        counts.append(counter.get_total_flops())
+        with torch.profiler.profile(with_flops=True) as profile:
+            model(x)
+        counts.append(sum(event.flops for event in profile.events() if "mm" in event.name))
+        if handle is not None:
+            handle.remove()
+    assert counts[:2] == counts[2:]
+    assert counts[1] > 0
+
+
+def test_unknown_form_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FORM_VARIABLE, "fast")
+    with pytest.raises(ValueError, match="AUTOFORMER_ZOO_ATTENTION is 'fast'; expected one of aut"):
+        make_model()(make_images())
+
+
+# Workspaces
+
+
+def test_alternating_sizes_make_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(dynamic_img_size=True)
+    inputs = [make_images(1, (32, 48)), make_images(2, (48, 48)), make_images(3, (32, 32))]
+    for x in inputs:
+        model(x)
+    monkeypatch.setattr(workspace, "Workspace", None)  # a call would fail
+    for x in inputs * 2:
+        assert model(x).shape == (len(x), 7)
+
+
+def test_workspaces_that_are_too_large_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace._kept.workspaces.clear()
+    key = (2, 7, 3, (2, 3), torch.float64)
+    kept = take_workspace(key)
+    assert take_workspace(key) is kept
+    monkeypatch.setattr(workspace, "MAX_KEPT_BYTES", kept.size_bytes)
+    other = take_workspace((1, 7, 3, (2, 3), torch.float64))
+    assert take_workspace((1, 7, 3, (2, 3), torch.float64)) is other
+    assert take_workspace(key) is not kept
+    monkeypatch.setattr(workspace, "MAX_KEPT_BYTES", 0)
+    workspace._kept.workspaces.clear()
+    assert take_workspace(key) is not take_workspace(key)
+
+
+def test_threads_share_a_model() -> None:
+    model = make_model()
+    inputs = [torch.randn(1 + i % 2, 3, 32, 48) for i in range(4)]
+    expected = [by_modules(model, x) for x in inputs]
+    wrong: list[int] = []
+
+    def call(i: int) -> None:
+        with torch.no_grad():
+            for _ in range(50):
+                if not torch.allclose(model(inputs[i]), expected[i], rtol=1e-5, atol=1e-5):
+                    wrong.append(i)
+
+    threads = [threading.Thread(target=call, args=(i,)) for i in range(len(inputs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_failed_call_leaves_the_next_one_right() -> None:
+    model, x = make_model(), make_images()
+    expected = model(x)
+    handle = model.blocks[2].register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model(x)
+    handle.remove()
+    assert torch.equal(model(x), expected)
