@@ -7,8 +7,8 @@
         --data torch/cifar10 --root DATA
 
 `--models` takes NAME, NAME=FILE, a file of one subnet, and FILE.onnx (`classifiers.py`).
-`--published` takes every model of this package for whose weights the authors state an accuracy. A
-model whose weights cannot be had is reported and left out; none is ever scored with random ones.
+`--published` takes every model of this package whose authors state an accuracy for its weights. A
+model whose weights are missing is reported and left out; none is ever scored with random ones.
 `--out` writes the columns of timm's results files. The last line on stdout is one JSON document.
 """
 
@@ -18,10 +18,11 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from autoformer_zoo.cli.command import run_command
 from autoformer_zoo.published import PUBLISHED
 from autoformer_zoo.space import SubnetConfig
 from benchmarks.measure.classifiers import (
@@ -30,53 +31,52 @@ from benchmarks.measure.classifiers import (
     open_classifier,
     open_subnets,
 )
-from benchmarks.measure.competitors import thread_count
-from benchmarks.measure.evaluation import Score, evaluate, open_dataset, read_real_labels
-from benchmarks.measure.options import require_positive, run_command
-from benchmarks.measure.results import RESULTS, save_rows, write_csv
-from benchmarks.measure.rows import Row, Setting, current_environment, single
+from benchmarks.measure.evaluation import AnswerCounts, evaluate, open_dataset, open_real_labels
+from benchmarks.measure.models import TorchPrecision
+from benchmarks.measure.options import BenchmarkOptions, check_positive, print_document
+from benchmarks.measure.results import save_rows, write_csv
+from benchmarks.measure.rows import Row, Setting, current_environment, make_row
+from benchmarks.measure.text_table import format_table
+from benchmarks.measure.timing import thread_count
 
-PROGRAM = "python -m benchmarks.accuracy"
-ROWS = "accuracy.csv"
+NAME = "accuracy"
 
 _log = logging.getLogger("benchmarks.accuracy")
 
 
 @dataclass(frozen=True, slots=True)
-class AccuracyOptions:
+class AccuracyOptions(BenchmarkOptions):
     """Score classifiers on a data set."""
 
     models: tuple[str, ...] = ()  # NAME, NAME=FILE, FILE or FILE.onnx
-    published: bool = False  # every model whose authors state an accuracy
+    published: bool = False  # score every model whose authors state an accuracy
     supernet: str | None = None  # NAME, NAME=FILE or FILE: whose subnets --subnets lists
-    subnets: Path | None = None  # JSON: a list of subnet configs
+    subnets: Path | None = None  # JSON file with a list of subnet configs
     root: Path = Path("data")  # folder of the data set
     data: str = ""  # timm's name: "" for folders by class, wds/, hfds/NAME, torch/cifar10
-    split: str = "validation"  # timm's name of the part
-    class_map: Path | None = None  # which folder is which class, as timm reads it
-    real: str | None = None  # ReaL labels: a JSON file, or timm for those that timm ships
+    split: str = "validation"  # timm's name of the split
+    class_map: Path | None = None  # file that gives each folder its class, as timm reads it
+    real: str | None = None  # ReaL labels: a JSON file, or timm for the labels that timm ships
     batch_size: int = 100  # images at a time
     workers: int = 0  # processes that prepare images
-    threads: int = 2  # of torch or onnxruntime, on the CPU
+    threads: int = 2  # threads of torch or onnxruntime, on the CPU
     device: Literal["cpu", "cuda"] = "cpu"  # where to run
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of weights; an ONNX file has its own
-    limit: int | None = None  # stop after about so many images
+    precision: TorchPrecision = "fp32"  # precision of weights; an ONNX file has its own
+    limit: int | None = None  # stop after about this many images
     out: Path | None = None  # CSV with the columns of timm's results files
     by_class: Path | None = None  # CSV with a line for each model and class
-    save: bool = False  # keep the rows in --results
-    results: Path = RESULTS  # folder of the file of rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scored:
-    """A classifier and how it did."""
+class ScoredModel:
+    """A classifier and its right answers."""
 
     classifier: Classifier
-    score: Score
+    counts: AnswerCounts
 
     def timm_cells(self) -> list[str]:
         """Return the cells of `TIMM_COLUMNS`."""
-        top1, top5, data = self.score.percent(1), self.score.percent(2), self.classifier.data
+        top1, top5, data = self.counts.percent(1), self.counts.percent(5), self.classifier.data
         return [
             self.classifier.name,
             *(f"{value:.3f}" for value in (top1, 100 - top1, top5, 100 - top5)),
@@ -84,6 +84,14 @@ class Scored:
             str(data["input_size"][-1]),
             f"{data['crop_pct']:.3f}",
             data["interpolation"],
+        ]
+
+    def class_lines(self) -> list[list[str]]:
+        """Return the cells of `CLASS_COLUMNS` for each class that has images."""
+        return [
+            [self.classifier.name, str(i), str(total), *(f"{100 * n / total:.3f}" for n in right)]
+            for i, (total, *right) in enumerate(self.counts.by_class.tolist())
+            if total
         ]
 
 
@@ -95,59 +103,55 @@ CLASS_COLUMNS = ("model", "class", "images", "top1", "top5")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, score, print; 2 where the input is wrong, 1 where no model had weights."""
-    return run_command(PROGRAM, AccuracyOptions, argv, _work)
+    """Run the command; the exit code is 1 if no model has weights."""
+    return run_command(f"python -m benchmarks.{NAME}", AccuracyOptions, argv, _run)
 
 
-def _work(options: AccuracyOptions) -> tuple[str, dict[str, Any]]:
+def _run(options: AccuracyOptions) -> int:
     scored, missing = score_all(options)
     if options.out is not None:
-        write_csv(options.out, TIMM_COLUMNS, [each.timm_cells() for each in scored])
+        write_csv(options.out, TIMM_COLUMNS, [model.timm_cells() for model in scored])
     if options.by_class is not None:
-        lines = [line for each in scored for line in class_lines(each)]
+        lines = [line for model in scored for line in model.class_lines()]
         write_csv(options.by_class, CLASS_COLUMNS, lines)
-    rows = [row for each in scored for row in rows_of(each, options)]
+    rows = [row for model in scored for row in rows_of(model, options)]
     if options.save:
-        save_rows(options.results / ROWS, rows)
-    document = {
-        "what": "accuracy",
-        "rows": [asdict(row) for row in rows],
-        "missing": missing,
-        "exit_code": 0 if scored else 1,
-    }
-    return format_table(scored, missing), document
+        save_rows(options.results, options.file or NAME, rows)
+    print(format_table(rows))
+    for reason in missing.values():
+        print(f"not scored: {reason}")
+    print_document(NAME, rows, missing=missing)
+    return 0 if scored else 1
 
 
-def score_all(options: AccuracyOptions) -> tuple[list[Scored], dict[str, str]]:
+def score_all(options: AccuracyOptions) -> tuple[list[ScoredModel], dict[str, str]]:
     """Score every model that the options name.
 
     Returns:
-        Models with their scores; and for those without weights, why there are none.
+        Models with their answers; and for those without weights, why there are none.
 
     Raises:
         ValueError: an option, a file or the data set is refused.
     """
-    require_positive("batch_size", (options.batch_size,))
-    require_positive("threads", (options.threads,))
+    check_positive(options, "batch_size", "threads")
     if options.limit is not None:
-        require_positive("limit", (options.limit,))
-    openers = openers_of(options)
-    real = read_real_labels(options.real) if options.real else []
-    scored: list[Scored] = []
+        check_positive(options, "limit")
+    scored: list[ScoredModel] = []
     missing: dict[str, str] = {}
     with thread_count(options.threads):
-        for name, opener in openers.items():
+        for name, opener in openers_of(options).items():
             dataset = open_dataset(options.data, options.root, options.split, options.class_map)
+            real = open_real_labels(options.real, dataset) if options.real else None
             try:
                 classifier = opener()
             except MissingWeightsError as error:
                 missing[name] = str(error)
                 continue
             _log.info("scoring %s", name)
-            score = evaluate(
+            counts = evaluate(
                 classifier, dataset, options.batch_size, options.workers, options.limit, real
             )
-            scored.append(Scored(classifier, score))
+            scored.append(ScoredModel(classifier, counts))
     return scored, missing
 
 
@@ -169,7 +173,7 @@ def openers_of(options: AccuracyOptions) -> dict[str, Callable[[], Classifier]]:
     if options.supernet is not None and options.subnets is not None:
         subnets = read_subnets(options.subnets)
         made = open_subnets(options.supernet, subnets, options.device, options.precision)
-        openers.update({f"{options.supernet}[{i}]": each for i, each in enumerate(made)})
+        openers.update({f"{options.supernet}[{i}]": open_ for i, open_ in enumerate(made)})
     if not openers:
         raise ValueError("no model was named; expected --models, --published or --subnets")
     return openers
@@ -196,59 +200,36 @@ def read_subnets(path: Path) -> list[SubnetConfig]:
     return subnets
 
 
-def rows_of(scored: Scored, options: AccuracyOptions) -> list[Row]:
-    """Return the rows of a model's score."""
-    classifier, score = scored.classifier, scored.score
+def rows_of(scored: ScoredModel, options: AccuracyOptions) -> list[Row]:
+    """Return the rows of a model's answers."""
+    classifier, counts = scored.classifier, scored.counts
     packages = ["onnxruntime"] if classifier.backend == "onnxruntime" else []
     environment = current_environment(options.device, packages)
     height, width = classifier.data["input_size"][-2:]
-    limited = f" (first {score.images})" if options.limit is not None else ""
+    limited = f" (first {counts.images})" if options.limit is not None else ""
     data = options.data or options.root.name
     figures = {
-        "top1": (score.percent(1), "%", score.images),
-        "top5": (score.percent(2), "%", score.images),
-        "real_top1": (score.real_percent(1), "%", int(score.real[0])),
-        "real_top5": (score.real_percent(2), "%", int(score.real[0])),
-        "throughput": (score.images / score.seconds, "images/s", score.images),
+        "top1": (counts.percent(1), "%", counts.images),
+        "top5": (counts.percent(5), "%", counts.images),
+        "real_top1": (counts.real_percent(1), "%", counts.real_images),
+        "real_top5": (counts.real_percent(5), "%", counts.real_images),
+        "throughput": (counts.images / counts.seconds, "images/s", counts.images),
     }
     return [
-        single(
+        make_row(
             what,
             classifier.name,
             value,
             unit,
             Setting(classifier.precision, options.batch_size, options.threads),
             environment,
-            classifier.backend,
-            f"{data} {options.split}{limited}, {height}x{width}",
-            repeats,
+            backend=classifier.backend,
+            input=f"{data} {options.split}{limited}, {height}x{width}",
+            repeats=repeats,
         )
         for what, (value, unit, repeats) in figures.items()
         if value is not None
     ]
-
-
-def class_lines(scored: Scored) -> list[list[str]]:
-    """Return the cells of `CLASS_COLUMNS` for each class that has images."""
-    return [
-        [scored.classifier.name, str(index), str(total), *(f"{100 * n / total:.3f}" for n in right)]
-        for index, (total, *right) in enumerate(scored.score.by_class.tolist())
-        if total
-    ]
-
-
-def format_table(scored: Sequence[Scored], missing: dict[str, str]) -> str:
-    """Return the scores, and what has none, as lines of text."""
-    lines = [f"{'model':<40} {'top-1 %':>8} {'top-5 %':>8} {'ReaL %':>8} {'images':>9} /s"]
-    for each in scored:
-        score, real = each.score, each.score.real_percent(1)
-        lines.append(
-            f"{each.classifier.name:<40} {score.percent(1):>8.3f} {score.percent(2):>8.3f} "
-            f"{'-' if real is None else f'{real:.3f}':>8} {score.images:>9} "
-            f"{score.images / score.seconds:.0f}"
-        )
-    lines += [f"not scored: {reason}" for reason in missing.values()]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

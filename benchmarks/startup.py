@@ -3,13 +3,13 @@
     python -m benchmarks.startup
     python -m benchmarks.startup --quick
 
-Each measurement is a new process, in interleaved rounds. Its stages: import of torch, of timm, of
+Each measurement is a new process, in interleaved rounds. Its phases: import of torch, of timm, of
 this package; `create_model(..., pretrained=True)` from a local file; the first prediction for one
 image and a later one. `warm` finds compiled bytecode, as every run but the first does. `cold`
-finds none, as the first run after an installation: it compiles all it imports. In both the files
-may lie in the page cache, which cannot be emptied without being root; after a reboot the disk's
-time comes on top. Extraction is measured beside: a supernet's file opened, one subnet cut out and
-made a network. All weights are random and written by this command.
+finds none, as the first run after an installation, and compiles everything it imports. In both the
+files may be in the page cache, which only root can empty; after a reboot the disk's time is added.
+Extraction is a process of its own: open a supernet's file, cut one subnet and make a network of it.
+All weights are random and written by this command.
 """
 
 from __future__ import annotations
@@ -20,36 +20,52 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from benchmarks.measure.options import require_positive, run_command, shortened
-from benchmarks.measure.results import RESULTS, save_rows
-from benchmarks.measure.rows import Environment, Row, Setting, current_environment, timed
-from benchmarks.measure.timing import orders, summarise
+import timm
+import torch
+from safetensors.torch import save_file
 
-PROGRAM = "python -m benchmarks.startup"
-ROWS = "startup.csv"
+from autoformer_zoo.published import SPACES
+from autoformer_zoo.weights.checkpoint import SupernetWeights, save_supernet
+from autoformer_zoo.weights.layouts import Architecture
+from benchmarks.measure.models import is_zoo_model, split_spec
+from benchmarks.measure.options import BenchmarkOptions, check_positive, run_benchmark
+from benchmarks.measure.rows import Row, Setting, current_environment, latency_row
+from benchmarks.measure.timing import orders
 
-State = Literal["warm", "cold"]
+NAME = "startup"
+PHASES = {  # `what` of a row: heading of its column
+    "import_torch": "import torch",
+    "import_timm": "import timm",
+    "import_autoformer_zoo": "import autoformer_zoo",
+    "load_supernet": "load_supernet",
+    "extract_subnet": "extract_subnet",
+    "create_model": "create_model",
+    "first_prediction": "first prediction",
+    "later_prediction": "a later one",
+    "total": "in all, to the first",
+}
+
+BytecodeState = Literal["warm", "cold"]
+Kind = Literal["zoo", "timm", "extract"]
 
 _log = logging.getLogger("benchmarks.startup")
 
 
 @dataclass(frozen=True, slots=True)
-class StartupOptions:
+class StartupOptions(BenchmarkOptions):
     """Time new processes up to their first prediction."""
 
-    models: tuple[str, ...] = ("autoformer_small", "deit_small_patch16_224")  # who competes
+    models: tuple[str, ...] = ("autoformer_small", "deit_small_patch16_224")  # models to start
     supernet: tuple[str, ...] = ("small",)  # spaces of whose supernet a subnet is extracted
-    state: tuple[State, ...] = ("warm", "cold")  # with or without compiled bytecode
-    threads: int = 2  # of torch
+    state: tuple[BytecodeState, ...] = ("warm", "cold")  # with or without compiled bytecode
+    threads: int = 2  # threads of torch
     rounds: int = 5  # processes of each kind
-    quick: bool = False  # one warm round of nano, where nothing else is asked for
-    save: bool = False  # keep the rows in --results
-    results: Path = RESULTS  # folder of the file of rows
+    quick: bool = False  # by default one warm round of nano
 
 
 QUICK = {
@@ -64,40 +80,28 @@ QUICK = {
 class Job:
     """One kind of process: what it does, with which weights, with or without bytecode."""
 
-    kind: Literal["zoo", "timm", "extract"]
+    kind: Kind
     name: str
     weights: Path
-    state: State
+    state: BytecodeState
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, measure, print; 2 with one line on stderr where the input is wrong."""
-    return run_command(PROGRAM, StartupOptions, argv, _work)
+    """Run the command; returns the exit code."""
+    return run_benchmark(NAME, StartupOptions, argv, measure_startup, quick=QUICK)
 
 
-def _work(options: StartupOptions) -> tuple[str, dict[str, Any]]:
-    rows = measure_startup(options)
-    if options.save:
-        save_rows(options.results / ROWS, rows)
-    return format_table(rows), {"what": "startup", "rows": [asdict(row) for row in rows]}
-
-
-def measure_startup(options: StartupOptions) -> list[Row]:
+def measure_startup(options: StartupOptions) -> Iterator[list[Row]]:
     """Run the processes that the options ask for.
 
-    Returns:
-        A row for each model, state and stage; for each supernet those of loading and extraction.
+    Yields:
+        For each model or supernet and state a row for each phase.
 
     Raises:
-        ValueError: an option is out of its range, or a name is unknown.
+        ValueError: an option is out of range, or a name is unknown.
         OSError: a process failed.
     """
-    from autoformer_zoo.published import SPACES
-    from benchmarks.measure.competitors import split_spec
-
-    options = shortened(options, QUICK) if options.quick else options
-    require_positive("rounds", (options.rounds,))
-    require_positive("threads", (options.threads,))
+    check_positive(options, "rounds", "threads")
     for model in options.models:
         split_spec(model)
     for space in options.supernet:
@@ -117,19 +121,11 @@ def measure_startup(options: StartupOptions) -> list[Row]:
             for job in order:
                 _log.info("%s, %s", job.name, job.state)
                 times[job].append(_run(job, options.threads))
-    return _rows(times, options.threads, current_environment("cpu"))
+    yield _rows(times, options.threads)
 
 
 def _write_weights(options: StartupOptions, folder: Path) -> dict[str, Path]:
-    """Write random weights of every model and supernet, as `pretrained=True` finds them."""
-    import timm
-    import torch
-    from safetensors.torch import save_file
-
-    from autoformer_zoo.published import SPACES
-    from autoformer_zoo.weights.checkpoint import SupernetWeights, save_supernet
-    from autoformer_zoo.weights.layouts import Architecture
-
+    """Write random weights of every model and supernet, where `pretrained=True` finds them."""
     files = {}
     for name in options.models:
         files[name] = folder / f"{name}.safetensors"
@@ -145,17 +141,14 @@ def _write_weights(options: StartupOptions, folder: Path) -> dict[str, Path]:
     return files
 
 
-def _kind(name: str) -> Literal["zoo", "timm", "extract"]:
-    from autoformer_zoo.published import SPACES
-    from benchmarks.measure.competitors import has_forms
-
+def _kind(name: str) -> Kind:
     if name in SPACES:
         return "extract"
-    return "zoo" if has_forms(name) else "timm"
+    return "zoo" if is_zoo_model(name) else "timm"
 
 
 def _run(job: Job, threads: int) -> dict[str, float]:
-    """Run one process and return its stages in ms."""
+    """Run one process and return its phases in ms."""
     root = Path(__file__).parent.parent
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, "-W", "ignore"]
@@ -169,32 +162,19 @@ def _run(job: Job, threads: int) -> dict[str, float]:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise OSError(f"starting {job.name} failed: {last}")
-    stages: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return stages
+    phases: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return phases
 
 
-def _rows(
-    times: Mapping[Job, Sequence[Mapping[str, float]]], threads: int, environment: Environment
-) -> list[Row]:
+def _rows(times: Mapping[Job, Sequence[Mapping[str, float]]], threads: int) -> list[Row]:
+    environment, setting = current_environment("cpu"), Setting("fp32", 1, threads)
     rows = []
-    setting = Setting("fp32", 1, threads)
     for job, runs in times.items():
         model = f"supernet-{job.name}" if job.kind == "extract" else job.name
-        for stage in runs[0]:
-            summary = summarise([run[stage] for run in runs])
-            rows.append(timed(stage, model, summary, setting, environment, job.state))
+        for phase in runs[0]:
+            times_ms = [run[phase] for run in runs]
+            rows.append(latency_row(phase, model, times_ms, setting, environment, input=job.state))
     return rows
-
-
-def format_table(rows: Sequence[Row]) -> str:
-    """Return the rows as lines of text."""
-    lines = [f"{'model':<26} {'state':<6} {'stage':<22} {'median ms':>10} {'p10':>9} {'p90':>9}"]
-    lines += [
-        f"{row.model:<26} {row.input:<6} {row.what:<22} {row.median:>10.1f} {row.p10:>9.1f} "
-        f"{row.p90:>9.1f}"
-        for row in rows
-    ]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -3,272 +3,179 @@
     python -m benchmarks.train_step --space nano --batch-size 128 --save
     python -m benchmarks.train_step --space tiny --batch-size 16 --precision fp32 bf16 --save
 
-Forward and backward pass of one random subnet a round, the same for all competitors, without data
-loading and optimizer, which are the same for all of them: what a training step does in
-`autoformer_zoo.network.supernet`.
-The explicit form in fp32 is what the official code computes. "decomposed-checkpointed" runs every
-block again in the backward pass, as `--grad-checkpointing` does in training. Peak memory is
-measured apart from time, in processes of their own on the CPU. The last line is one JSON document.
+A step is the forward and backward pass of `autoformer_zoo.network.supernet.Supernet` for one random
+subnet a round, the same subnet for all competitors. Data loading and the optimizer, which cost all
+of them the same, are left out. The explicit form in fp32 is what the official code computes.
+"decomposed-checkpointed" runs every block again in the backward pass, as `--grad-checkpointing`
+does in training. Peak memory is measured apart from time, in a new process for each competitor.
 """
 
 from __future__ import annotations
 
 import random
-import resource
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autoformer_zoo.network.supernet import put_tensors
-from autoformer_zoo.network.vit import AutoFormer
+from autoformer_zoo.network.supernet import Supernet
 from autoformer_zoo.published import SPACES
 from autoformer_zoo.space import SearchSpace, SubnetConfig
-from autoformer_zoo.weights.slicing import slice_supernet
-from benchmarks.measure.memory import MIB
-from benchmarks.measure.options import run_command
-from benchmarks.measure.results import RESULTS, save_rows
+from benchmarks.measure.memory import MIB, in_new_process, peak_of_call
+from benchmarks.measure.models import DTYPES, TorchPrecision
+from benchmarks.measure.options import BenchmarkOptions, check_positive, run_benchmark
 from benchmarks.measure.rows import (
-    RatioRow,
     Row,
     Setting,
-    compared,
     current_environment,
-    rate,
-    single,
-    timed,
+    latency_row,
+    ratio_row,
+    throughput_row,
+    with_value,
 )
 from benchmarks.measure.timing import (
-    Plan,
-    cuda_stopwatch,
+    Call,
+    TimingConfig,
     measure,
-    ratio_of_medians,
     require_device,
-    summarise,
-    wall_stopwatch,
+    stopwatch_for,
+    thread_count,
 )
 
-PROGRAM = "python -m benchmarks.train_step"
-ROWS, RATIOS = "training.csv", "training_ratios.csv"
+NAME = "train_step"
+FILE = "training"  # shared with candidates.py
 WHAT = "supernet step"
-Form = Literal["explicit", "augmented", "decomposed", "decomposed-checkpointed"]
-Precision = Literal["fp32", "bf16", "fp16"]
-BASELINE: tuple[Form, Precision] = ("explicit", "fp32")
+StepForm = Literal["explicit", "augmented", "decomposed", "decomposed-checkpointed"]
+BASELINE: tuple[StepForm, TorchPrecision] = ("explicit", "fp32")
 
 
 @dataclass(frozen=True, slots=True)
-class StepOptions:
-    """Measure a supernet training step.
+class StepOptions(BenchmarkOptions):
+    """Measure a supernet training step."""
 
-    Raises:
-        ValueError: the space is unknown, or a number is out of its range.
-    """
-
-    space: str = "nano"
-    """Which search space."""
-    batch_size: int = 128
-    """Images a step."""
-    precision: tuple[Precision, ...] = ("fp32",)
-    """Of the forward and backward pass; half precisions by autocast."""
-    form: tuple[Form, ...] = get_args(Form)
-    """Of the attention; "-checkpointed" with the blocks run again in the backward pass."""
-    rounds: int = 10
-    """Random subnets, each timed in every form and precision."""
-    seconds: float | None = None
-    """Start no further round after this long."""
-    device: str = "cpu"
-    """Where to run: cpu or cuda."""
-    threads: int | None = None
-    """Of PyTorch; its own choice where not given."""
-    memory: bool = True
-    """Measure peak memory too."""
-    save: bool = False
-    """Keep the rows in the folder of results."""
-    results: Path = RESULTS
-    """Folder of the files of rows."""
-
-    def __post_init__(self) -> None:
-        if self.space not in SPACES:
-            raise ValueError(
-                f"space {self.space!r} is unknown; expected one of {', '.join(SPACES)}"
-            )
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size is {self.batch_size}; expected 1 or more")
+    space: str = "nano"  # search space
+    batch_size: int = 128  # images a step
+    precision: tuple[TorchPrecision, ...] = ("fp32",)  # half precisions by autocast
+    form: tuple[StepForm, ...] = get_args(StepForm)  # -checkpointed: blocks run again in backward
+    rounds: int = 10  # random subnets, each timed in every form and precision
+    seconds: float | None = None  # start no further round after this long
+    device: Literal["cpu", "cuda"] = "cpu"  # where to run
+    threads: int | None = None  # threads of torch (default: its own choice)
+    memory: bool = True  # measure peak memory too
 
     @property
-    def competitors(self) -> list[tuple[Form, Precision]]:
+    def competitors(self) -> list[tuple[StepForm, TorchPrecision]]:
         """Forms and precisions, with the explicit form in each of them."""
         wanted = [(form, precision) for precision in self.precision for form in self.form]
         return list(dict.fromkeys([*wanted, *(("explicit", p) for p in self.precision), BASELINE]))
 
 
-class Step:
-    """A supernet step that can be run again and again.
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return run_benchmark(NAME, StepOptions, argv, measure_step, file=FILE)
+
+
+def measure_step(options: StepOptions) -> Iterator[list[Row]]:
+    """Time a training step of random subnets in interleaved rounds.
+
+    Yields:
+        Rows of each competitor, and its ratios to the explicit form in fp32 and in the same
+        precision.
+
+    Raises:
+        ValueError: the space is unknown, a number is out of range, or there is no CUDA.
+    """
+    if options.space not in SPACES:
+        expected = ", ".join(SPACES)
+        raise ValueError(f"space {options.space!r} is unknown; expected one of {expected}")
+    check_positive(options, "batch_size", *(("threads",) if options.threads is not None else ()))
+    require_device(options.device)
+    space = SPACES[options.space]
+    threads = options.threads or torch.get_num_threads()
+    environment = current_environment(options.device)
+
+    def call_of(form: StepForm, precision: TorchPrecision) -> Call:
+        step = make_step(space, form, precision, options.batch_size, options.device)
+        subnets = draw_subnets(space)
+        return lambda: step(next(subnets))
+
+    peaks = {name: _peak(options, *name) for name in options.competitors if options.memory}
+    timing = TimingConfig(options.rounds, options.seconds, warmup=1, settle=0)
+    with thread_count(threads):
+        calls = {name: call_of(*name) for name in options.competitors}
+        times = measure(calls, timing, stopwatch_for(options.device))
+    for (form, precision), times_ms in times.items():
+        setting = Setting(precision, options.batch_size, threads)
+        place = f"{space.img_size}x{space.img_size}"
+        row = latency_row(
+            WHAT, options.space, times_ms, setting, environment, input=place, backend=form
+        )
+        rows = [row, throughput_row(row, "throughput", options.batch_size, "images/s")]
+        if (peak := peaks.get((form, precision))) is not None:
+            rows.append(with_value(row, "peak_memory", peak / MIB, "MiB"))
+        for baseline in dict.fromkeys((BASELINE, ("explicit", precision))):
+            if (form, precision) != baseline:
+                rows.append(ratio_row(row, times_ms, " ".join(baseline), times[baseline]))
+        yield rows
+
+
+def make_step(
+    space: SearchSpace, form: StepForm, precision: TorchPrecision, batch_size: int, device: str
+) -> Callable[[SubnetConfig], Tensor]:
+    """Return a supernet step, which does the forward and backward pass of a subnet.
 
     Args:
-        space: the supernet, and where subnets are drawn.
-        form: of the attention.
+        space: sizes of the supernet.
+        form: form of the attention.
         precision: of the forward and backward pass.
-        batch_size: images.
+        batch_size: images a step.
         device: where to run.
+
+    Returns:
+        A function of the subnet, which returns the loss; gradients are in the supernet.
     """
+    torch.manual_seed(0)
+    attention, _, checkpointed = form.partition("-")
+    half = None if precision == "fp32" else DTYPES[precision]
+    supernet = Supernet(space, attention=attention).to(device).train()  # type: ignore[arg-type]
+    supernet.grad_checkpointing = bool(checkpointed)
+    images = torch.randn(batch_size, 3, space.img_size, space.img_size, device=device)
+    labels = torch.arange(batch_size, device=device) % space.num_classes
 
-    def __init__(
-        self, space: SearchSpace, form: Form, precision: str, batch_size: int, device: str
-    ) -> None:
-        torch.manual_seed(0)
-        attention, _, checkpointed = form.partition("-")
-        sizes = {"img_size": space.img_size, "patch_size": space.patch_size}
-        self._arguments: dict[str, Any] = {
-            **sizes,
-            "num_classes": space.num_classes,
-            "attention": attention,
-        }
-        self._checkpointed = bool(checkpointed)
-        self._space = space
-        self._weights = AutoFormer(space.supernet, **self._arguments).to(device).train()
-        self._half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-        self._images = torch.randn(batch_size, 3, space.img_size, space.img_size, device=device)
-        self._labels = torch.arange(batch_size, device=device) % space.num_classes
-
-    def run(self, subnet: SubnetConfig) -> Tensor:
-        """Do the forward and backward pass of a subnet; returns its loss."""
-        self._weights.zero_grad()
-        sliced = slice_supernet(
-            dict(self._weights.named_parameters()), self._space.supernet, subnet, "prefix"
-        )
-        network = AutoFormer(subnet, device="meta", **self._arguments).train()
-        network.set_grad_checkpointing(self._checkpointed)
-        put_tensors(network, sliced.__getitem__)
-        with torch.autocast(self._images.device.type, self._half, enabled=self._half is not None):
-            logits = network(self._images)
-        loss = F.cross_entropy(logits.float(), self._labels)
+    def step(subnet: SubnetConfig) -> Tensor:
+        supernet.zero_grad()
+        with torch.autocast(device, half, enabled=half is not None):
+            logits = supernet(images, subnet)
+        loss = F.cross_entropy(logits.float(), labels)
         loss.backward()
         return loss.detach()
 
-
-def measure_step(options: StepOptions) -> tuple[list[Row], list[RatioRow]]:
-    """Time a training step of random subnets in interleaved rounds.
-
-    Returns:
-        Rows of each competitor; ratios to the explicit form in fp32 and in the same precision.
-
-    Raises:
-        ValueError: there is no such device.
-    """
-    require_device(options.device)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    space, names = SPACES[options.space], options.competitors
-    peaks = {name: peak_bytes(options, *name) for name in names} if options.memory else {}
-
-    def competitor(form: Form, precision: Precision) -> Callable[[], object]:
-        step = Step(space, form, precision, options.batch_size, options.device)
-        subnets = drawn(space)
-        return lambda: step.run(next(subnets))
-
-    plan = Plan(options.rounds, options.seconds, warmup=1, settle=0)
-    stopwatch = cuda_stopwatch() if options.device == "cuda" else wall_stopwatch()
-    times = measure({name: competitor(*name) for name in names}, plan, stopwatch)
-    environment = current_environment(options.device)
-    rows, ratios = [], []
-    for form, precision in names:
-        spent = times[form, precision]
-        setting = Setting(precision, options.batch_size, torch.get_num_threads())
-        place = f"{space.img_size}x{space.img_size}"
-        row = timed(WHAT, options.space, summarise(spent), setting, environment, place, form)
-        rows += [row, rate(row, "throughput", options.batch_size, "images/s")]
-        if peak := peaks.get((form, precision)):
-            memory = ("peak_memory", options.space, peak / MIB, "MiB")
-            rows.append(single(*memory, setting, environment, form, place))
-        for baseline in dict.fromkeys((BASELINE, ("explicit", precision))):
-            if (form, precision) != baseline:
-                ratio = ratio_of_medians(spent, times[baseline])
-                ratios.append(compared(row, " ".join(baseline), ratio))
-    return rows, ratios
+    return step
 
 
-def drawn(space: SearchSpace) -> Iterator[SubnetConfig]:
+def draw_subnets(space: SearchSpace) -> Iterator[SubnetConfig]:
     """Yield random subnets, the same at every call: all competitors run the same in a round."""
     rng = random.Random(0)
     while True:
         yield space.sample(rng)
 
 
-def peak_bytes(options: StepOptions, form: Form, precision: Precision) -> float:
-    """Measure the peak memory of a step of the largest subnet, beyond what was used before.
-
-    On the CPU in a fresh process, whose peak the operating system tells.
-    """
-    values = (options.space, form, precision, str(options.batch_size), options.device)
-    command = [sys.executable, "-m", "benchmarks.train_step", "--child", *values]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout.splitlines()[-1])
+def step_peak(
+    space: SearchSpace, form: StepForm, precision: TorchPrecision, batch_size: int, device: str
+) -> int | None:
+    """Return the peak in bytes of a step of the largest subnet; for a new process."""
+    torch.set_num_threads(1)  # each thread has an arena of memory, whose size is left to chance
+    step = make_step(space, form, precision, batch_size, device)
+    return peak_of_call(lambda: step(space.largest), device)
 
 
-def child(space: str, form: Form, precision: str, batch_size: int, device: str) -> float:
-    """Return the peak memory of a step in bytes beyond what was used before it."""
-    torch.set_num_threads(1)
-    step = Step(SPACES[space], form, precision, batch_size, device)
-    if device == "cuda":
-        held = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        step.run(SPACES[space].largest)
-        return float(torch.cuda.max_memory_allocated() - held)
-    before = _peak_rss()
-    step.run(SPACES[space].largest)
-    return float(_peak_rss() - before)
-
-
-def _peak_rss() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def format_table(rows: Sequence[Row], ratios: Sequence[RatioRow]) -> str:
-    """Return a line for each competitor, as text."""
-    found = {(row.what, row.backend, row.precision): row.median for row in rows}
-    lines = []
-    for row in rows:
-        if row.what != WHAT:
-            continue
-        key = (row.backend, row.precision)
-        against = [
-            f"{each.ratio:.3f} [{each.low:.3f}, {each.high:.3f}] of {each.baseline}'s time"
-            for each in ratios
-            if (each.backend, each.precision) == key
-        ]
-        memory = found.get(("peak_memory", *key))
-        held = "" if memory is None else f"{memory:8.0f} MiB"
-        speed = found[("throughput", *key)]
-        told = f"{row.backend:24s} {row.precision} {speed:8.1f} images/s{held}"
-        lines.append(f"{told}   {', '.join(against)}")
-    return "\n".join(lines)
-
-
-def _work(options: StepOptions) -> tuple[str, dict[str, Any]]:
-    rows, ratios = measure_step(options)
-    if options.save:
-        save_rows(options.results / ROWS, rows)
-        save_rows(options.results / RATIOS, ratios)
-    document = {"rows": [asdict(row) for row in rows], "ratios": [asdict(row) for row in ratios]}
-    return format_table(rows, ratios), {"what": WHAT, **document}
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    words = sys.argv[1:] if argv is None else list(argv)
-    if words[:1] == ["--child"]:
-        space, form, precision, batch_size, device = words[1:]
-        print(child(space, form, precision, int(batch_size), device))  # type: ignore[arg-type]
-        return 0
-    return run_command(PROGRAM, StepOptions, words, _work)
+def _peak(options: StepOptions, form: StepForm, precision: TorchPrecision) -> int | None:
+    space = SPACES[options.space]
+    return in_new_process(step_peak, space, form, precision, options.batch_size, options.device)
 
 
 if __name__ == "__main__":

@@ -33,8 +33,7 @@ from autoformer_zoo.weights.checkpoint import (
     holds_supernet,
     load_weights,
 )
-from benchmarks.measure.competitors import DTYPES, has_forms, split_spec
-from benchmarks.measure.onnx_sessions import make_session
+from benchmarks.measure.models import DTYPES, is_zoo_model, make_session, split_spec
 
 ANY_SUBNET = "autoformer_subnet"  # the name that says nothing about the file
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -77,7 +76,7 @@ def open_classifier(spec: str, device: str, precision: str, threads: int) -> Cla
     name, file = split_file(spec)
     if file is None:
         return of_model(spec, _open_pretrained(name), device, precision)
-    if not has_forms(name):
+    if not is_zoo_model(name):
         return of_model(spec, _open_timm_file(name, file), device, precision)
     if (subnet := _subnet_of(name)) is None and holds_supernet(file):
         raise ValueError(
@@ -122,7 +121,7 @@ def open_subnets(
         CheckpointError: the file is refused.
     """
     name, file = split_file(supernet)
-    if not has_forms(name):
+    if not is_zoo_model(name):
         raise ValueError(f"{name} has no supernet: expected a model of this package")
     if file is not None and not holds_supernet(file):
         raise ValueError(f"{file} holds one subnet, no supernet: score it by --models {supernet}")
@@ -208,7 +207,7 @@ def _naming(title: str) -> Iterator[None]:
 
 def _open_pretrained(name: str) -> nn.Module:
     cfg = timm.models.get_pretrained_cfg(name)
-    if not has_forms(name) and not (cfg and cfg.has_weights):  # timm would warn and go on
+    if not is_zoo_model(name) and not (cfg and cfg.has_weights):  # timm would warn and go on
         raise MissingWeightsError(f"timm has no weights of {name}")
     return _with_weights(name, lambda: timm.create_model(name, pretrained=True))
 

@@ -1,44 +1,40 @@
 """Counting right answers: a classifier over a data set, by class, and by ImageNet-ReaL labels.
 
-The data sets are timm's by name, and so is the preparation of images: nothing of either is made
-here. What is scored is `classifiers.py`, the command `accuracy.py`.
+Data sets are timm's, by name, and so are the preparation of images and the ReaL labels. What can be
+scored is defined in `classifiers.py`; the command is `benchmarks/accuracy.py`.
 """
 
 from __future__ import annotations
 
-import json
-import re
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from timm.data import ImageDataset, create_dataset, create_loader
+from timm.data import ImageDataset, RealLabelsImagenet, create_dataset, create_loader
 from torch import Tensor
 
 from benchmarks.measure.classifiers import Classifier
 
 TOP = 5
 SHIPPED_REAL = "timm"  # the labels that come with timm
-VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.")
 
 
 @dataclass(slots=True)
-class Score:
-    """Right answers so far.
+class AnswerCounts:
+    """Right answers of a classifier.
 
     Args:
-        by_class: images, right best answers and right five best, of each class (classes, 3).
-        real: images that have ReaL labels, right best answers and right five best; zeros where
-            no ReaL labels were given.
-        seconds: in the classifier, without the loading of images.
+        by_class: number of images, of right best answers and of right answers among the five best,
+            for each class (classes, 3).
+        real: answers compared with ReaL labels, if there are any.
+        seconds: time in the classifier, without the loading of images.
     """
 
     by_class: Tensor
-    real: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.long))
+    real: Any = None  # timm's RealLabelsImagenet
     seconds: float = 0.0
 
     @property
@@ -46,30 +42,39 @@ class Score:
         """Number of images."""
         return int(self.by_class[:, 0].sum())
 
-    def percent(self, column: int) -> float:
-        """Return top-1 (1) or top-5 (2) in percent of all images."""
-        return 100 * float(self.by_class[:, column].sum()) / self.images
+    @property
+    def real_images(self) -> int:
+        """Number of images that have a ReaL label."""
+        return len(self.real.is_correct[1]) if self.real else 0
 
-    def real_percent(self, column: int) -> float | None:
-        """Return top-1 (1) or top-5 (2) by ReaL labels in percent; None without any."""
-        return 100 * float(self.real[column]) / float(self.real[0]) if self.real[0] else None
+    def percent(self, top: int) -> float:
+        """Return top-1 or top-5 in percent of all images."""
+        return 100 * float(self.by_class[:, 1 if top == 1 else 2].sum()) / self.images
 
-    def add(self, scores: Tensor, labels: Tensor, real: Sequence[set[int]]) -> None:
+    def real_percent(self, top: int) -> float | None:
+        """Return top-1 or top-5 by ReaL labels in percent; None without labels."""
+        return self.real.get_accuracy(top) if self.real_images else None
+
+    def add(self, scores: Tensor, labels: Tensor) -> None:
         """Count a batch.
 
         Args:
-            scores: (B, classes), the higher the likelier.
+            scores: (B, classes), higher is likelier.
             labels: right classes (B,).
-            real: ReaL labels of each image, none where it has none; empty for no such labels.
+
+        Raises:
+            ValueError: ReaL has no label for an image of that name.
         """
         best = scores.topk(min(TOP, scores.shape[1]), dim=1).indices  # (B, 5)
         right = best == labels[:, None]
-        hits = torch.stack([torch.ones_like(labels), right[:, 0], right.any(1)], 1).long()
-        self.by_class.index_add_(0, labels, hits)
-        for answers, wanted in zip(best.tolist(), real, strict=bool(real)):
-            if wanted:
-                found = [answer in wanted for answer in answers]
-                self.real += torch.tensor([1, found[0], any(found)])
+        counts = torch.stack([torch.ones_like(labels), right[:, 0], right.any(1)], 1).long()
+        self.by_class.index_add_(0, labels, counts)
+        if self.real is None:
+            return
+        try:
+            self.real.add_result(scores)
+        except KeyError as error:
+            raise ValueError(f"ReaL has no label for an image named {error}") from None
 
 
 def open_dataset(name: str, root: Path, split: str, class_map: Path | None = None) -> Any:
@@ -79,7 +84,7 @@ def open_dataset(name: str, root: Path, split: str, class_map: Path | None = Non
         name: "" for a folder of folders, one a class; "wds/", "tfds/", "hfds/..." and
             "torch/cifar10" as timm has them.
         root: its folder.
-        split: timm's name of the part.
+        split: timm's name of the split.
         class_map: file that gives folders their class, for folders.
 
     Raises:
@@ -112,22 +117,26 @@ def check_classes(dataset: Any, classifier: Classifier) -> None:
         )
 
 
-def read_real_labels(source: str) -> list[set[int]]:
-    """Read ImageNet-ReaL labels: right classes of each validation image, in their order.
+def open_real_labels(source: str, dataset: Any) -> RealLabelsImagenet:
+    """Open ReaL labels for a data set.
 
     Args:
-        source: a JSON file, a list of lists; or "timm" for the one that timm ships.
+        source: "timm" for the labels that come with timm, or a file in the format of real.json.
+        dataset: ImageNet's whole validation set, from `open_dataset`.
 
     Raises:
-        ValueError: the file holds something else.
+        ValueError: the file or the data set is another one.
     """
-    path = Path(source)
-    if source == SHIPPED_REAL:
-        path = Path(sys.modules["timm.data"].__path__[0], "_info", "imagenet_real_labels.json")
-    labels = json.loads(path.read_text())
-    if not isinstance(labels, list) or not all(isinstance(each, list) for each in labels):
-        raise ValueError(f"{source} is no list of lists of classes; expected ReaL's real.json")
-    return [set(each) for each in labels]
+    if not hasattr(dataset, "filenames"):
+        raise ValueError("ReaL labels need the images' names, which this data set does not have")
+    names = dataset.filenames(basename=True)
+    try:
+        return RealLabelsImagenet(names, None if source == SHIPPED_REAL else source)
+    except (AssertionError, ValueError, TypeError):
+        raise ValueError(
+            f"{source} does not hold ReaL labels of {len(names)} images: expected real.json and "
+            "ImageNet's whole validation set"
+        ) from None
 
 
 def evaluate(
@@ -136,8 +145,8 @@ def evaluate(
     batch_size: int,
     workers: int = 0,
     limit: int | None = None,
-    real: Sequence[set[int]] = (),
-) -> Score:
+    real: RealLabelsImagenet | None = None,
+) -> AnswerCounts:
     """Run a classifier over a data set.
 
     Args:
@@ -146,15 +155,13 @@ def evaluate(
         batch_size: images at a time.
         workers: processes that prepare images.
         limit: images to stop after, at the end of a batch.
-        real: ReaL labels from `read_real_labels`; the images' names must be ImageNet's.
+        real: ReaL labels from `open_real_labels`.
 
     Raises:
-        ValueError: a image cannot be read or is not named as ImageNet's, or a label is none of
-            the classifier's outputs.
+        ValueError: an image cannot be read, or a label is not one of the classifier's outputs.
     """
     check_classes(dataset, classifier)
-    score = Score(torch.zeros(classifier.num_classes, 3, dtype=torch.long))
-    names = _names(dataset) if real else iter(())
+    counts = AnswerCounts(torch.zeros(classifier.num_classes, 3, dtype=torch.long), real)
     loader = create_loader(
         dataset,
         classifier.data["input_size"],
@@ -176,13 +183,13 @@ def evaluate(
             )
         start = time.perf_counter()
         scores = classifier.run(images)
-        score.seconds += time.perf_counter() - start
-        score.add(scores, labels, [_real_of(next(names), real) for _ in labels] if real else [])
-        if limit is not None and score.images >= limit:
+        counts.seconds += time.perf_counter() - start
+        counts.add(scores, labels)
+        if limit is not None and counts.images >= limit:
             break
-    if not score.images:
+    if not counts.images:
         raise ValueError("the data set holds no image")
-    return score
+    return counts
 
 
 def _readable(loader: Any) -> Iterator[Any]:
@@ -190,17 +197,4 @@ def _readable(loader: Any) -> Iterator[Any]:
         yield from loader
     except (RuntimeError, OSError) as error:
         text = " ".join(str(error).split())
-        raise ValueError(f"a image of the data set cannot be read: {text[-200:]}") from error
-
-
-def _names(dataset: Any) -> Iterator[str]:
-    if not hasattr(dataset, "filenames"):
-        raise ValueError("ReaL labels go by the images' names, which this data set has not")
-    return iter(dataset.filenames(basename=True))
-
-
-def _real_of(name: str, real: Sequence[set[int]]) -> set[int]:
-    found = VALIDATION_NAME.match(name)
-    if not found or not 1 <= int(found[1]) <= len(real):
-        raise ValueError(f"{name} is not named as ImageNet's validation images, which ReaL needs")
-    return real[int(found[1]) - 1]
+        raise ValueError(f"an image of the data set cannot be read: {text[-200:]}") from error

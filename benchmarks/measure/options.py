@@ -1,66 +1,100 @@
-"""What all benchmark commands share: flags from a dataclass, one-line errors, exit codes."""
+"""What all benchmark commands share: options, checks, and one way to run and report."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
-from autoformer_zoo.cli import command
+from autoformer_zoo.cli.command import run_command
+from benchmarks.measure.results import RESULTS, save_rows, to_columns
+from benchmarks.measure.rows import Row
+from benchmarks.measure.text_table import format_table
 
-Options = TypeVar("Options")
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkOptions:
+    """Options of every benchmark."""
+
+    save: bool = False  # keep the rows in --results
+    results: Path = RESULTS  # folder of the files of rows
+    file: str = ""  # name of the file of rows in that folder (default: the benchmark's)
 
 
-def run_command(
-    prog: str,
+Options = TypeVar("Options", bound=BenchmarkOptions)
+
+
+def run_benchmark(
+    name: str,
     options_type: type[Options],
     argv: Sequence[str] | None,
-    work: Callable[[Options], tuple[str, dict[str, Any]]],
+    measure: Callable[[Options], Iterable[Sequence[Row]]],
+    *,
+    format_rows: Callable[[Sequence[Row]], str] = format_table,
+    file: str | None = None,
+    quick: Mapping[str, Any] | None = None,
 ) -> int:
-    """Parse the arguments, do the work, print its table and, as the last line, its JSON document.
+    """Parse the arguments, measure, print a table and, as the last line, a JSON document.
 
     Args:
-        prog: the command, as a user types it.
-        options_type: a dataclass: its fields become flags.
-        argv: arguments without the program's name; None takes the process'.
-        work: returns the table for people and the document.
+        name: of the command's module in `benchmarks`.
+        options_type: its fields become flags.
+        argv: arguments without the program's name; None takes those of the process.
+        measure: yields rows group by group. Each group is saved when it is complete, so that an
+            interrupted run keeps what it has measured.
+        format_rows: returns the table of figures; a table of ratios is added.
+        file: rows are saved in FILE.csv and FILE_ratios.csv; the command's name by default.
+        quick: the defaults under `--quick`.
 
     Returns:
-        The document's "exit_code", else 0; 2 where the input was wrong, with one line on stderr.
+        0; 2 for wrong input, with one line on stderr.
     """
 
-    def run(options: Options) -> int:
-        table, document = work(options)
-        code = document.pop("exit_code", 0)
-        print(table)
-        print(json.dumps(document))
-        return int(code)
+    def run(options: Options) -> None:
+        if quick is not None and getattr(options, "quick", False):
+            options = apply_quick(options, quick)
+        rows: list[Row] = []
+        for group in measure(options):
+            if options.save:
+                save_rows(options.results, options.file or file or name, group)
+            rows += group
+        figures = [row for row in rows if not row.baseline]
+        ratios = [row for row in rows if row.baseline]
+        print(format_rows(figures), *([format_table(ratios)] if ratios else []), sep="\n\n")
+        print_document(name, rows=figures, ratios=ratios)
 
-    return command.run_command(prog, options_type, argv, run)
+    return run_command(f"python -m benchmarks.{name}", options_type, argv, run)
 
 
-def shortened(options: Any, quick: dict[str, Any]) -> Any:
-    """Put the values of `quick` where a dataclass of options still has its default.
+def print_document(
+    what: str, rows: Sequence[Row], ratios: Sequence[Row] = (), **facts: Any
+) -> None:
+    """Print rows as one line of JSON, with the column names of the files."""
+    document = {"rows": map(to_columns, rows), "ratios": map(to_columns, ratios)}
+    print(json.dumps({"what": what, **{k: list(v) for k, v in document.items()}, **facts}))
 
-    Args:
-        options: an instance of a dataclass whose fields all have defaults.
-        quick: values by field.
-    """
+
+def apply_quick(options: Options, quick: Mapping[str, Any]) -> Options:
+    """Replace those options that still have their defaults by the values of `quick`."""
     default = type(options)()
     changed = {
         f.name for f in fields(options) if getattr(options, f.name) != getattr(default, f.name)
     }
-    return replace(options, **{k: v for k, v in quick.items() if k not in changed})
+    return replace(options, **{key: value for key, value in quick.items() if key not in changed})
 
 
-def require_positive(name: str, values: Sequence[float]) -> None:
-    """Refuse an empty list, and numbers that are not positive.
+def check_positive(options: Any, *names: str) -> None:
+    """Check that options, or all numbers of them, are positive.
 
     Raises:
-        ValueError: as said; the text names the option.
+        ValueError: one is not, or an option that takes several numbers has none.
     """
-    if not values:
-        raise ValueError(f"{name} is empty; expected at least one")
-    if min(values) <= 0:
-        raise ValueError(f"{name} is {values}; expected positive numbers")
+    for name in names:
+        value = getattr(options, name)
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not numbers:
+            raise ValueError(f"{name} is empty; expected at least one")
+        if min(numbers) <= 0:
+            raise ValueError(f"{name} is {value}; expected positive numbers")

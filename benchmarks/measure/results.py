@@ -1,8 +1,7 @@
-"""Files of rows: `results/*.csv`, one for each benchmark.
+"""Files of rows: `results/NAME.csv` and, for ratios, `results/NAME_ratios.csv`.
 
-A new row takes the place of the one with the same key (what, model, setting, input, device and
-machine): a file holds the newest figure of each, and its history is the repository's. Files appear
-under their names only when they are whole.
+A new row replaces the one with the same key (what, model, setting, input, device and machine): a
+file holds the newest figure of each, and older ones are in the repository's history.
 """
 
 from __future__ import annotations
@@ -10,90 +9,110 @@ from __future__ import annotations
 import csv
 import os
 import uuid
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from benchmarks.measure.rows import RatioRow, Row
+from benchmarks.measure.rows import Row
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent.parent / "results"
 DIGITS = 5  # significant digits of a figure in a file
 
-AnyRow = TypeVar("AnyRow", Row, RatioRow)
+# Columns of the two kinds of files. Three fields of a row have other names there.
+_SHARED = (
+    *("backend", "precision", "batch", "threads", "input"),
+    *("device", "machine", "versions", "commit", "date"),
+)
+FIGURE_COLUMNS = (
+    *("what", "model", *_SHARED),
+    *("median", "p10", "p90", "repeats", "unit", "note"),
+)
+RATIO_COLUMNS = ("what", "model", "baseline", *_SHARED, "ratio", "low", "high", "repeats")
+_FIELDS = {"median": "value", "p10": "low", "p90": "high", "ratio": "value"}
+_TYPES = {"batch": int, "threads": int, "repeats": int, "value": float, "low": float, "high": float}
 
 
-def save_rows(path: Path, rows: Sequence[AnyRow]) -> None:
-    """Add rows to a file, each in the place of an older one with the same key.
+def ratios_file(name: str) -> str:
+    """Return the name of the file of ratios beside NAME.csv."""
+    return f"{name}_ratios.csv"
+
+
+def save_rows(folder: Path, name: str, rows: Sequence[Row]) -> None:
+    """Add rows to NAME.csv and NAME_ratios.csv, replacing older ones with the same key.
 
     Args:
-        path: the file; it is made where there is none, its folder too.
-        rows: of one type.
+        folder: made if missing, as are the files.
+        name: of the files.
+        rows: figures and ratios.
 
     Raises:
-        ValueError: the file has other columns.
+        ValueError: a file has other columns.
     """
-    if not rows:
-        return
-    row_type = type(rows[0])
-    merged: dict[tuple[object, ...], AnyRow] = {row.key: row for row in read_rows(path, row_type)}
-    merged.update({row.key: row for row in rows})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_csv(path, _columns(row_type), [_cells(row) for row in merged.values()])
+    for path, is_ratio in ((folder / f"{name}.csv", False), (folder / ratios_file(name), True)):
+        chosen = [row for row in rows if bool(row.baseline) == is_ratio]
+        if not chosen:
+            continue
+        merged = {row.key: row for row in (*read_rows(path), *chosen)}
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = [[_cell(cell) for cell in to_columns(row).values()] for row in merged.values()]
+        write_csv(path, RATIO_COLUMNS if is_ratio else FIGURE_COLUMNS, lines)
 
 
-def read_rows(path: Path, row_type: type[AnyRow]) -> list[AnyRow]:
-    """Read a file of rows; a file that does not exist has none.
+def to_columns(row: Row) -> dict[str, Any]:
+    """Return a row under the names that its file has for the fields."""
+    columns = RATIO_COLUMNS if row.baseline else FIGURE_COLUMNS
+    return {column: getattr(row, _FIELDS.get(column, column)) for column in columns}
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read a file of figures or of ratios; a file that does not exist has no rows.
 
     Raises:
-        ValueError: the file has other columns, or a cell is no number where one belongs.
+        ValueError: the file has other columns, or a cell is not the number that belongs there.
     """
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.reader(file)
-        _require_columns(path, next(reader, []), _columns(row_type))
-        return [_parsed(path, number, cells, row_type) for number, cells in enumerate(reader, 2)]
+        reader = csv.DictReader(file)
+        found = reader.fieldnames or ()
+        columns = RATIO_COLUMNS if "baseline" in found else FIGURE_COLUMNS
+        if set(found) != set(columns):
+            raise ValueError(
+                f"{path}: unknown columns {sorted(set(found) - set(columns))}, missing columns "
+                f"{sorted(set(columns) - set(found))}; expected {', '.join(columns)}"
+            )
+        return [_parsed(f"{path}:{reader.line_num}", cells) for cells in reader]
 
 
 def write_csv(path: Path, header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    """Write a table of text under a temporary name, then give it its own."""
+    """Write a table of text; the file appears when it is complete."""
+    with complete_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as out:
+        csv.writer(out, lineterminator="\n").writerows([header, *lines])
+
+
+@contextmanager
+def complete_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary name to write to, and rename it to `path` if the block succeeds."""
     temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([header, *lines])
+        yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _columns(row_type: type[Row] | type[RatioRow]) -> list[str]:
-    return [field.name for field in fields(row_type)]
+def _cell(value: Any) -> str:
+    return f"{value:.{DIGITS}g}" if isinstance(value, float) else str(value)
 
 
-def _cells(row: Row | RatioRow) -> list[str]:
-    values = [getattr(row, name) for name in _columns(type(row))]
-    return [f"{value:.{DIGITS}g}" if isinstance(value, float) else str(value) for value in values]
-
-
-def _require_columns(path: Path, found: Sequence[str], expected: Sequence[str]) -> None:
-    if list(found) == list(expected):
-        return
-    unknown = [name for name in found if name not in expected]
-    missing = [name for name in expected if name not in found]
-    raise ValueError(
-        f"{path}: unknown columns {unknown}, missing columns {missing}; expected {list(expected)} "
-        "in this order"
-    )
-
-
-def _parsed(path: Path, number: int, cells: Sequence[str], row_type: type[AnyRow]) -> AnyRow:
-    columns = fields(row_type)
-    if len(cells) != len(columns):
-        raise ValueError(f"{path}:{number}: {len(cells)} cells; expected {len(columns)}")
-    kinds: dict[Any, Any] = {"int": int, "float": float, "str": str}  # annotations are text
+def _parsed(place: str, cells: Mapping[Any, Any]) -> Row:
+    if None in cells or None in cells.values():  # csv's marks of a line that is too long or short
+        raise ValueError(f"{place}: too many or too few cells")
+    values = {_FIELDS.get(column, column): cell for column, cell in cells.items()}
+    for field in {"input", "unit"} & set(values):  # older files say "pictures"
+        values[field] = values[field].replace("picture", "image")
     try:
-        values = {f.name: kinds[f.type](cell) for f, cell in zip(columns, cells, strict=True)}
+        return Row(**{field: _TYPES.get(field, str)(cell) for field, cell in values.items()})
     except ValueError as error:
-        raise ValueError(f"{path}:{number}: {error}") from None
-    return row_type(**values)
+        raise ValueError(f"{place}: {error}") from None

@@ -1,7 +1,7 @@
-"""What a benchmark writes down: one flat row per figure, with all that it was measured on.
+"""What a benchmark writes down: one flat row per figure, with everything it was measured on.
 
-Every figure is a row: `what` says which quantity, `unit` in what. Nothing here measures; files of
-rows are `results.py`, tables and plots from them `report.py`.
+`what` names the quantity and `unit` its unit. Nothing here measures; files of rows are in
+`results.py`, the tables and plots made from them in `benchmarks/report`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +20,7 @@ import torch
 
 import autoformer_zoo
 from autoformer_zoo.network.packed_linear import processor
-from benchmarks.measure.timing import Ratio, Summary
+from benchmarks.measure.timing import ratio_of_medians, summarise
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Environment:
     device: str  # cpu or cuda
     machine: str  # the processor's or the card's own name
     versions: str
-    commit: str  # of this repository, with -dirty where files were changed; unknown without git
+    commit: str  # of this repository, with -dirty if files were changed; unknown without git
     date: str  # UTC, ISO 8601
 
 
@@ -45,7 +45,11 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure of one model in one setting."""
+    """One figure of one model in one setting, or, with a baseline, a ratio of two models' figures.
+
+    A ratio row divides medians of the same setting and rounds; `low` and `high` are then those of
+    a bootstrap interval of 95 %.
+    """
 
     what: str  # the quantity: latency, peak_memory, ...
     model: str
@@ -53,68 +57,46 @@ class Row:
     precision: str
     batch: int
     threads: int
-    input: str  # what went in: height x width in pixels, a grid of patches, a data set
+    input: str  # height x width in pixels, a grid of patches, or a data set
     device: str
     machine: str
     versions: str
     commit: str
     date: str
-    median: float
-    p10: float
-    p90: float
+    value: float  # the median, if there is a distribution
+    low: float  # 10th percentile
+    high: float  # 90th percentile
     repeats: int  # 0: not measured, the note says why
-    unit: str
+    unit: str = ""
     note: str = ""
+    baseline: str = ""  # of ratio rows: what the model is divided by
+
+    @property
+    def competitor(self) -> tuple[str | int, ...]:
+        """Fields that all figures of one model in one setting on one machine share."""
+        setting = (self.backend, self.precision, self.batch, self.threads, self.input)
+        return (self.model, *setting, self.device, self.machine)
 
     @property
     def key(self) -> tuple[str | int, ...]:
-        """What a newer row has in common with the one that it replaces."""
-        setting = (self.backend, self.precision, self.batch, self.threads, self.input)
-        return (self.what, self.model, *setting, self.device, self.machine)
+        """Fields that a newer row shares with the one that it replaces."""
+        return (self.what, self.baseline, *self.competitor)
 
 
-@dataclass(frozen=True, slots=True)
-class RatioRow:
-    """One model's median time over that of another in the same setting and rounds."""
-
-    what: str
-    model: str
-    baseline: str
-    backend: str
-    precision: str
-    batch: int
-    threads: int
-    input: str
-    device: str
-    machine: str
-    versions: str
-    commit: str
-    date: str
-    ratio: float
-    low: float  # of a bootstrap interval of 95 %
-    high: float
-    repeats: int  # rounds
-
-    @property
-    def key(self) -> tuple[str | int, ...]:
-        """What a newer row has in common with the one that it replaces."""
-        setting = (self.backend, self.precision, self.batch, self.threads, self.input)
-        return (self.what, self.model, self.baseline, *setting, self.device, self.machine)
-
-
-def single(
+def make_row(
     what: str,
     model: str,
     value: float,
     unit: str,
     setting: Setting,
     environment: Environment,
+    *,
     backend: str = "",
     input: str = "",
     repeats: int = 1,
     note: str = "",
 ) -> Row:
-    """Make the row of a figure that has no distribution: a count, a peak, an accuracy.
+    """Make the row of a figure without a distribution: a count, a peak, an accuracy.
 
     Args:
         what: the quantity.
@@ -123,10 +105,10 @@ def single(
         unit: its unit.
         setting: precision, batch and threads.
         environment: where and when.
-        backend: what ran the model; "" where that makes no difference.
+        backend: what ran the model; "" if that makes no difference.
         input: what went in.
         repeats: measurements, or images, behind the figure.
-        note: what a reader has to know besides.
+        note: anything else that a reader needs.
     """
     return Row(
         what=what,
@@ -135,70 +117,53 @@ def single(
         **asdict(setting),
         input=input,
         **asdict(environment),
-        median=value,
-        p10=value,
-        p90=value,
+        value=value,
+        low=value,
+        high=value,
         repeats=repeats,
         unit=unit,
         note=note,
     )
 
 
-def timed(
+def latency_row(
     what: str,
     model: str,
-    times: Summary,
+    times_ms: Sequence[float],
     setting: Setting,
     environment: Environment,
+    *,
     input: str,
     backend: str = "eager",
     note: str = "",
 ) -> Row:
-    """Make the row of times, in ms.
-
-    Args:
-        what: what took the time.
-        model: what it belongs to.
-        times: their distribution.
-        setting: precision, batch and threads.
-        environment: where and when.
-        input: what went in.
-        backend: what ran the model.
-        note: what a reader has to know besides.
-    """
-    place = (setting, environment, backend, input, times.repeats, note)
-    row = single(what, model, times.median_ms, "ms", *place)
-    return replace(row, p10=times.p10_ms, p90=times.p90_ms)
-
-
-def restated(
-    row: Row, what: str, values: tuple[float, float, float], unit: str, repeats: int, note: str = ""
-) -> Row:
-    """Return another figure of the same model, setting and moment.
-
-    Args:
-        row: a figure of them.
-        what: the quantity.
-        values: median, 10th and 90th percentile.
-        unit: of these.
-        repeats: measurements behind them.
-        note: what a reader has to know besides.
-    """
-    median, p10, p90 = values
-    return replace(
-        row,
-        what=what,
-        median=median,
-        p10=p10,
-        p90=p90,
-        unit=unit,
-        repeats=repeats,
+    """Make the row of times in ms; arguments as in `make_row`."""
+    times = summarise(times_ms)
+    row = make_row(
+        what,
+        model,
+        times.median_ms,
+        "ms",
+        setting,
+        environment,
+        backend=backend,
+        input=input,
+        repeats=times.repeats,
         note=note,
     )
+    return replace(row, low=times.p10_ms, high=times.p90_ms)
 
 
-def rate(row: Row, what: str, amount: float, unit: str) -> Row:
-    """Return how much a second the times of a row are; the 10th percentile is the slow end.
+def with_value(
+    row: Row, what: str, value: float, unit: str, repeats: int = 1, note: str = ""
+) -> Row:
+    """Return another figure of the same competitor and moment, without a distribution."""
+    row = replace(row, what=what, unit=unit, repeats=repeats, note=note)
+    return replace(row, value=value, low=value, high=value)
+
+
+def throughput_row(row: Row, what: str, amount: float, unit: str) -> Row:
+    """Turn the row of a time into what is done in a second; the 10th percentile is the slow end.
 
     Args:
         row: times in ms.
@@ -206,20 +171,24 @@ def rate(row: Row, what: str, amount: float, unit: str) -> Row:
         amount: what one call does, in `unit` times a second.
         unit: of the result.
     """
-    values = (1e3 * amount / row.median, 1e3 * amount / row.p90, 1e3 * amount / row.p10)
-    return restated(row, what, values, unit, row.repeats)
+    value, low, high = (1e3 * amount / ms for ms in (row.value, row.high, row.low))
+    return replace(row, what=what, value=value, low=low, high=high, unit=unit, note="")
 
 
-def compared(row: Row, baseline: str, ratio: Ratio) -> RatioRow:
-    """Return the row of a ratio.
+def ratio_row(
+    row: Row, times_ms: Sequence[float], baseline: str, baseline_ms: Sequence[float]
+) -> Row:
+    """Divide the median of one competitor by that of another.
 
     Args:
-        row: times of what is compared.
-        baseline: what it is compared with, in the same rounds.
-        ratio: time over the baseline's.
+        row: the times that are divided.
+        times_ms: the same times, by round.
+        baseline: name of the other competitor.
+        baseline_ms: its times, from the same rounds.
     """
-    shared = {f.name: getattr(row, f.name) for f in fields(RatioRow) if hasattr(row, f.name)}
-    return RatioRow(**shared, baseline=baseline, **asdict(ratio))
+    ratio = ratio_of_medians(times_ms, baseline_ms)
+    row = replace(row, value=ratio.ratio, low=ratio.low, high=ratio.high, repeats=len(times_ms))
+    return replace(row, unit="", note="", baseline=baseline)
 
 
 def current_environment(device: str, packages: Sequence[str] = ()) -> Environment:
@@ -245,9 +214,10 @@ def _machine_name(device: str) -> str:
 
 
 def current_commit(folder: Path = Path(__file__).parent) -> str:
-    """Name the commit of the repository around a folder, with -dirty where files were changed.
+    """Return the commit of the repository around a folder, with -dirty if files were changed.
 
-    Results do not count: the rows that one benchmark saves do not change what the next one runs.
+    Changed results do not count: otherwise the rows that one benchmark saves would make the next
+    one's rows dirty.
     """
     status = ("status", "--porcelain", "--untracked-files=no", "--")
     try:

@@ -1,9 +1,9 @@
-"""Fair timing of several competitors in one process, and the statistics of what came out.
+"""Fair timing of several calls in one process, and the statistics of their times.
 
-Competitors run in interleaved rounds: each round times every one of them once, in a new random
-order, so that a machine that slows down or is shared slows them all down alike. Knows nothing of
-networks; `latency.py` and the other benchmarks say what to run, `rows.py` how to write it down.
-Everything but the two stopwatches is a function of its arguments: clock and randomness come in.
+Calls run in interleaved rounds: each round times every call once, in a new random order, so that a
+machine that slows down or is shared slows all of them down alike. Which calls to time is decided
+elsewhere (`models.py`, the commands); `rows.py` makes rows of the results. Apart from the
+stopwatches everything is a function of its arguments: clock and randomness are passed in.
 """
 
 from __future__ import annotations
@@ -21,24 +21,25 @@ from typing import Any, TypeVar
 import torch
 
 Name = TypeVar("Name", bound=Hashable)
-Run = Callable[[], object]
-Stopwatch = Callable[[Run], float]
-"""Runs something once and returns how long it took, in ms."""
+Call = Callable[[], object]
+Stopwatch = Callable[[Call], float]
+"""Makes one call and returns its time in ms."""
 
-LEAST_ROUNDS = 3  # a time limit never cuts below this: a median of fewer says nothing
+MIN_ROUNDS = 3  # the time limit never cuts below this: a median of fewer times means nothing
+PRODUCT_SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices whose product gives the machine's peak
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How long to measure.
+class TimingConfig:
+    """How many rounds to time.
 
     Raises:
-        ValueError: a number is out of its range.
+        ValueError: a number is out of range.
     """
 
-    rounds: int = 50  # timed calls of every competitor, at most
-    seconds: float | None = None  # start no further round after this long, where given
-    warmup: int = 3  # untimed calls of every competitor before the first round
+    rounds: int = 50  # timed calls of each competitor, at most
+    seconds: float | None = None  # start no further round after this long
+    warmup: int = 3  # untimed calls of each competitor before the first round
     settle: int = 1  # untimed calls before each timed one: competitors evict each other's caches
     seed: int = 0  # of the order within the rounds
 
@@ -54,7 +55,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The distribution of one competitor's times."""
+    """The distribution of one call's times."""
 
     median_ms: float
     p10_ms: float
@@ -71,46 +72,36 @@ class Ratio:
     high: float
 
 
-def require_device(device: str) -> None:
-    """Refuse CUDA where there is none.
-
-    Raises:
-        ValueError: as said; the text names the way out.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is cuda, but torch finds no CUDA here; use --device cpu")
-
-
 def measure(
-    competitors: Mapping[Name, Run],
-    plan: Plan,
+    calls: Mapping[Name, Call],
+    config: TimingConfig,
     stopwatch: Stopwatch,
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[Name, list[float]]:
-    """Time all competitors in interleaved rounds, with garbage collection off.
+    """Time all calls in interleaved rounds, with garbage collection off.
 
     Args:
-        competitors: what to run, by name.
-        plan: how long.
-        stopwatch: times one run.
-        clock: seconds, for the plan's time limit.
+        calls: what to time, by name.
+        config: number of rounds, or seconds.
+        stopwatch: times one call.
+        clock: seconds, for the time limit.
 
     Returns:
-        Times in ms by name, one a round: the i-th time of every competitor is of the same round.
+        Times in ms by name, one a round: the i-th times of all names are from the same round.
     """
-    for run in competitors.values():
-        for _ in range(plan.warmup):
-            run()
-    times: dict[Name, list[float]] = {name: [] for name in competitors}
-    start, limit = clock(), math.inf if plan.seconds is None else plan.seconds
+    for call in calls.values():
+        for _ in range(config.warmup):
+            call()
+    times: dict[Name, list[float]] = {name: [] for name in calls}
+    start, limit = clock(), math.inf if config.seconds is None else config.seconds
     with collection_off():
-        for done, order in enumerate(orders(list(competitors), plan.rounds, plan.seed)):
-            if done >= LEAST_ROUNDS and clock() - start >= limit:
+        for done, order in enumerate(orders(list(calls), config.rounds, config.seed)):
+            if done >= MIN_ROUNDS and clock() - start >= limit:
                 break
             for name in order:
-                for _ in range(plan.settle):
-                    competitors[name]()
-                times[name].append(stopwatch(competitors[name]))
+                for _ in range(config.settle):
+                    calls[name]()
+                times[name].append(stopwatch(calls[name]))
     return times
 
 
@@ -137,8 +128,6 @@ def ratio_of_medians(
 ) -> Ratio:
     """Divide the median of one competitor by that of another, with a bootstrap interval.
 
-    Whole rounds are drawn anew, for both at once: what slowed a round down slowed both.
-
     Args:
         times_ms: times of one, by round.
         baseline_ms: times of the other, from the same rounds.
@@ -159,6 +148,7 @@ def ratio_of_medians(
     rng = random.Random(seed)
     draws = []
     for _ in range(resamples):
+        # Whole rounds are drawn, for both at once: what slowed a round down slowed both.
         drawn = rng.choices(range(rounds), k=rounds)
         over = statistics.median(times_ms[i] for i in drawn)
         draws.append(over / statistics.median(baseline_ms[i] for i in drawn))
@@ -167,25 +157,28 @@ def ratio_of_medians(
     return Ratio(ratio, steps[0], steps[-1])
 
 
-@contextmanager
-def collection_off() -> Iterator[None]:
-    """Collect garbage now, then not until the block ends."""
-    was_on = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
+def stopwatch_for(device: str) -> Stopwatch:
+    """Return the stopwatch of "cpu" or "cuda".
+
+    Raises:
+        ValueError: there is no CUDA.
+    """
+    require_device(device)
+    return cuda_stopwatch() if device == "cuda" else wall_stopwatch()
+
+
+def require_device(device: str) -> None:
+    """Raise ValueError if the device is "cuda" and torch finds no CUDA."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda, but torch finds no CUDA here; use --device cpu")
 
 
 def wall_stopwatch(clock: Callable[[], float] = time.perf_counter) -> Stopwatch:
     """Return a stopwatch for work that is done when the call returns, as on the CPU."""
 
-    def time_once(run: Run) -> float:
+    def time_once(call: Call) -> float:
         start = clock()
-        run()
+        call()
         return (clock() - start) * 1e3
 
     return time_once
@@ -196,21 +189,15 @@ def cuda_stopwatch() -> Stopwatch:
     events: Any = torch.cuda  # its Event is not annotated
     start, end = (events.Event(enable_timing=True) for _ in range(2))
 
-    def time_once(run: Run) -> float:
+    def time_once(call: Call) -> float:
         torch.cuda.synchronize()
         start.record()
-        run()
+        call()
         end.record()
         end.synchronize()
         return float(start.elapsed_time(end))
 
     return time_once
-
-
-SIDE = {"cpu": 2048, "cuda": 8192}
-
-
-PLAN = Plan(rounds=10, seconds=3.0, warmup=2, settle=0)
 
 
 def peak_gflops(device: str, dtype: torch.dtype, stopwatch: Stopwatch) -> float:
@@ -224,8 +211,33 @@ def peak_gflops(device: str, dtype: torch.dtype, stopwatch: Stopwatch) -> float:
     Returns:
         GFLOP/s, a multiply-add counted as two.
     """
-    side = SIDE[device]
+    side = PRODUCT_SIDE[device]
     a, b = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
-    times = measure({"product": lambda: torch.mm(a, b, out=out)}, PLAN, stopwatch)
+    config = TimingConfig(rounds=10, seconds=3.0, warmup=2, settle=0)
+    times = measure({"product": lambda: torch.mm(a, b, out=out)}, config, stopwatch)
     return 2 * side**3 / min(times["product"]) / 1e6
+
+
+@contextmanager
+def thread_count(threads: int) -> Iterator[None]:
+    """Let torch use this many threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def collection_off() -> Iterator[None]:
+    """Collect garbage now, then not until the block ends."""
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

@@ -1,29 +1,27 @@
-"""Images from rows, as SVG: attention over tokens, and accuracy over latency.
+"""Plots from rows, as SVG: attention over tokens, and accuracy over latency.
 
 The same rows give the same bytes with the same matplotlib. Each file carries a digest of its rows,
-so that `report.py --check` knows a stale one whatever matplotlib is installed.
+so that `python -m benchmarks.report --check` finds a stale one with any version of matplotlib, and
+without drawing.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from benchmarks import attention, pareto
-from benchmarks.measure.results import read_rows
+from benchmarks import attention
+from benchmarks.measure.results import complete_file, read_rows, to_columns
 from benchmarks.measure.rows import Row
-from benchmarks.report.tables import FORMS, caption
+from benchmarks.report.tables import FORMS, PARETO, caption, published_top1, to_frame
 
 DIGEST = re.compile(r"rows sha256 ([0-9a-f]{64})")
 STYLE: Mapping[Any, Any] = {  # matplotlib names every key in its annotation
-    "svg.hashsalt": "autoformer_zoo",  # else ids are random
+    "svg.hashsalt": "autoformer_zoo",  # otherwise ids are random
     "svg.fonttype": "none",  # text stays text
     "axes.grid": True,
     "grid.alpha": 0.3,
@@ -41,7 +39,7 @@ def rows_of_plot(name: str, results: Path) -> list[Row]:
         ValueError: the file is refused.
     """
     file, device, _ = PLOTS[name]
-    rows = [row for row in read_rows(results / file, Row) if row.device == device]
+    rows = [row for row in read_rows(results / f"{file}.csv") if row.device == device]
     if not rows:
         return []
     newest = max(rows, key=lambda row: row.date).machine
@@ -49,34 +47,32 @@ def rows_of_plot(name: str, results: Path) -> list[Row]:
 
 
 def draw_plot(name: str, rows: Sequence[Row], out: Path) -> None:
-    """Draw a name in `PLOTS` from its rows; the file appears when it is whole."""
+    """Draw a name in `PLOTS` from its rows; the file appears when it is complete."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    with matplotlib.rc_context(dict(STYLE)):
+    with matplotlib.rc_context(dict(STYLE)), complete_file(out) as temporary:
         figure = PLOTS[name][2](plt, rows)
-        figure.text(0.01, -0.02, caption(rows), fontsize=6, va="top", wrap=True)
-        temporary = out.with_name(f".{out.name}-{uuid.uuid4().hex}")
+        figure.text(0.01, -0.02, caption(to_frame(rows)), fontsize=6, va="top", wrap=True)
         about = {"Date": None, "Source": f"rows sha256 {digest(rows)}"}
         try:
             figure.savefig(temporary, format="svg", metadata=about, bbox_inches="tight")
-            os.replace(temporary, out)
         finally:
             plt.close(figure)
-            temporary.unlink(missing_ok=True)
 
 
 def is_stale(rows: Sequence[Row], out: Path) -> bool:
-    """Tell whether a image is missing, or was drawn from other rows."""
+    """Return True if a plot is missing, or was drawn from other rows."""
     found = DIGEST.search(out.read_text(encoding="utf-8")) if out.exists() else None
     return found is None or found[1] != digest(rows)
 
 
 def digest(rows: Sequence[Row]) -> str:
     """Return the SHA-256 of rows."""
-    return hashlib.sha256(repr([astuple(row) for row in rows]).encode()).hexdigest()
+    cells = [tuple(to_columns(row).values()) for row in rows]
+    return hashlib.sha256(repr(cells).encode()).hexdigest()
 
 
 def _draw_attention(plt: Any, rows: Sequence[Row]) -> Any:  # pyplot and its figure: not annotated
@@ -89,11 +85,11 @@ def _draw_attention(plt: Any, rows: Sequence[Row]) -> Any:  # pyplot and its fig
     ):
         for form in FORMS:
             points = [
-                (_tokens_and_heads(row)[0], row.median, bool(row.repeats))
+                (_tokens_and_heads(row)[0], row.value, bool(row.repeats))
                 for row in rows
                 if (row.what, row.model) == (what, form)
                 and _tokens_and_heads(row)[1] == chosen
-                and row.median > 0
+                and row.value > 0
             ]
             _draw_form(axis, form, sorted(points))
         axis.set(xscale="log", yscale="log", xlabel="tokens", ylabel=label)
@@ -127,8 +123,8 @@ def _tokens_and_heads(row: Row) -> tuple[int, int]:
 def _draw_pareto(plt: Any, rows: Sequence[Row]) -> Any:
     batch = min(row.batch for row in rows)
     chosen = [row for row in rows if row.batch == batch]
-    times = {row.model: row.median for row in chosen if row.what == "latency"}
-    top1 = {row.model: row.median for row in chosen if row.what == "top1_published"}
+    times = {row.model: row.value for row in chosen if row.what == "latency"}
+    top1 = published_top1()
     figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
     for family, marker in FAMILIES.items():
         names = sorted(name for name in times if name.startswith(family) and name in top1)
@@ -139,7 +135,7 @@ def _draw_pareto(plt: Any, rows: Sequence[Row]) -> Any:
             axis.annotate(
                 name.removesuffix("_patch16_224"),
                 (times[name], top1[name]),
-                xytext=(4, 5 if family == "prenas" else -9),  # its points lie on AutoFormer's
+                xytext=(4, 5 if family == "prenas" else -9),  # its points are on AutoFormer's
                 textcoords="offset points",
                 fontsize=6,
             )
@@ -160,9 +156,9 @@ PLOTS: Mapping[str, tuple[str, str, Draw]] = MappingProxyType(
         f"{name}-{device}": (file, device, draw)
         for device in ("cpu", "cuda")
         for name, file, draw in (
-            ("attention", attention.ROWS, _draw_attention),
-            ("pareto", pareto.ROWS, _draw_pareto),
+            ("attention", attention.NAME, _draw_attention),
+            ("pareto", PARETO, _draw_pareto),
         )
     }
 )
-"""Names of the images: the file of rows, the device, and what draws."""
+"""Names of the plots: the file of rows, the device, and the function that draws."""

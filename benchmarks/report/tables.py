@@ -1,38 +1,43 @@
-"""Tables in Markdown from rows: what stands between the markers of README and docs.
+"""Tables in Markdown from rows: the text between the markers of README and docs.
 
-Each table says below itself on which machine, when and with which versions its figures were
-measured, from the rows. Several machines make several tables. Nothing here reads files but through
-`results.py`; `report.py` puts the tables where they belong.
+Below each table stands on which machine, when and with which versions its figures were measured.
+Several machines make several tables. The package writes no figure into a page in any other way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
 
-from benchmarks import accuracy, attention, latency, operators, pareto, startup, train_step
+import pandas as pd
+
+from autoformer_zoo.published import PUBLISHED
+from benchmarks import train_step
+from benchmarks.measure.models import DEIT_OF_SIZE
 from benchmarks.measure.results import read_rows
-from benchmarks.measure.rows import RatioRow, Row
+from benchmarks.measure.rows import Row
+from benchmarks.startup import PHASES
 
 NOT_MEASURED = "Not measured yet on such a device."
+PARETO = "pareto"  # a file of latencies: all models with a published accuracy, interleaved
 FORMS = ("plain", "explicit", "decomposed", "augmented")
-STAGES = {  # of startup: heading of a column by what the row says
-    "import_torch": "import torch",
-    "import_timm": "import timm",
-    "import_autoformer_zoo": "import autoformer_zoo",
-    "load_supernet": "load_supernet",
-    "extract_subnet": "extract_subnet",
-    "create_model": "create_model",
-    "first_prediction": "first prediction",
-    "later_prediction": "a later one",
-    "total": "in all, to the first",
-}
+COMPETITOR = [
+    *("model", "backend", "precision", "batch", "threads", "input"),
+    *("device", "machine"),
+]
+"""Columns that all figures of one model in one setting on one machine share."""
 
-AnyRow = TypeVar("AnyRow", Row, RatioRow)
-Figures = Mapping[str, Row]  # rows of one line, by what they say
+# Touvron et al., arXiv 2012.12877, table 7: without distillation, at 224 px.
+DEIT_TOP1 = MappingProxyType(
+    {
+        "deit_tiny_patch16_224": 72.2,
+        "deit_small_patch16_224": 79.8,
+        "deit_base_patch16_224": 81.8,
+    }
+)
 
 
 def make_table(name: str, results: Path) -> str:
@@ -46,272 +51,222 @@ def make_table(name: str, results: Path) -> str:
     return TABLES[name](results)
 
 
+def published_top1() -> Mapping[str, float]:
+    """Return published ImageNet top-1 in percent by model, without tags."""
+    zoo = {name.partition(".")[0]: each.top1_percent for name, each in PUBLISHED.items()}
+    return {**zoo, **DEIT_TOP1}
+
+
+def caption(rows: pd.DataFrame) -> str:
+    """Return where, when and with what rows were measured."""
+    days = sorted(rows.date.str[:10].unique())
+    when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    threads = " or ".join(str(number) for number in sorted(rows.threads.unique()))
+    versions = "; or ".join(rows.versions.unique())
+    commits = ", ".join(rows.commit.unique())
+    machines = ", ".join(rows.machine.unique())
+    return f"{machines}, {threads} threads; {when}; {versions}; commit {commits}."
+
+
+def to_frame(rows: Sequence[Row]) -> pd.DataFrame:
+    """Return rows as a table, one column a field."""
+    names = [field.name for field in fields(Row)]
+    return pd.DataFrame([asdict(row) for row in rows], columns=names)
+
+
 def _latency(results: Path, device: str) -> str:
-    rows = _on(device, read_rows(results / latency.ROWS, Row))
-    header = (
-        *("model", "backend", "precision", "input", "batch", "ms, median (p10 to p90)"),
-        *("images/s", "GMACs", "% of peak", "peak MiB"),
-    )
-
-    def cells(figures: Figures) -> list[str]:
-        row = figures["latency"]
-        return [
-            *(f"`{row.model}`", row.backend, row.precision, row.input, str(row.batch)),
-            f"{_short(row.median)} ({_short(row.p10)} to {_short(row.p90)})",
-            *(_of(figures, what) for what in ("throughput", "macs", "share_of_peak")),
-            _of(figures, "peak_memory"),
-        ]
-
-    return _by_machine(rows, header, _lines_with("latency", cells))
+    rows = _read(results, "latency", device)
+    columns = {
+        "model": "code",
+        **_same("backend", "precision", "input", "batch"),
+        "ms, median (p10 to p90)": "spread",
+        "images/s": "throughput",
+        "GMACs": "macs",
+        "% of peak": "share_of_peak",
+        "peak MiB": "peak_memory",
+    }
+    return _by_machine(rows, _by_competitor(rows, "latency"), columns)
 
 
 def _onnx(results: Path, device: str) -> str:
-    ratios = {
-        (row.model, row.precision, row.batch, row.threads, row.input, row.machine): row
-        for row in read_rows(results / latency.RATIOS, RatioRow)
-        if row.backend == "onnxruntime" and row.device == device
+    rows = _read(results, "latency", device)
+    rows = rows[rows.backend == "onnxruntime"]
+    ratios = _read(results, "latency_ratios", device)[[*COMPETITOR, "interval"]]
+    lines = _by_competitor(rows, "latency").drop(columns="interval")
+    columns = {
+        "model": "code",
+        **_same("precision", "batch"),
+        "ms, median": "median",
+        "images/s": "throughput",
+        "peak MiB": "peak_memory",
+        "time / DeiT's": "interval",
     }
-    rows = _on(device, read_rows(results / latency.ROWS, Row))
-    header = (
-        "model",
-        "precision",
-        "batch",
-        "ms, median",
-        "images/s",
-        "peak MiB",
-        "time / DeiT's",
-    )
-
-    def cells(figures: Figures) -> list[str]:
-        row = figures["latency"]
-        ratio = ratios.get(
-            (row.model, row.precision, row.batch, row.threads, row.input, row.machine)
-        )
-        return [
-            *(f"`{row.model}`", row.precision, str(row.batch), _short(row.median)),
-            *(_of(figures, "throughput"), _of(figures, "peak_memory")),
-            _interval(ratio) if ratio else "",
-        ]
-
-    chosen = [row for row in rows if row.backend == "onnxruntime"]
-    return _by_machine(chosen, header, _lines_with("latency", cells))
+    return _by_machine(rows, lines.merge(ratios, on=COMPETITOR, how="left"), columns)
 
 
 def _ratios(results: Path, device: str) -> str:
-    header = ("time of", "over", "backend", "precision", "input", "batch", "ratio (95 % interval)")
+    rows = _read(results, "latency_ratios", device)
+    columns = {
+        **{"time of": "code", "over": "baseline_code"},
+        **_same("backend", "precision", "input", "batch"),
+        "ratio (95 % interval)": "interval",
+    }
+    return _by_machine(rows, rows, columns)
 
-    def lines(rows: Sequence[RatioRow]) -> list[list[str]]:
-        return [
-            [
-                *(f"`{row.model}`", f"`{row.baseline}`", row.backend, row.precision, row.input),
-                *(str(row.batch), _interval(row)),
-            ]
-            for row in rows
-        ]
 
-    rows = _on(device, read_rows(results / latency.RATIOS, RatioRow))
-    return _by_machine(rows, header, lines)
+def _speed(results: Path, device: str) -> str:
+    """Compare each size with DeiT of that size: the short table of the README."""
+    ratios = _read(results, "latency_ratios", device)
+    pairs = ratios.model.map(DEIT_OF_SIZE) == ratios.baseline
+    plain = (ratios.backend == "eager") & (ratios.precision == "fp32") & (ratios.input == "224x224")
+    rows = ratios[pairs & plain]
+    latencies = _read(results, "latency", device).query("what == 'latency'")
+    latencies = latencies[[*COMPETITOR, "median"]]
+    setting = [name for name in COMPETITOR if name != "model"]
+    lines = rows.drop(columns="median")
+    for model, column in (("model", "median"), ("baseline", "baseline_median")):
+        ms = latencies.rename(columns={"median": column, "model": model})
+        lines = lines.merge(ms, on=[model, *setting], how="left")
+    sizes = list(DEIT_OF_SIZE)
+    lines = lines.sort_values(["model", "batch"], key=lambda c: c.replace(sizes, range(len(sizes))))
+    columns = {
+        "model": "code",
+        **_same("batch"),
+        "ms": "median",
+        "DeiT of that size, ms": "baseline_median",
+        "time / DeiT's (95 % interval)": "interval",
+    }
+    return _by_machine(rows, lines, columns)
 
 
 def _attention(results: Path, device: str) -> str:
-    rows = _on(device, read_rows(results / attention.ROWS, Row))
-    header = ("input", *(f"{form}, ms" for form in FORMS), *(f"{form}, MiB" for form in FORMS))
-
-    def lines(rows: Sequence[Row]) -> list[list[str]]:
-        by_input: dict[str, dict[tuple[str, str], Row]] = {}
-        for row in rows:
-            by_input.setdefault(row.input, {})[row.what, row.model] = row
-        return [
-            [
-                name,
-                *(_attention_cell(found.get(("latency", form))) for form in FORMS),
-                *(_attention_cell(found.get(("peak_memory", form))) for form in FORMS),
-            ]
-            for name, found in by_input.items()
-        ]
-
-    return _by_machine(rows, header, lines)
-
-
-def _attention_cell(row: Row | None) -> str:
-    if row is None:
-        return ""
-    return _short(row.median) if row.repeats else f"({_short(row.median)})"  # estimated
+    rows = _read(results, "attention", device)
+    estimated = "(" + rows["median"] + ")"
+    cells = rows.assign(cell=rows["median"].where(rows.repeats > 0, estimated))
+    place = ["machine", "input"]
+    cells = cells.drop_duplicates([*place, "what", "model"], keep="last")
+    wide = cells.pivot(index=place, columns=["what", "model"], values="cell")
+    wide.columns = [f"{what} {form}" for what, form in wide.columns]
+    lines = rows[place].drop_duplicates().merge(wide.reset_index(), on=place)
+    columns = {
+        "input": "input",
+        **{f"{form}, ms": f"latency {form}" for form in FORMS},
+        **{f"{form}, MiB": f"peak_memory {form}" for form in FORMS},
+    }
+    return _by_machine(rows, lines, columns)
 
 
 def _startup(results: Path) -> str:
-    rows = read_rows(results / startup.ROWS, Row)
-    stages = {what: title for what, title in STAGES.items() if what in {row.what for row in rows}}
-    header = ("ms", "bytecode", *stages.values())
-
-    def cells(figures: Figures) -> list[str]:
-        row = figures["total"]
-        return [f"`{row.model}`", row.input, *(_of(figures, what) for what in stages)]
-
-    return _by_machine(rows, header, _lines_with("total", cells))
+    rows = _read(results, "startup")
+    phases = {heading: what for what, heading in PHASES.items() if (rows.what == what).any()}
+    columns = {"ms": "code", "bytecode": "input", **phases}
+    return _by_machine(rows, _by_competitor(rows, "total"), columns)
 
 
 def _accuracy(results: Path, part_of_name: str) -> str:
-    rows = read_rows(results / accuracy.ROWS, Row)
-    header = ("model", "backend", "precision", "data", "images", "top-1 %", "top-5 %", "ReaL %")
-
-    def cells(figures: Figures) -> list[str]:
-        row = figures["top1"]
-        return [
-            *(f"`{row.model}`", row.backend, row.precision, row.input, str(row.repeats)),
-            *(_of(figures, what, ".2f") for what in ("top1", "top5", "real_top1")),
-        ]
-
-    chosen = [row for row in rows if part_of_name in row.model]
-    return _by_machine(chosen, header, _lines_with("top1", cells))
+    rows = _read(results, "accuracy")
+    rows = rows[rows.model.str.contains(part_of_name, regex=False)]
+    columns = {
+        "model": "code",
+        **_same("backend", "precision"),
+        **{"data": "input", "images": "repeats"},
+        **{"top-1 %": "top1", "top-5 %": "top5", "ReaL %": "real_top1"},
+    }
+    return _by_machine(rows, _by_competitor(rows, "top1", "{:.2f}".format), columns)
 
 
 def _pareto(results: Path, device: str) -> str:
-    rows = _on(device, read_rows(results / pareto.ROWS, Row))
-    header = ("model", "batch", "ms, median", "ImageNet top-1 %, published, not measured here")
-
-    def cells(figures: Figures) -> list[str]:
-        row = figures["latency"]
-        return [
-            *(f"`{row.model}`", str(row.batch), _short(row.median)),
-            _of(figures, "top1_published", ".1f"),
-        ]
-
-    times = {row.key[1:]: row.median for row in rows if row.what == "latency"}
-    rows.sort(key=lambda row: times.get(row.key[1:], 0.0))
-    return _by_machine(rows, header, _lines_with("latency", cells))
+    rows = _read(results, PARETO, device)
+    top1 = rows.model.map(published_top1()).map("{:.1f}".format)
+    lines = rows.assign(top1=top1).query("what == 'latency'").sort_values("value", kind="stable")
+    columns = {
+        "model": "code",
+        **_same("batch"),
+        "ms, median": "median",
+        "ImageNet top-1 %, published, not measured here": "top1",
+    }
+    return _by_machine(rows, lines, columns)
 
 
 def _operators(results: Path, device: str) -> str:
-    rows = _on(device, read_rows(results / operators.ROWS, Row))
-    models = list(dict.fromkeys(row.model for row in rows))
-    header = ("input", "batch", "ms of", *(f"`{model}`" for model in models))
-
-    def lines(rows: Sequence[Row]) -> list[list[str]]:
-        groups: dict[tuple[str, int], list[Row]] = {}
-        for row in rows:
-            groups.setdefault((row.input, row.batch), []).append(row)
-        return [
-            [input, str(batch), name, *(_short(value) if value else "" for value in values)]
-            for (input, batch), group in groups.items()
-            for name, values in operators.side_by_side(group, models).items()
-        ]
-
-    return _by_machine(rows, header, lines)
+    rows = _read(results, "operators", device)
+    group = ["machine", "input", "batch"]
+    cells = rows.assign(
+        median=rows["median"].where(rows.value > 0),
+        group=rows.groupby(group, sort=False).ngroup(),
+        longest=rows.groupby([*group, "what"]).value.transform("max"),
+    )
+    index = ["group", "longest", *group, "what"]
+    lines = cells.pivot(index=index, columns="model", values="median").reset_index()
+    lines = lines.sort_values(["group", "longest"], ascending=[True, False], kind="stable")
+    models = {f"`{model}`": model for model in rows.model.unique()}
+    columns = {**_same("input", "batch"), "ms of": "what", **models}
+    return _by_machine(rows, lines, columns)
 
 
 def _training(results: Path, device: str) -> str:
-    ratios: dict[tuple[object, ...], list[RatioRow]] = {}
-    for ratio in read_rows(results / train_step.RATIOS, RatioRow):
-        ratios.setdefault((ratio.what, *_place(ratio)), []).append(ratio)
-    rows = _on(device, read_rows(results / train_step.ROWS, Row))
-    found = {(row.what, *_place(row)): row for row in rows}
-    header = (
-        *("time of a", "space", "input", "way", "precision", "batch", "ms, median (p10 to p90)"),
-        *("a second", "peak MiB", "time over (95 % interval)"),
-    )
-
-    def lines(rows: Sequence[Row]) -> list[list[str]]:
-        return [
-            [
-                *(row.what, row.model, row.input, row.backend, row.precision, str(row.batch)),
-                f"{_short(row.median)} ({_short(row.p10)} to {_short(row.p90)})",
-                f"{_short(speed.median)} {speed.unit.partition('/')[0]}",
-                _short(memory.median)
-                if (memory := found.get(("peak_memory", *_place(row))))
-                else "",
-                "; ".join(
-                    f"{each.baseline}: {_interval(each)}"
-                    for each in ratios.get((row.what, *_place(row)), ())
-                ),
-            ]
-            for row in rows
-            if (speed := found.get(("throughput", *_place(row)))) and row.unit == "ms"
-        ]
-
-    return _by_machine(rows, header, lines)
-
-
-def _place(row: Row | RatioRow) -> tuple[object, ...]:
-    """Return what the figures of one competitor have in common."""
-    setting = (row.backend, row.precision, row.batch, row.threads, row.input)
-    return (row.model, *setting, row.device, row.machine)
+    rows = _read(results, train_step.FILE, device)
+    ratios = _read(results, f"{train_step.FILE}_ratios", device)
+    ratios = ratios.assign(over=ratios.baseline + ": " + ratios.interval)
+    ratios = ratios.groupby(["what", *COMPETITOR], sort=False).over.agg("; ".join).reset_index()
+    speeds = rows.query("what == 'throughput'")
+    speeds = speeds.assign(speed=speeds["median"] + " " + speeds.unit.str.removesuffix("/s"))
+    peaks = rows.query("what == 'peak_memory'").rename(columns={"median": "peak"})
+    lines = rows.query("unit == 'ms'").merge(speeds[[*COMPETITOR, "speed"]], on=COMPETITOR)
+    lines = lines.merge(peaks[[*COMPETITOR, "peak"]], on=COMPETITOR, how="left")
+    lines = lines.merge(ratios, on=["what", *COMPETITOR], how="left")
+    columns = {
+        **{"time of a": "what", "space": "model", "input": "input", "way": "backend"},
+        **_same("precision", "batch"),
+        "ms, median (p10 to p90)": "spread",
+        "a second": "speed",
+        "peak MiB": "peak",
+        "time over (95 % interval)": "over",
+    }
+    return _by_machine(rows, lines, columns)
 
 
 TABLES: Mapping[str, Callable[[Path], str]] = MappingProxyType(
     {
-        "latency-cpu": partial(_latency, device="cpu"),
-        "latency-cuda": partial(_latency, device="cuda"),
-        "ratios-cpu": partial(_ratios, device="cpu"),
-        "ratios-cuda": partial(_ratios, device="cuda"),
-        "onnx-cpu": partial(_onnx, device="cpu"),
-        "attention-cpu": partial(_attention, device="cpu"),
-        "attention-cuda": partial(_attention, device="cuda"),
-        "operators-cpu": partial(_operators, device="cpu"),
+        **{
+            f"{name}-{device}": partial(table, device=device)
+            for name, table in (
+                ("latency", _latency),
+                ("ratios", _ratios),
+                ("speed", _speed),
+                ("onnx", _onnx),
+                ("attention", _attention),
+                ("operators", _operators),
+                ("training", _training),
+                ("pareto", _pareto),
+            )
+            for device in ("cpu", "cuda")
+        },
         "startup": _startup,
-        "training-cpu": partial(_training, device="cpu"),
-        "training-cuda": partial(_training, device="cuda"),
         "accuracy": partial(_accuracy, part_of_name=""),
         "accuracy-nano": partial(_accuracy, part_of_name="nano"),
-        "pareto-cpu": partial(_pareto, device="cpu"),
-        "pareto-cuda": partial(_pareto, device="cuda"),
     }
 )
-"""Names that may stand in a marker, and what makes each table."""
+"""Names that a marker may hold, and what makes each table."""
 
 
-def _on(device: str, rows: Iterable[AnyRow]) -> list[AnyRow]:
-    return [row for row in rows if row.device == device]
+def _read(results: Path, name: str, device: str | None = None) -> pd.DataFrame:
+    """Read rows as a table, with further columns of names and figures as Markdown."""
+    rows = to_frame(read_rows(results / f"{name}.csv"))
+    rows = rows if device is None else rows[rows.device == device]
+    return rows.assign(
+        code="`" + rows.model + "`",
+        baseline_code="`" + rows.baseline + "`",
+        median=_texts(rows, "{value}", _short),
+        spread=_texts(rows, "{value} ({low} to {high})", _short),
+        interval=_texts(rows, "{value} ({low} to {high})", "{:.2f}".format),
+    )
 
 
-def _by_machine(
-    rows: Sequence[AnyRow],
-    header: Sequence[str],
-    lines: Callable[[Sequence[AnyRow]], Sequence[Sequence[str]]],
-) -> str:
-    """Return a table for each machine with its caption, in the order of the rows."""
-    parts = []
-    for machine in dict.fromkeys(row.machine for row in rows):
-        there = [row for row in rows if row.machine == machine]
-        parts += [_markdown(header, lines(there)), caption(there)]
-    return "\n\n".join(parts) or NOT_MEASURED
-
-
-def _lines_with(
-    needed: str, cells: Callable[[Figures], list[str]]
-) -> Callable[[Sequence[Row]], list[list[str]]]:
-    """Return what makes a line of each group of rows that has a figure `needed`."""
-
-    def lines(rows: Sequence[Row]) -> list[list[str]]:
-        groups: dict[tuple[object, ...], dict[str, Row]] = {}
-        for row in rows:
-            groups.setdefault(row.key[1:], {})[row.what] = row
-        return [cells(figures) for figures in groups.values() if needed in figures]
-
-    return lines
-
-
-def caption(rows: Sequence[Row] | Sequence[RatioRow]) -> str:
-    """Say where, when and with what rows were measured."""
-    days = sorted({row.date[:10] for row in rows})
-    when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-    machine = ", ".join(dict.fromkeys(row.machine for row in rows))
-    threads = " or ".join(str(n) for n in sorted({row.threads for row in rows}))
-    versions = "; or ".join(dict.fromkeys(row.versions for row in rows))
-    commits = ", ".join(dict.fromkeys(row.commit for row in rows))
-    return f"{machine}, {threads} threads; {when}; {versions}; commit {commits}."
-
-
-def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [header, ["---"] * len(header), *lines]
-    return "\n".join(f"| {' | '.join(cell or '-' for cell in row)} |" for row in rows)
-
-
-def _of(figures: Figures, what: str, style: str = "") -> str:
-    if what not in figures:
-        return ""
-    value = figures[what].median
-    return f"{value:{style}}" if style else _short(value)
+def _texts(rows: pd.DataFrame, form: str, show: Callable[[float], str]) -> pd.Series:
+    figures = zip(rows.value, rows.low, rows.high, strict=True)
+    texts = [form.format(value=show(v), low=show(a), high=show(b)) for v, a, b in figures]
+    return pd.Series(texts, index=rows.index, dtype=str)
 
 
 def _short(value: float) -> str:
@@ -321,5 +276,36 @@ def _short(value: float) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def _interval(row: RatioRow) -> str:
-    return f"{row.ratio:.2f} ({row.low:.2f} to {row.high:.2f})"
+def _by_competitor(
+    rows: pd.DataFrame, needed: str, show: Callable[[float], str] = _short
+) -> pd.DataFrame:
+    """Return the rows of one figure, with all figures of the competitor as columns of text."""
+    wide = rows.pivot(index=COMPETITOR, columns="what", values="value")
+    wide = wide.map(show, na_action="ignore").reset_index()
+    return rows[rows.what == needed].merge(wide, on=COMPETITOR, how="left")
+
+
+def _by_machine(rows: pd.DataFrame, lines: pd.DataFrame, columns: Mapping[str, str]) -> str:
+    """Return a table with its caption for each machine, in the order of the rows.
+
+    Args:
+        rows: all that was measured.
+        lines: one for each line of the tables.
+        columns: heading, and the column of `lines` below it.
+    """
+    parts = []
+    for machine, there in rows.groupby("machine", sort=False):
+        cells = lines[lines.machine == machine].reindex(columns=list(columns.values()))
+        parts += [_markdown(cells, list(columns)), caption(there)]
+    return "\n\n".join(parts) or NOT_MEASURED
+
+
+def _markdown(cells: pd.DataFrame, header: Sequence[str]) -> str:
+    # Not `DataFrame.to_markdown`: it pads cells, so that one wider figure would change every line.
+    text = cells.astype(object).where(cells.notna(), "-").astype(str).values.tolist()
+    lines = [header, ["---"] * len(header), *text]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _same(*names: str) -> dict[str, str]:
+    return {name: name for name in names}

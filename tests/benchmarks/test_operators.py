@@ -10,23 +10,21 @@ import torch
 
 from benchmarks import operators
 from benchmarks.measure.results import read_rows
-from benchmarks.measure.rows import Row
 from benchmarks.operators import (
     BETWEEN,
     CALL,
     OTHERS,
-    ROWS,
     by_operator,
     main,
     merge_small,
-    profiled,
+    profile_call,
 )
 from benchmarks.report.tables import make_table
 
 
 def test_operators_and_what_is_between_add_up_to_the_call() -> None:
     x = torch.randn(50, 50)
-    times = profiled(lambda: (x @ x).relu())
+    times = profile_call(lambda: (x @ x).relu())
     assert times["aten::mm"] > 0
     assert times["aten::relu"] > 0
     assert sum(times.values()) == pytest.approx(2 * times[CALL])
@@ -48,35 +46,21 @@ def test_operators_that_are_small_everywhere_are_added_up() -> None:
     assert merged["other"]["a"] == [0.05, 0.05]
 
 
-def test_command_saves_rows_and_the_table_sets_models_side_by_side(
+def test_table_has_models_side_by_side(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operators, "SMALL", 0.0)  # on a busy machine any share may be small
+    monkeypatch.setattr(operators, "MIN_SHARE", 0.0)  # on a busy machine any share may be small
     names = ["autoformer_nano", "autoformer_nano@explicit"]
     arguments = ["--quick", "--save", "--results", str(tmp_path), "--models", *names]
     assert main(arguments) == 0
     *table, last = capsys.readouterr().out.splitlines()
     assert table[0].split() == ["ms", *names]
     assert any(line.startswith(CALL) for line in table)
-    rows = read_rows(tmp_path / ROWS, Row)
-    assert [each["what"] for each in json.loads(last)["rows"]] == [row.what for row in rows]
+    rows = read_rows(tmp_path / "operators.csv")
+    assert [row["what"] for row in json.loads(last)["rows"]] == [row.what for row in rows]
     sums = {row.model: row.repeats for row in rows if row.what == BETWEEN}
     assert sums == dict.fromkeys(names, 5)
     text = make_table("operators-cpu", tmp_path)
     assert text.startswith("| input | batch | ms of | `autoformer_nano` | `autoformer_nano@expl")
     (flash,) = (line for line in text.splitlines() if "flash_attention" in line)
     assert flash.endswith(" | - |")  # the explicit form has none
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error"),
-    [
-        (["--rounds", "0"], "rounds is [0]; expected positive numbers"),
-        (["--models", "autoformer_tiny@fast"], "autoformer_tiny@fast is 'fast'; expected one of"),
-    ],
-)
-def test_wrong_input_ends_with_one_line(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], error: str
-) -> None:
-    assert main(arguments) == 2
-    assert error in capsys.readouterr().err

@@ -7,23 +7,25 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
+import torch
 
 from benchmarks.measure.timing import (
-    LEAST_ROUNDS,
-    Plan,
+    MIN_ROUNDS,
     Ratio,
     Summary,
+    TimingConfig,
     collection_off,
     measure,
     orders,
     ratio_of_medians,
     summarise,
+    thread_count,
     wall_stopwatch,
 )
 
 
 class FakeClock:
-    """A clock that moves only when it is told to."""
+    """A clock that moves only when a call takes time."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -46,7 +48,9 @@ def test_measure_times_every_competitor_once_a_round() -> None:
         "fast": clock.costing(0.125, log, "fast"),
     }
 
-    times = measure(competitors, Plan(rounds=4, warmup=2, settle=1), wall_stopwatch(clock), clock)
+    times = measure(
+        competitors, TimingConfig(rounds=4, warmup=2, settle=1), wall_stopwatch(clock), clock
+    )
 
     assert times == {"slow": [500.0] * 4, "fast": [125.0] * 4}
     assert log[:4] == ["slow", "slow", "fast", "fast"]  # warm-up
@@ -58,22 +62,24 @@ def test_measure_stops_after_its_seconds_but_not_before_a_few_rounds() -> None:
     competitors = {"only": clock.costing(1.0, log, "only")}
 
     def rounds(seconds: float) -> int:
-        plan = Plan(rounds=100, seconds=seconds, warmup=0, settle=0)
+        plan = TimingConfig(rounds=100, seconds=seconds, warmup=0, settle=0)
         return len(measure(competitors, plan, wall_stopwatch(clock), clock)["only"])
 
     assert rounds(10.0) == 10
-    assert rounds(0.5) == LEAST_ROUNDS
+    assert rounds(0.5) == MIN_ROUNDS
 
 
-def test_measure_keeps_garbage_collection_off_and_puts_it_back() -> None:
+def test_measure_turns_garbage_collection_off_and_on_again() -> None:
     seen: list[bool] = []
-    measure({"only": lambda: seen.append(gc.isenabled())}, Plan(1, warmup=0), wall_stopwatch())
+    measure(
+        {"only": lambda: seen.append(gc.isenabled())}, TimingConfig(1, warmup=0), wall_stopwatch()
+    )
 
     assert seen == [False, False]
     assert gc.isenabled()
 
 
-def test_collection_stays_off_where_it_was_off() -> None:
+def test_collection_stays_off_if_it_was_off() -> None:
     gc.disable()
     try:
         with collection_off():
@@ -142,6 +148,13 @@ def test_times_of_different_rounds_are_refused(times: list[float], baseline: lis
         ({"settle": -1}, "settle is -1; expected 0 or more"),
     ],
 )
-def test_impossible_plan_is_refused(values: dict[str, float], text: str) -> None:
+def test_impossible_config_is_refused(values: dict[str, float], text: str) -> None:
     with pytest.raises(ValueError, match=text):
-        Plan(**values)
+        TimingConfig(**values)
+
+
+def test_thread_count_is_restored() -> None:
+    before = torch.get_num_threads()
+    with thread_count(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before

@@ -1,62 +1,30 @@
-"""The benchmark of a training step: what it runs, and what it reports."""
+"""The benchmarks of a training step and of a search's candidates: what runs, what is compared."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-import torch
-import torch.nn.functional as F
 
-from autoformer_zoo.network.supernet import Supernet
 from autoformer_zoo.published import SPACES
+from benchmarks import candidates, train_step
+from benchmarks.measure.memory import in_new_process
 from benchmarks.measure.results import read_rows
-from benchmarks.measure.rows import RatioRow, Row
 from benchmarks.report.tables import make_table
-from benchmarks.train_step import RATIOS, ROWS, Step, StepOptions, drawn, main, peak_bytes
+from benchmarks.train_step import StepOptions, draw_subnets, make_step, step_peak
+from tests.helpers.made_training import MINI
 
 NANO = SPACES["nano"]
 
 
-def test_step_is_the_one_of_supernet_training() -> None:
-    subnet = next(drawn(NANO))
-    step = Step(NANO, "decomposed", "fp32", 2, "cpu")
-    loss = step.run(subnet)
-    supernet = Supernet(NANO, attention="decomposed")
-    supernet.weights.load_state_dict(step._weights.state_dict())
-    expected = F.cross_entropy(supernet(step._images, subnet), step._labels)
-    expected.backward()
-    torch.testing.assert_close(loss, expected.detach())
-    for ours, theirs in zip(step._weights.parameters(), supernet.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad)
-
-
-def test_every_form_is_reported_against_the_explicit_one(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    arguments = ["--batch-size", "2", "--rounds", "3", "--form", "decomposed", "--no-memory"]
-    assert main([*arguments, "--save", "--results", str(tmp_path)]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in told[:-1]] == ["decomposed", "explicit"]
-    report = json.loads(told[-1])
-    rows = read_rows(tmp_path / ROWS, Row)
-    assert [(row.what, row.backend, row.unit, row.repeats) for row in rows] == [
-        ("supernet step", "decomposed", "ms", 3),
-        ("throughput", "decomposed", "images/s", 3),
-        ("supernet step", "explicit", "ms", 3),
-        ("throughput", "explicit", "images/s", 3),
-    ]
-    assert rows[1].median == pytest.approx(2e3 / rows[0].median, rel=1e-3)
-    (ratio,) = read_rows(tmp_path / RATIOS, RatioRow)
-    assert (ratio.backend, ratio.baseline) == ("decomposed", "explicit fp32")
-    assert ratio.low <= ratio.ratio <= ratio.high
-    assert ratio.ratio == pytest.approx(rows[0].median / rows[2].median, rel=1e-3)
-    assert len(report["rows"]) == len(rows)
-    assert len(report["ratios"]) == 1
-    lines = make_table("training-cpu", tmp_path).splitlines()
-    assert [line.split(" | ")[3] for line in lines[2:4]] == ["decomposed", "explicit"]
-    assert "explicit fp32: " in lines[2]
+def test_every_form_has_the_same_loss() -> None:
+    subnet = next(draw_subnets(NANO))
+    losses = {
+        form: make_step(NANO, form, "fp32", 2, "cpu")(subnet)
+        for form in ("explicit", "decomposed", "decomposed-checkpointed")
+    }
+    assert losses["decomposed-checkpointed"] == losses["decomposed"]
+    assert float(losses["decomposed"]) == pytest.approx(float(losses["explicit"]), abs=1e-5)
 
 
 def test_each_precision_has_its_explicit_form() -> None:
@@ -64,26 +32,51 @@ def test_each_precision_has_its_explicit_form() -> None:
     assert names == [("augmented", "bf16"), ("explicit", "bf16"), ("explicit", "fp32")]
 
 
+def test_steps_are_compared_with_the_explicit_form(tmp_path: Path) -> None:
+    args = ["--batch-size", "2", "--rounds", "3", "--form", "decomposed", "--no-memory"]
+    assert train_step.main([*args, "--save", "--results", str(tmp_path)]) == 0
+
+    rows = read_rows(tmp_path / "training.csv")
+    assert [(row.what, row.backend) for row in rows] == [
+        ("supernet step", "decomposed"),
+        ("throughput", "decomposed"),
+        ("supernet step", "explicit"),
+        ("throughput", "explicit"),
+    ]
+    assert rows[1].value == pytest.approx(2e3 / rows[0].value, rel=1e-3)
+    (ratio,) = read_rows(tmp_path / "training_ratios.csv")
+    assert (ratio.backend, ratio.baseline) == ("decomposed", "explicit fp32")
+    assert ratio.value == pytest.approx(rows[0].value / rows[2].value, rel=1e-3)
+    lines = make_table("training-cpu", tmp_path).splitlines()
+    assert [line.split(" | ")[3] for line in lines[2:4]] == ["decomposed", "explicit"]
+    assert "explicit fp32: " in lines[2]
+
+
+def test_methods_of_a_search_are_compared_with_the_explicit_form(tmp_path: Path) -> None:
+    args = "--images 4 --batch-size 2 --explicit-batch-size 4 --rounds 3 --bf16 --save"
+    space = ["--space", MINI.to_json(), "--results", str(tmp_path)]
+    assert candidates.main([*args.split(), *space]) == 0
+
+    rows = read_rows(tmp_path / "training.csv")
+    assert [(row.backend, row.precision, row.batch) for row in rows[::2]] == [
+        ("explicit, sliced", "fp32", 4),
+        ("extracted", "fp32", 2),
+        ("extracted", "bf16", 2),
+    ]
+    for time, speed in zip(rows[::2], rows[1::2], strict=True):
+        assert speed.value == pytest.approx(1e3 / time.value, rel=1e-3)
+    ratios = read_rows(tmp_path / "training_ratios.csv")
+    assert [ratio.precision for ratio in ratios] == ["fp32", "bf16"]
+    assert {ratio.baseline for ratio in ratios} == {"explicit fp32, 4 at a time"}
+    assert ratios[0].value == pytest.approx(rows[2].value / rows[0].value, rel=1e-3)
+
+
 @pytest.mark.slow  # fresh processes import torch and timm
 def test_explicit_form_takes_more_memory() -> None:
-    options = StepOptions(batch_size=64)
     explicit, decomposed = (
-        peak_bytes(options, form, "fp32") for form in ("explicit", "decomposed")
+        in_new_process(step_peak, NANO, form, "fp32", 64, "cpu")
+        for form in ("explicit", "decomposed")
     )
+    assert explicit is not None
+    assert decomposed is not None
     assert 0 < decomposed < explicit
-
-
-def test_what_cannot_be_measured_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ValueError, match="batch_size is 0; expected 1 or more"):
-        StepOptions(batch_size=0)
-    assert main(["--space", "huge"]) == 2
-    assert "space 'huge' is unknown; expected one of tiny" in capsys.readouterr().err
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
-def test_missing_cuda_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--device", "cuda"]) == 2
-    assert capsys.readouterr().err.splitlines() == [
-        "python -m benchmarks.train_step: "
-        "device is cuda, but torch finds no CUDA here; use --device cpu"
-    ]

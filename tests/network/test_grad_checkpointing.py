@@ -13,7 +13,6 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from autoformer_zoo.network.supernet import Supernet
 from autoformer_zoo.published import SPACES
-from benchmarks.train_step import Step, drawn
 from tests.helpers.made_training import ALONE, MINI_CONFIG, QUICK, assert_same_run, split_in_memory
 from training.config import TrainConfig
 from training.data import open as data_open
@@ -58,9 +57,3 @@ def test_training_computes_the_same_with_it(
     state = train(config, tmp_path, tmp_path / "again", progress=False, resources=resources)
     assert state.network.grad_checkpointing
     assert_same_run(tmp_path / "plain", tmp_path / "again")
-
-
-def test_benchmarks_step_has_the_same_loss() -> None:
-    subnet = next(drawn(NANO))
-    plain = Step(NANO, "decomposed", "fp32", 2, "cpu").run(subnet)
-    assert Step(NANO, "decomposed-checkpointed", "fp32", 2, "cpu").run(subnet) == plain

@@ -27,15 +27,15 @@ from autoformer_zoo.network.complexity import count_macs, count_params
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.published import find_space
 from autoformer_zoo.space import SearchSpace, SubnetConfig
-from benchmarks.measure.competitors import thread_count
 from benchmarks.measure.rows import current_environment
 from benchmarks.measure.timing import (
-    Plan,
-    Run,
+    Call,
     Stopwatch,
+    TimingConfig,
     cuda_stopwatch,
     measure,
     summarise,
+    thread_count,
     wall_stopwatch,
 )
 from training.config import config_dataclass, describe_errors
@@ -174,7 +174,7 @@ def measure_latencies(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; expected 1 or more")
-    plan = Plan(rounds, seconds)
+    plan = TimingConfig(rounds, seconds)
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is 'cuda', which this machine does not have; expected cpu")
     depth, keys = space.depth[-1], _block_keys(space)
@@ -211,10 +211,12 @@ def measure_ms(
     """Measure one whole subnet in the table's setting; the median in ms."""
     run = make_run(space, subnet, table.device, table.batch_size)
     with thread_count(table.threads):
-        return summarise(measure({0: run}, Plan(rounds), _stopwatch(table.device))[0]).median_ms
+        return summarise(
+            measure({0: run}, TimingConfig(rounds), _stopwatch(table.device))[0]
+        ).median_ms
 
 
-def make_run(space: SearchSpace, subnet: SubnetConfig, device: str, batch_size: int) -> Run:
+def make_run(space: SearchSpace, subnet: SubnetConfig, device: str, batch_size: int) -> Call:
     """Return a call of the untrained static network of a subnet on random images."""
     network = AutoFormer(
         subnet,

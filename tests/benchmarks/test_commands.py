@@ -1,0 +1,195 @@
+"""What every benchmark command does: tables, JSON, saved rows, one line for wrong input."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks.accuracy import AccuracyOptions
+from benchmarks.attention import AttentionOptions
+from benchmarks.candidates import CandidateOptions
+from benchmarks.latency import LatencyOptions
+from benchmarks.measure.options import BenchmarkOptions, apply_quick
+from benchmarks.measure.results import read_rows, to_columns
+from benchmarks.measure.timing import PRODUCT_SIDE
+from benchmarks.operators import OperatorOptions
+from benchmarks.startup import StartupOptions
+from benchmarks.train_step import StepOptions
+from tests.helpers.made_training import MINI
+
+SMALL = {  # a run of a second: the flags, the files and what their rows are of
+    "attention": (
+        "--grid 3 --heads 1 --form plain augmented --threads 1 --rounds 3 --seconds 0.1",
+        "attention",
+        {"error", "peak_memory", "latency"},
+    ),
+    "candidates": (
+        "--images 4 --batch-size 2 --explicit-batch-size 4 --rounds 3 --bf16",
+        "training",
+        {"candidate", "throughput"},
+    ),
+    "latency": (
+        "--models autoformer_nano,autoformer_nano@explicit test_vit --batch-size 1 --rounds 3 "
+        "--warmup 0 --settle 0 --threads 1",
+        "latency",
+        {"latency", "throughput", "macs", "flops", "share_of_peak", "peak"},
+    ),
+    "train_step": (
+        "--batch-size 2 --rounds 3 --form decomposed --no-memory",
+        "training",
+        {"supernet step", "throughput"},
+    ),
+}
+
+
+def main_of(command: str) -> Callable[[list[str]], int]:
+    main: Callable[[list[str]], int] = import_module(f"benchmarks.{command}").main
+    return main
+
+
+@pytest.fixture(autouse=True)
+def _small_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRODUCT_SIDE, "cpu", 64)  # the machine's peak takes seconds to measure
+
+
+@pytest.mark.parametrize("command", SMALL)
+def test_command_prints_a_table_and_json_and_saves_the_same_rows(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags, file, quantities = SMALL[command]
+    space = ["--space", MINI.to_json()] if command == "candidates" else []
+    args = [*flags.split(), *space, "--save", "--results", str(tmp_path)]
+    assert main_of(command)(args) == 0
+
+    *table, last = capsys.readouterr().out.splitlines()
+    document = json.loads(last)
+    assert table[0].startswith("model ")
+    assert document["what"] == command
+    for key, name in (("rows", f"{file}.csv"), ("ratios", f"{file}_ratios.csv")):
+        saved = [to_columns(row) for row in read_rows(tmp_path / name)]
+        assert [list(row) for row in document[key]] == [list(row) for row in saved]
+        assert [row["model"] for row in document[key]] == [row["model"] for row in saved]
+    rows = read_rows(tmp_path / f"{file}.csv")
+    assert {row.what for row in rows} == quantities
+    for row in rows:
+        assert row.low <= row.value <= row.high
+        assert row.commit
+        assert row.repeats == (3 if row.unit in ("ms", "images/s", "candidates/s") else row.repeats)
+    for ratio in read_rows(tmp_path / f"{file}_ratios.csv"):
+        assert 0 < ratio.low <= ratio.value <= ratio.high
+
+
+def test_saved_rows_replace_older_ones_in_the_file_of_that_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["--models", "test_vit", "--batch-size", "1", "--rounds", "3", "--threads", "1"]
+    args += ["--save", "--results", str(tmp_path), "--file", "mine"]
+    assert main_of("latency")(args) == 0
+    first = read_rows(tmp_path / "mine.csv")
+    assert main_of("latency")(args) == 0
+    second = read_rows(tmp_path / "mine.csv")
+
+    assert [row.key for row in second] == [row.key for row in first]
+    assert second[0].value != first[0].value
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("latency --models autoformer_tny", "no model 'autoformer_tny'; did you mean autoformer_t"),
+        ("latency --models qqq", "no model 'qqq'; timm.list_models() lists all"),
+        ("latency --models test_vit@explicit", "test_vit@explicit: only models of this package"),
+        ("latency --models autoformer_nano@fused", "the form of autoformer_nano@fused is 'fused'"),
+        ("latency --models ,", "models is empty; expected at least one name"),
+        ("latency --models", "models is empty; expected at least one name"),
+        ("latency --baseline deit_tny", "no model 'deit_tny'"),
+        ("latency --rounds 0", "rounds is 0; expected 1 or more"),
+        ("latency --seconds -1", "seconds is -1.0; expected a positive number"),
+        ("latency --batch-size 0", "batch_size is (0,); expected positive numbers"),
+        ("latency --threads", "threads is empty; expected at least one"),
+        ("latency --img-size 0", "img_size is (0,); expected positive numbers"),
+        ("latency --precision int8", "no backend of eager runs in int8"),
+        ("latency --backend cudagraphs", "cudagraphs needs --device cuda"),
+        ("latency --device cuda", "device is cuda, but torch finds no CUDA here; use --device cpu"),
+        ("attention --grid 0", "grid is (0,); expected positive numbers"),
+        ("attention --heads", "heads is empty; expected at least one"),
+        ("attention --form", "form is empty; expected at least one"),
+        ("attention --limit-mib -1", "limit_mib is -1; expected positive numbers"),
+        ("operators --rounds 0", "rounds is 0; expected positive numbers"),
+        ("startup --supernet huge", "no space 'huge'; expected some of tiny, small, base, nano"),
+        ("startup --rounds 0", "rounds is 0; expected positive numbers"),
+        ("startup --state", "models, supernet or state leave nothing to measure"),
+        ("train_step --space huge", "space 'huge' is unknown; expected one of tiny"),
+        ("train_step --batch-size 0", "batch_size is 0; expected positive numbers"),
+        ("train_step --device cuda", "device is cuda, but torch finds no CUDA here"),
+        ("candidates --space huge", "space 'huge' is unknown"),
+        ("candidates --images 0", "images is 0; expected positive numbers"),
+        ("candidates --rounds 0", "rounds is 0; expected 1 or more"),
+        ("accuracy", "no model was named; expected --models, --published or --subnets"),
+        ("accuracy --models qqq", "no model 'qqq'"),
+        ("accuracy --models test_vit=gone.pth", "gone.pth does not exist; expected the weights of"),
+        ("accuracy --models gone.onnx", "gone.onnx does not exist; expected an ONNX file"),
+        ("accuracy --models gone.pth", "gone.pth does not exist; expected the weights of"),
+        ("accuracy --models autoformer_nano@explicit", "not depend on a form; leave @explicit out"),
+        ("accuracy --subnets x.json", "--supernet and --subnets go together"),
+        ("accuracy --models test_vit --root gone", "gone does not exist; expected the folder"),
+        ("accuracy --models test_vit --data torch/qqq", "timm cannot open torch/qqq"),
+        ("accuracy --models test_vit --batch-size 0", "batch_size is 0"),
+        ("accuracy --models test_vit --limit 0", "limit is 0"),
+    ],
+)
+def test_wrong_input_is_one_line_and_code_2(
+    line: str,
+    text: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "a").mkdir(parents=True)
+    Image.new("RGB", (32, 32)).save(tmp_path / "data" / "a" / "1.png")
+    command, *args = line.split()
+    assert main_of(command)(args) == 2
+
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"python -m benchmarks.{command}: ")
+    assert err.count("\n") == 1
+    assert text in err
+
+
+OPTIONS = (
+    AccuracyOptions,
+    AttentionOptions,
+    CandidateOptions,
+    LatencyOptions,
+    OperatorOptions,
+    StartupOptions,
+    StepOptions,
+)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_every_option_is_explained_in_help(options: type[BenchmarkOptions]) -> None:
+    # tyro takes the comment of a field's first line: behind a default of several lines it is lost.
+    source = inspect.getsource(BenchmarkOptions) + inspect.getsource(options)
+    for field in fields(options):
+        assert re.search(rf"(?m)^    {field.name}: .* = .*  # \S", source), field.name
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_quick_changes_only_options_that_have_their_default(
+    options: type[BenchmarkOptions],
+) -> None:
+    quick = apply_quick(options(save=True), {"save": False, "file": "quick"})
+    assert (quick.save, quick.file) == (True, "quick")
