@@ -1,7 +1,10 @@
 """AutoFormer: vision transformers found by one-shot search, ready to run.
 
 Importing the package registers its models with timm. What needs more than the network itself is
-imported when it is first used. Without torch and timm, `OnnxClassifier` is what there is.
+imported when it is first used. Without torch and timm only `OnnxClassifier` is available.
+
+Read `space`, `published` (what a model is), `network/` (how it runs), `weights/` (where its numbers
+come from), `autoformer` and `factory` (timm's registry), `classify/`, `onnx/`, then `cli/`.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ if TYPE_CHECKING:
     from autoformer_zoo.network.vit import AutoFormer
     from autoformer_zoo.onnx.classifier import OnnxClassifier
     from autoformer_zoo.onnx.export import export_onnx
-    from autoformer_zoo.weights.checkpoint import CheckpointError, load_supernet
+    from autoformer_zoo.weights.files import CheckpointError
+    from autoformer_zoo.weights.pretrained import load_supernet
 
 __version__ = "0.1.0"
 
@@ -47,7 +51,7 @@ __all__ = [
 
 _LAZY = {
     "AutoFormer": "network.vit",
-    "CheckpointError": "weights.checkpoint",
+    "CheckpointError": "weights.files",
     "OnnxClassifier": "onnx.classifier",
     "count_macs": "network.complexity",
     "count_params": "network.complexity",
@@ -56,7 +60,7 @@ _LAZY = {
     "extract_subnet": "factory",
     "freeze": "network.frozen",
     "list_models": "factory",
-    "load_supernet": "weights.checkpoint",
+    "load_supernet": "weights.pretrained",
     "official_complexity": "network.complexity",
     "predict": "classify.predict",
 }

@@ -1,20 +1,19 @@
 """AutoFormer in timm's registry: names, tags, default configs, and how a named model gets weights.
 
 timm takes the name of the family from this file's name, and `default_cfgs` from this module.
-Weights of the tags below come through `pretrained.py`, never through timm's own downloader, which
-cannot cut a subnet out of a supernet and waits for minutes without a network. What timm loads
-itself (`hf-hub:`, `local-dir:`, a state dict in the overlay) stays timm's way. In either case
-weights that cannot be had are an error, and no model starts from random ones by accident.
+Weights of the listed tags come through `pretrained.py`, never through timm's own downloader, which
+cannot cut a subnet out of a supernet and waits for minutes without a network. What timm loads by
+itself (`hf-hub:`, `local-dir:`, a state dict in the overlay) is left to timm. In either case
+missing weights are an error: no model starts from random ones by accident.
 
 Source: timm 1.0's registry, timm/models/_registry.py and _builder.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,41 +29,26 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
 from autoformer_zoo.network.vit import AutoFormer
-from autoformer_zoo.published import CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD, SPACES, SUBNETS
+from autoformer_zoo.published import GENERIC, MODELS, SPACES, ModelSpec
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.weights.header import notes_to_cfg
 from autoformer_zoo.weights.layouts import UPSTREAM_NAMES
-from autoformer_zoo.weights.sources import PRETRAINED, SOURCES
+from autoformer_zoo.weights.sources import NANO_WEIGHTS, SOURCES
 
 if TYPE_CHECKING:
-    from autoformer_zoo.weights.checkpoint import SubnetWeights
+    from autoformer_zoo.weights.checkpoint import Checkpoint, SubnetWeights
 
-__all__: list[str] = ["RegisteredAutoFormer", "build_static", "fill"]  # timm adds the models
-
-NANO_WEIGHTS = Path(__file__).parent / "weights" / "nano.safetensors"
-
-MODELS: Mapping[str, SubnetConfig] = MappingProxyType(
-    {
-        **SUBNETS,
-        "autoformer_nano": SUBNETS.get("autoformer_nano", SPACES["nano"].largest),
-        "autoformer_subnet": SUBNETS["autoformer_tiny"],
-    }
-)
-"""Names in the registry, and the subnet that each is where no other is asked for."""
+# timm adds the models
+__all__: list[str] = ["RegisteredAutoFormer", "build_static", "load_adapted"]
 
 
-PATCH_SIZES: Mapping[str, int] = MappingProxyType({"autoformer_nano": 4})  # all others: 16
-
-
-def _cfg(**values: Any) -> dict[str, Any]:
+def _cfg(spec: ModelSpec, **values: Any) -> dict[str, Any]:
+    space = SPACES[spec.space]
     return {
-        "input_size": (3, 224, 224),
+        **spec.data,
+        "input_size": (3, space.img_size, space.img_size),
         "fixed_input_size": True,
-        "num_classes": 1000,
-        "interpolation": "bicubic",
-        "crop_pct": 0.875,
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
+        "num_classes": space.num_classes,
         "first_conv": "patch_embed.proj",
         "classifier": "head",
         "paper_ids": "arXiv:2107.00651",
@@ -72,41 +56,38 @@ def _cfg(**values: Any) -> dict[str, Any]:
     }
 
 
-def _source_cfg(source_name: str) -> dict[str, Any]:
+def _weights_cfg(spec: ModelSpec, source_name: str | None) -> dict[str, Any]:
+    if source_name is None:
+        notes = ("trained by this project on CIFAR-10",)
+        return _cfg(spec, file=str(NANO_WEIGHTS), license="mit", notes=notes)
     source = SOURCES[source_name]
     return _cfg(
+        spec,
         url=source.url,
         license=source.license_text,
         origin_url=source.page,
         paper_ids=source.paper_ids if len(source.paper_ids) > 1 else source.paper_ids[0],
-        notes=(f"{source.origin}, {source.kind}, trained on {source.trained_on}",),
+        notes=(source.summary,),
     )
 
 
 default_cfgs = generate_default_cfgs(
     {
-        **{name: _source_cfg(source_name) for name, source_name in PRETRAINED.items()},
-        "autoformer_nano.cifar10": _cfg(
-            file=str(NANO_WEIGHTS),
-            input_size=(3, 32, 32),
-            num_classes=10,
-            crop_pct=1.0,
-            mean=CIFAR10_MEAN,
-            std=CIFAR10_STD,
-            label_names=CIFAR10_CLASSES,
-            license="mit",
-            notes=("trained by this project on CIFAR-10",),
-        ),
-        "autoformer_subnet": _cfg(),
+        **{
+            f"{name}.{tag}": _weights_cfg(spec, weights.source)
+            for name, spec in MODELS.items()
+            for tag, weights in spec.weights.items()
+        },
+        GENERIC: _cfg(MODELS[GENERIC]),
     }
 )
 
 
 class RegisteredAutoFormer(AutoFormer):
-    """An AutoFormer as timm's factory makes it: saved as JSON, filled from any known file."""
+    """An AutoFormer as timm's factory makes it: saved as JSON, loaded from any known file."""
 
     # timm keeps a model's keyword arguments in this attribute, sets it after the entry point has
-    # returned, and writes it into config.json: the subnet has to be there, and as a dict.
+    # returned, and writes it into config.json: the subnet has to be in it, and as a dict.
     @property
     def _model_args(self) -> dict[str, Any]:
         patch_size = list(self.patch_embed.patch_size)
@@ -115,20 +96,20 @@ class RegisteredAutoFormer(AutoFormer):
 
     @_model_args.setter
     def _model_args(self, values: Mapping[str, Any]) -> None:
-        self.__dict__["_recorded_args"] = dict(values)
+        self.__dict__["_recorded_args"] = {k: v for k, v in values.items() if k != "checkpoint"}
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:  # torch's pair of missing and unexpected keys
         """Load as every module does; official and NNI names are turned into ours first.
 
-        timm's `checkpoint_path` comes here with what it read. A supernet is cut to this network;
-        official is what one without a layout is taken for, `autoformer_zoo.create_model` can tell.
+        timm's `checkpoint_path` comes here with what it read. A supernet is cut to this network,
+        and assumed to be official; `autoformer_zoo.create_model` takes a layout for others.
         """
         if not UPSTREAM_NAMES.isdisjoint(state_dict):
-            from autoformer_zoo.weights.checkpoint import load_weights
+            from autoformer_zoo.weights.checkpoint import open_checkpoint
 
-            state_dict = load_weights(state_dict, self.cfg).tensors
+            state_dict = open_checkpoint(state_dict).subnet(self.cfg).tensors
         return super().load_state_dict(state_dict, strict, assign)
 
 
@@ -140,25 +121,21 @@ def build_static(
     It is an `autoformer_subnet` of timm's registry: `timm.models.save_for_hf` can save it.
 
     Args:
-        weights: tensors and sizes of the subnet.
-        img_size: input side or (height, width) in pixels; the weights' own where None.
+        weights: tensors and architecture of the subnet.
+        img_size: input side or (height, width) in pixels; by default the weights' own.
         **kwargs: further arguments of `AutoFormer`.
     """
-    sizes = {"in_chans": weights.in_chans, "num_classes": weights.num_classes}
+    arguments = {**_sizes_of(weights), **kwargs}
+    if img_size is not None:
+        arguments["img_size"] = img_size
     model: AutoFormer = _build(
-        "autoformer_subnet",
-        weights.subnet,
-        weights,
-        pretrained_cfg_overlay=cfg_of(weights),
-        img_size=weights.img_size if img_size is None else img_size,
-        patch_size=weights.patch_size,
-        **{**sizes, **kwargs},
+        GENERIC, weights.subnet, weights, pretrained_cfg_overlay=cfg_of(weights), **arguments
     )
     return model.eval()
 
 
 def cfg_of(weights: SubnetWeights) -> dict[str, Any]:
-    """Return what a file says of its network, as entries of timm's `pretrained_cfg`."""
+    """Return what a file states about its network, as entries of timm's `pretrained_cfg`."""
     return {
         "input_size": (weights.in_chans, *weights.img_size),
         "num_classes": weights.num_classes,
@@ -166,19 +143,19 @@ def cfg_of(weights: SubnetWeights) -> dict[str, Any]:
     }
 
 
-def fill(model: AutoFormer, weights: SubnetWeights) -> None:
-    """Load weights into a model, adapting what its arguments ask for, as timm does.
+def load_adapted(model: AutoFormer, weights: SubnetWeights) -> None:
+    """Load weights into a model of other sizes, adapting them as timm does.
 
-    Position and patch embedding are resampled to the model's grid and patch, the input
-    convolution is summed or repeated to its channels, and where the number of classes differs the
-    head stays the model's own. All else has to match.
+    Position and patch embedding are resampled to the model's grid and patch, the input convolution
+    is summed or repeated to its channels, and if the number of classes differs the head remains the
+    model's own. Everything else must match.
 
     Raises:
         ValueError: the input convolution cannot be adapted.
         RuntimeError: a tensor is missing, unexpected or of another shape.
     """
     state: dict[str, Tensor] = dict(weights.tensors)
-    proj, old_grid = state["patch_embed.proj.weight"], _grid(weights)
+    proj, old_grid = state["patch_embed.proj.weight"], weights.net.grid_size
     if tuple(proj.shape[-2:]) != model.patch_embed.patch_size:
         proj = resample_patch_embed(proj.float(), list(model.patch_embed.patch_size))
     if weights.in_chans != model.in_chans:
@@ -200,70 +177,90 @@ def fill(model: AutoFormer, weights: SubnetWeights) -> None:
     model.load_state_dict(state)
 
 
-def _grid(weights: SubnetWeights) -> tuple[int, int]:
-    height, width = weights.patch_size
-    return weights.img_size[0] // height, weights.img_size[1] // width
-
-
 def _create(
     name: str,
     pretrained: bool = False,
     subnet: SubnetConfig | Mapping[str, Any] | None = None,
+    checkpoint: Checkpoint | None = None,
     **kwargs: Any,
 ) -> Any:  # as `_build`
-    """Make the model of a registered name, as timm's factory calls it."""
-    if subnet is None:
-        subnet = MODELS[name]
-    elif not isinstance(subnet, SubnetConfig):
+    """Make the model of a registered name, as timm's factory calls it.
+
+    Args:
+        name: model without tag.
+        pretrained: load the weights of the config's tag.
+        subnet: another subnet than the name's.
+        checkpoint: load this one instead; `factory.create_model` has opened it.
+        **kwargs: timm's, and those of `AutoFormer`.
+    """
+    if subnet is not None and not isinstance(subnet, SubnetConfig):
         subnet = SubnetConfig.from_dict(subnet)
+    spec = MODELS[name]
     cfg = resolve_pretrained_cfg(
         name, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay")
     )
+    adaptable = {"img_size"} & set(kwargs) if checkpoint else set(kwargs)
     by_timm = cfg.source in ("hf-hub", "local-dir") or cfg.state_dict or cfg.hf_hub_id
-    asked = set(kwargs)
-    kwargs.setdefault("patch_size", PATCH_SIZES.get(name, 16))
-    if not pretrained or by_timm:
-        return _build(name, subnet, pretrained=pretrained, **kwargs)
+    if pretrained and not by_timm:
+        from autoformer_zoo.weights.pretrained import find_checkpoint
 
-    weights = _weights(name, cfg, subnet, kwargs.get("cache_dir"))
-    _require_asked(name, weights, cfg, asked)
-    return _build(name, subnet, weights, **kwargs)
+        tagged = f"{name}.{cfg.tag}" if cfg.tag else name
+        # The generic name stands for whatever the file holds.
+        wanted = subnet if subnet or name == GENERIC else spec.subnet
+        checkpoint = find_checkpoint(tagged, wanted, cfg.url, cfg.file, kwargs.get("cache_dir"))
+    if checkpoint is None:
+        kwargs.setdefault("patch_size", SPACES[spec.space].patch_size)
+        return _build(name, subnet or spec.subnet, pretrained=pretrained, **kwargs)
 
-
-def _weights(name: str, cfg: Any, subnet: SubnetConfig, cache_dir: Any) -> SubnetWeights:
-    from autoformer_zoo.weights.pretrained import (
-        load_named_file,
-        load_pretrained_weights,
-        source_of,
-    )
-
-    name_with_tag = f"{name}.{cfg.tag}" if cfg.tag else name
-    source = source_of(name_with_tag, cfg.url)
-    file = Path(cfg.file) if cfg.file else None
-    if file and file != NANO_WEIGHTS:  # named by the caller, ahead of everything else
-        return load_named_file(file, subnet, source)
-    return load_pretrained_weights(name_with_tag, subnet, source, file, cache_dir)
-
-
-def _require_asked(name: str, weights: SubnetWeights, cfg: Any, asked: set[str]) -> None:
-    """Refuse weights of other sizes than the name's, unless the caller gave that argument.
-
-    A caller who writes num_classes=7 wants a new head; one who did not would get a random one
-    without a word.
-    """
-    patch_size = PATCH_SIZES.get(name, 16)
-    expected = {
-        "num_classes": (cfg.num_classes, weights.num_classes),
-        "img_size": (tuple(cfg.input_size[-2:]), weights.img_size),
-        "patch_size": ((patch_size, patch_size), weights.patch_size),
-        "in_chans": (cfg.input_size[0], weights.in_chans),
+    weights = checkpoint.subnet(subnet if subnet or name == GENERIC else spec.subnet)
+    if name == GENERIC:
+        kwargs = {**_sizes_of(weights), **kwargs}
+    named = {
+        "img_size": tuple(cfg.input_size[-2:]),  # a list if it comes from JSON
+        "patch_size": SPACES[spec.space].patch_size,
+        "in_chans": cfg.input_size[0],
+        "num_classes": cfg.num_classes,
     }
-    for argument, (of_name, of_file) in expected.items():
-        if argument not in asked and of_name != of_file:
-            raise ValueError(
-                f"the weights named for {name} have {argument}={of_file}, the name stands for "
-                f"{of_name}: pass {argument}= to say what you want"
-            )
+    sizes = {key: kwargs.setdefault(key, value) for key, value in named.items()}
+    _require_same_sizes(checkpoint.source, weights, sizes, adaptable)
+    overlay = kwargs.pop("pretrained_cfg_overlay", None) or {}
+    origin = {} if pretrained else _origin_of(checkpoint)
+    kwargs["pretrained_cfg_overlay"] = {**origin, **cfg_of(weights), **overlay}
+    return _build(name, weights.subnet, weights, **kwargs)
+
+
+def _origin_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Replace where the name's own weights come from, which a user's file does not."""
+    nothing = dict.fromkeys(("url", "file", "tag", "origin_url", "license"))
+    return {**nothing, "notes": (f"the file {Path(checkpoint.source).name}",)}
+
+
+def _sizes_of(weights: SubnetWeights) -> dict[str, Any]:
+    return {
+        "img_size": weights.img_size,
+        "patch_size": weights.patch_size,
+        "in_chans": weights.in_chans,
+        "num_classes": weights.num_classes,
+    }
+
+
+def _require_same_sizes(
+    source: str, weights: SubnetWeights, sizes: Mapping[str, Any], adaptable: Collection[str]
+) -> None:
+    """Refuse weights of other sizes than the model's, except where the caller chose the size.
+
+    A caller who writes num_classes=7 wants a new head; without that argument, a head that does not
+    fit would silently be random.
+    """
+    wrong = {
+        key: value
+        for key, value in _sizes_of(weights).items()
+        if key not in adaptable and value not in (sizes[key], (sizes[key], sizes[key]))
+    }
+    if wrong:
+        wanted = ", ".join(f"{key}={value}" for key, value in wrong.items())
+        has = ", ".join(f"{key}={sizes[key]}" for key in wrong)
+        raise ValueError(f"{source} is for {wanted}; the model has {has}: pass {wanted}")
 
 
 def _build(
@@ -290,13 +287,13 @@ def _make(
 ) -> AutoFormer:
     if weights is None:
         return RegisteredAutoFormer(cfg, device=device, **kwargs)
-    # Initial values would be overwritten: half of the time to build a model goes into them.
+    # Initial values would be overwritten, and take half of the time to build a model.
     model = RegisteredAutoFormer(cfg, device="meta", **kwargs)
     model.to_empty(device=device if device is not None else torch.get_default_device())
-    if isinstance(model.head, nn.Linear):  # the one part that may not come from the file
+    if isinstance(model.head, nn.Linear):  # the one part that the file may not have
         nn.init.trunc_normal_(model.head.weight, std=0.02)
         nn.init.zeros_(model.head.bias)
-    fill(model, weights)
+    load_adapted(model, weights)
     return model
 
 

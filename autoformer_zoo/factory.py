@@ -1,4 +1,4 @@
-"""create_model and list_models: timm's, for this package's names, with supernet files and subnets.
+"""Everything that returns a model: create_model, extract_subnet, build_subnet; and list_models.
 
 Thin on purpose: `timm.create_model` makes the same models once the package is imported. Added
 here: files of every known format as `checkpoint_path`, and errors that name what would work.
@@ -6,28 +6,21 @@ here: files of every known format as `checkpoint_path`, and errors that name wha
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import timm
 from timm.models import parse_model_name
 from torch import nn
 
-from autoformer_zoo.autoformer import MODELS, cfg_of, default_cfgs, fill
+from autoformer_zoo.autoformer import build_static
 from autoformer_zoo.network.vit import AutoFormer
+from autoformer_zoo.published import find_model
 from autoformer_zoo.space import SubnetConfig
-from autoformer_zoo.weights.slicing import slice_supernet
-
-if TYPE_CHECKING:  # these cut with this file's functions
-    from autoformer_zoo.network.vit import AutoFormer
-    from autoformer_zoo.weights.checkpoint import SubnetWeights, SupernetWeights
-
 
 if TYPE_CHECKING:
-    from autoformer_zoo.weights.checkpoint import SubnetWeights
+    from autoformer_zoo.weights.checkpoint import Checkpoint, SubnetWeights, SupernetWeights
 
 FAMILY = "autoformer"
 
@@ -36,7 +29,7 @@ def create_model(
     name: str,
     pretrained: bool = False,
     *,
-    checkpoint_path: str | os.PathLike[str] | None = None,
+    checkpoint_path: str | os.PathLike[str] | Checkpoint | None = None,
     subnet: SubnetConfig | Mapping[str, Any] | None = None,
     layout: str | None = None,
     **kwargs: Any,
@@ -48,12 +41,14 @@ def create_model(
             "local-dir:...".
         pretrained: load the weights of the name's tag: from `AUTOFORMER_ZOO_WEIGHTS` (a file or
             folder), the cache, or the listed source.
-        checkpoint_path: load this file instead: a supernet (official, PreNAS or canonical; the
-            model's subnet is cut out of it) or one subnet (NNI's, canonical, or a state dict). All
-            has to match. "autoformer_subnet" takes what is not given here from a subnet's file.
+        checkpoint_path: load this file instead, or what `open_checkpoint` returned: a supernet
+            (official, PreNAS or canonical; the model's subnet is cut out of it) or one subnet
+            (NNI's, canonical, or a state dict). All sizes have to match, except an `img_size` that
+            is given. "autoformer_subnet" takes what is not given here from the file. The class
+            names and preparation of images in the file's header come before the name's.
         subnet: another subnet than the name's, with weights inherited from the same supernet.
-        layout: "packed_prefix" or "packed_interleaved", for supernet files that do not say
-            themselves how their q, k and v lie: official ones, and PreNAS'.
+        layout: "packed_prefix" or "packed_interleaved", the packing of q, k and v in supernet files
+            that do not record it: official ones, and PreNAS'.
         **kwargs: timm's (img_size, num_classes, in_chans, features_only, ...) and those of
             `AutoFormer`.
 
@@ -62,38 +57,29 @@ def create_model(
 
     Raises:
         ValueError: an argument is refused.
-        CheckpointError: the weights cannot be had, or the file is refused.
+        CheckpointError: the weights are missing, or the file is refused.
     """
-    _require_known(name)
-    if checkpoint_path is None:
-        if layout is not None:
-            raise ValueError(f"layout={layout!r} describes a file: give checkpoint_path= with it")
-        made: nn.Module = timm.create_model(name, pretrained, subnet=_as_dict(subnet), **kwargs)
-        return made
-    if pretrained:
-        raise ValueError("pretrained=True and checkpoint_path= both name weights: give one of them")
-    if kwargs.get("features_only"):
-        raise ValueError(
-            "checkpoint_path= loads whole models: leave features_only=True out, or name the file "
-            "by AUTOFORMER_ZOO_WEIGHTS with pretrained=True"
-        )
+    if not parse_model_name(name)[0]:
+        find_model(name)
+    if checkpoint_path is not None:
+        if pretrained:
+            raise ValueError(
+                "pretrained=True and checkpoint_path= both name weights: give one of them"
+            )
+        if kwargs.get("features_only"):
+            raise ValueError(
+                "checkpoint_path= loads whole models: leave features_only=True out, or name the "
+                "file by AUTOFORMER_ZOO_WEIGHTS with pretrained=True"
+            )
+        from autoformer_zoo.weights.checkpoint import Checkpoint, open_checkpoint
 
-    from autoformer_zoo.weights.checkpoint import load_weights
-
-    weights: SubnetWeights | None = None
-    overlay = kwargs.get("pretrained_cfg_overlay")
-    if name == "autoformer_subnet":
-        weights = load_weights(checkpoint_path, _as_subnet(subnet), layout)
-        subnet = weights.subnet
-        kwargs = {**_sizes(weights), **kwargs}
-    model: AutoFormer = timm.create_model(name, subnet=_as_dict(subnet), **kwargs)
-    if weights is None:
-        weights = load_weights(checkpoint_path, model.cfg, layout)
-    _require_same_sizes(model, weights, Path(checkpoint_path), kwargs)
-    fill(model, weights)
-    # What the file says of itself, unless the caller says something else.
-    cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    cfg.update({**cfg_of(weights), **(overlay or {})})
+        if not isinstance(checkpoint_path, Checkpoint):
+            checkpoint_path = open_checkpoint(checkpoint_path, layout)
+    elif layout is not None:
+        raise ValueError(f"layout={layout!r} describes a file: give checkpoint_path= with it")
+    model: nn.Module = timm.create_model(
+        name, pretrained, subnet=subnet, checkpoint=checkpoint_path, **kwargs
+    )
     return model
 
 
@@ -113,62 +99,6 @@ def list_models(
     return names
 
 
-def _require_known(name: str) -> None:
-    source, model_id = parse_model_name(name)
-    if source:
-        return
-    model, _, tag = model_id.partition(".")
-    if model not in MODELS:
-        close = difflib.get_close_matches(model, MODELS, n=3, cutoff=0.4)
-        nearest = f"the nearest are {', '.join(close)}; " if close else ""
-        raise ValueError(
-            f"no model is called {model!r}: {nearest}autoformer_zoo.list_models() has them all"
-        )
-    tags = [known for known in default_cfgs[model].tags if known]
-    if tag and tag not in tags:
-        raise ValueError(f"{model} has no tag {tag!r}; expected one of {', '.join(tags) or 'none'}")
-
-
-def _require_same_sizes(
-    model: AutoFormer, weights: SubnetWeights, path: Path, kwargs: Mapping[str, Any]
-) -> None:
-    """Hold a file against the model; only an img_size that was asked for may differ."""
-    given = {
-        "img_size": model.patch_embed.img_size,
-        "patch_size": model.patch_embed.patch_size,
-        "in_chans": model.in_chans,
-        "num_classes": model.num_classes,
-    }
-    differing = {
-        key: value
-        for key, value in _sizes(weights).items()
-        if value != given[key] and not (key == "img_size" and key in kwargs)
-    }
-    if differing:
-        wanted = ", ".join(f"{key}={value}" for key, value in differing.items())
-        has = ", ".join(f"{key}={given[key]}" for key in differing)
-        raise ValueError(f"{path} is for {wanted}; the model has {has}: pass {wanted}")
-
-
-def _sizes(weights: SubnetWeights) -> dict[str, Any]:
-    return {
-        "img_size": weights.img_size,
-        "patch_size": weights.patch_size,
-        "in_chans": weights.in_chans,
-        "num_classes": weights.num_classes,
-    }
-
-
-def _as_subnet(subnet: SubnetConfig | Mapping[str, Any] | None) -> SubnetConfig | None:
-    if subnet is None or isinstance(subnet, SubnetConfig):
-        return subnet
-    return SubnetConfig.from_dict(subnet)
-
-
-def _as_dict(subnet: SubnetConfig | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    return subnet.to_dict() if isinstance(subnet, SubnetConfig) else subnet
-
-
 def extract_subnet(
     supernet: SupernetWeights,
     subnet: SubnetConfig,
@@ -177,9 +107,9 @@ def extract_subnet(
     """Make the static network of a subnet, with the weights that it inherits.
 
     Args:
-        supernet: from `checkpoint.load_supernet`.
-        subnet: anything that fits the supernet, whether or not it is of the trained space.
-        img_size: input side, or (height, width), in pixels; the supernet's where None. Another
+        supernet: from `load_supernet`.
+        subnet: anything that fits the supernet, whether or not it is in the trained space.
+        img_size: input side, or (height, width), in pixels; by default the supernet's. Another
             size resamples the position embedding, see `AutoFormer.set_input_size`.
 
     Returns:
@@ -189,18 +119,7 @@ def extract_subnet(
         ValueError: the subnet does not fit (the text names the layer, what it needs and what the
             supernet has), or `img_size` is not a multiple of the patch size.
     """
-    from autoformer_zoo.weights.checkpoint import SubnetWeights
-
-    weights = SubnetWeights(
-        slice_supernet(supernet.tensors, supernet.sizes, subnet, supernet.bias_rule),
-        subnet,
-        supernet.img_size,
-        supernet.patch_size,
-        supernet.in_chans,
-        supernet.num_classes,
-        supernet.metadata,
-    )
-    return build_subnet(weights, img_size)
+    return build_subnet(supernet.cut(subnet), img_size)
 
 
 def build_subnet(
@@ -209,7 +128,7 @@ def build_subnet(
     """Make the static network of a subnet's own weights.
 
     Args:
-        weights: from `checkpoint.load_subnet` or `checkpoint.load_weights`.
+        weights: from `Checkpoint.subnet` or `SupernetWeights.cut`.
         img_size: as in `extract_subnet`.
 
     Returns:
@@ -218,16 +137,11 @@ def build_subnet(
     Raises:
         ValueError: `img_size` is not a multiple of the patch size.
     """
-    from autoformer_zoo.autoformer import build_static  # which makes it timm's, so it can be saved
-
     size = weights.img_size if img_size is None else img_size
-    return build_static(weights, _checked_size(size, weights.patch_size))
-
-
-def _checked_size(img_size: int | tuple[int, int], patch_size: tuple[int, int]) -> tuple[int, int]:
-    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-    if height < 1 or width < 1 or height % patch_size[0] or width % patch_size[1]:
+    height, width = (size, size) if isinstance(size, int) else size
+    patch = weights.patch_size
+    if height < 1 or width < 1 or height % patch[0] or width % patch[1]:
         raise ValueError(
-            f"img_size is {img_size!r}; expected positive multiples of the patch size {patch_size}"
+            f"img_size is {img_size!r}; expected positive multiples of the patch size {patch}"
         )
-    return height, width
+    return build_static(weights, (height, width))

@@ -24,6 +24,7 @@ from autoformer_zoo.network.supernet import Supernet
 from autoformer_zoo.published import find_space
 from autoformer_zoo.space import SearchSpace, SubnetConfig
 from autoformer_zoo.weights.checkpoint import SupernetWeights
+from autoformer_zoo.weights.layouts import Architecture
 from benchmarks.measure.options import BenchmarkOptions, check_positive, run_benchmark
 from benchmarks.measure.rows import (
     Row,
@@ -125,8 +126,7 @@ def _calls(space: SearchSpace, batches: Mapping[Method, Sequence[Tensor]]) -> di
 
 def _weights(supernet: Supernet, space: SearchSpace) -> SupernetWeights:
     tensors = {name: p.detach() for name, p in supernet.weights.named_parameters()}
-    sizes = ((space.img_size,) * 2, (space.patch_size,) * 2)
-    return SupernetWeights(tensors, space.supernet, "prefix", *sizes, 3, space.num_classes)
+    return SupernetWeights(tensors, Architecture.of_space(space), "prefix")
 
 
 if __name__ == "__main__":

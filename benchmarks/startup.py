@@ -131,13 +131,10 @@ def _write_weights(options: StartupOptions, folder: Path) -> dict[str, Path]:
         files[name] = folder / f"{name}.safetensors"
         save_file(timm.create_model(name).state_dict(), files[name])
     for name in options.supernet:
-        space = SPACES[name]
-        sides = (space.img_size, space.img_size), (space.patch_size, space.patch_size)
-        net = Architecture(space.supernet, *sides, in_chans=3, num_classes=space.num_classes)
+        net = Architecture.of_space(SPACES[name])
         tensors = {key: 0.02 * torch.randn(shape) for key, shape in net.shapes().items()}
-        weights = SupernetWeights(tensors, space.supernet, "prefix", *sides, 3, space.num_classes)
         files[name] = folder / f"supernet-{name}.safetensors"
-        save_supernet(weights, files[name])
+        save_supernet(SupernetWeights(tensors, net, "prefix"), files[name])
     return files
 
 

@@ -1,1 +1,4 @@
-"""Tools for the files that models come from and go to; nothing in the runtime imports this."""
+"""Tools for the files that models come from: `sources` lists them, `convert` makes ours of them.
+
+Nothing in the runtime imports this.
+"""

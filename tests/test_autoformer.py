@@ -17,14 +17,14 @@ from timm.models import get_pretrained_cfg, save_for_hf
 from torch import Tensor
 
 import autoformer_zoo as az
-from autoformer_zoo import autoformer
-from autoformer_zoo.autoformer import MODELS, build_static, default_cfgs
+from autoformer_zoo.autoformer import build_static, default_cfgs
 from autoformer_zoo.factory import build_subnet
 from autoformer_zoo.network.complexity import count_params
 from autoformer_zoo.network.vit import AutoFormer
+from autoformer_zoo.published import MODELS
 from autoformer_zoo.weights.checkpoint import (
     CheckpointError,
-    load_subnet,
+    open_checkpoint,
     save_subnet,
     save_supernet,
 )
@@ -90,10 +90,8 @@ def test_name_makes_its_subnet(name: str) -> None:
     model = timm.create_model(name, device="meta")
     side, patch, classes = (32, 4, 10) if name == "autoformer_nano" else (224, 16, 1000)
     params = sum(parameter.numel() for parameter in model.parameters())
-    assert model.cfg == MODELS[name]
-    assert params == count_params(
-        MODELS[name], img_size=side, patch_size=patch, num_classes=classes
-    )
+    assert model.cfg == MODELS[name].subnet
+    assert params == count_params(model.cfg, img_size=side, patch_size=patch, num_classes=classes)
 
 
 @pytest.mark.parametrize("name", sorted(timm.list_models(module="autoformer", pretrained=True)))
@@ -138,7 +136,7 @@ def test_preprocessing_comes_from_the_config() -> None:
     ("name", "text"),
     [
         ("autoformer_smal", "no model is called 'autoformer_smal': the nearest are autoformer_sma"),
-        ("resnet50", r"no model is called 'resnet50'.*autoformer_zoo.list_models\(\) has them all"),
+        ("resnet50", r"no model is called 'resnet50'.*autoformer_zoo.list_models\(\) or"),
         ("autoformer_tiny.imagenet", "no tag 'imagenet'; expected one of ms_in1k, nni_in1k"),
         ("autoformer_subnet.in1k", "autoformer_subnet has no tag 'in1k'; expected one of none"),
     ],
@@ -193,13 +191,13 @@ def test_packaged_weights_need_neither_network_nor_cache(
     nano = make_supernet(az.SPACES["nano"].supernet, img_size=32, patch_size=4)
     path = tmp_path / "nano.safetensors"
     save_supernet(nano, path)
-    monkeypatch.setattr(autoformer, "NANO_WEIGHTS", path)
+    monkeypatch.setattr("autoformer_zoo.weights.pretrained.NANO_WEIGHTS", path)
     monkeypatch.setenv("AUTOFORMER_ZOO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("autoformer_zoo.weights.pretrained.fetch", None)
 
     cfg = {"file": str(path)}
     model = timm.create_model("autoformer_nano", pretrained=True, pretrained_cfg_overlay=cfg)
-    _assert_has(model, cut(nano, MODELS["autoformer_nano"]).tensors)
+    _assert_has(model, cut(nano, MODELS["autoformer_nano"].subnet).tensors)
     smallest = az.SPACES["nano"].smallest
     model = timm.create_model(
         "autoformer_nano", pretrained=True, subnet=smallest, pretrained_cfg_overlay=cfg
@@ -256,8 +254,11 @@ def test_new_number_of_classes_makes_a_new_head_only(weights_file: Path) -> None
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        ({"img_size": 64}, r"have num_classes=10, the name stands for 1000: pass num_classes="),
-        ({"num_classes": 10}, r"have img_size=\(64, 64\), the name stands for \(224, 224\)"),
+        (
+            {"img_size": 64},
+            "is for num_classes=10; the model has num_classes=1000: pass num",
+        ),
+        ({"num_classes": 10}, r"is for img_size=\(64, 64\); the model has img_size=\(224, 224\)"),
     ],
 )
 def test_weights_of_other_sizes_are_not_adapted_unasked(
@@ -407,7 +408,7 @@ def _named(path: Path) -> Any:
 WITH_NOTES = {
     "named": _named,
     "generic": lambda path: az.create_model("autoformer_subnet", checkpoint_path=path),
-    "built": lambda path: build_subnet(load_subnet(path)),
+    "built": lambda path: build_subnet(open_checkpoint(path).subnet()),
 }
 
 

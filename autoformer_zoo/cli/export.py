@@ -9,17 +9,15 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 from torch import nn
 
-from autoformer_zoo.cli.inputs import LayoutOption, load_checkpoint, read_config
+from autoformer_zoo.cli.inputs import LayoutOption, load_model, read_config
 from autoformer_zoo.factory import create_model
 from autoformer_zoo.onnx.check import OnnxReport
 from autoformer_zoo.onnx.export import OLDEST, Precision, export_onnx
-from autoformer_zoo.weights.files import read_tensors
-from autoformer_zoo.weights.header import without_header
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
@@ -91,18 +89,7 @@ class Export:
             if self.model is not None or self.layout is not None:
                 raise ValueError("--model and --layout describe a file: give one instead of a name")
             return create_model(self.source, pretrained=True, subnet=subnet)
-        model = load_checkpoint(path, self.model, self.layout, subnet)
-        _note_origin(model, path)
-        return model
-
-
-def _note_origin(model: Any, path: Path) -> None:
-    """Say where the weights come from: from the file, not from where the named model's would."""
-    header = without_header(read_tensors(path)[1]) if path.suffix == ".safetensors" else {}
-    cfg = {**(model.pretrained_cfg or {}), "url": None, "tag": None, "origin_url": None}
-    cfg["license"] = header.get("license")
-    cfg["notes"] = (header.get("origin") or f"the file {path.name}",)
-    model.pretrained_cfg = cfg
+        return load_model(path, self.model, self.layout, subnet)
 
 
 def _report_lines(report: OnnxReport) -> Iterator[str]:

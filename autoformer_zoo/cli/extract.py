@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from autoformer_zoo.cli.inputs import LayoutOption, check_output, read_config
+from autoformer_zoo.cli.command import check_output
+from autoformer_zoo.cli.inputs import LayoutOption, read_config
 from autoformer_zoo.factory import extract_subnet
 from autoformer_zoo.space import SubnetConfig
-from autoformer_zoo.weights.checkpoint import (
-    SubnetWeights,
-    load_supernet,
-    save_subnet,
-)
+from autoformer_zoo.weights.checkpoint import SubnetWeights, save_subnet
+from autoformer_zoo.weights.pretrained import load_supernet
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,7 @@ class Extract:
 
     def run(self) -> Iterator[str]:
         """Write the file and yield what was written."""
-        check_output(self.out, (self.supernet, self.config))
+        check_output(self.out, (self.supernet, self.config), (".safetensors",))
         subnet = read_config(self.config)
         weights = _extract(self.supernet, subnet, self.layout, self.img_size)
         save_subnet(weights, self.out)
@@ -66,12 +64,5 @@ def _extract(
 ) -> SubnetWeights:
     supernet = load_supernet(path, layout)
     model = extract_subnet(supernet, subnet, img_size)
-    return SubnetWeights(
-        tensors=model.state_dict(),
-        subnet=subnet,
-        img_size=model.patch_embed.img_size,
-        patch_size=supernet.patch_size,
-        in_chans=supernet.in_chans,
-        num_classes=supernet.num_classes,
-        metadata=supernet.metadata,
-    )
+    net = replace(supernet.net, sizes=subnet, img_size=model.patch_embed.img_size)
+    return SubnetWeights(model.state_dict(), net, supernet.metadata)

@@ -6,7 +6,6 @@ Architecture from `published.py`, costs from `complexity.py`, tags and data conf
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,13 +15,13 @@ from typing import Annotated, Any
 import tyro
 from timm.models import PretrainedCfg
 
-from autoformer_zoo.autoformer import MODELS, default_cfgs
+from autoformer_zoo.autoformer import default_cfgs
 from autoformer_zoo.classify.predictions import Prediction
 from autoformer_zoo.cli.command import PROGRAM
 from autoformer_zoo.network.complexity import count_macs, count_params, official_complexity
-from autoformer_zoo.published import MEASURED, PUBLISHED, SPACES, Accuracy
+from autoformer_zoo.published import MODELS, SPACES, Accuracy, WeightsSpec, find_model
 from autoformer_zoo.space import SubnetConfig
-from autoformer_zoo.weights.sources import PRETRAINED, SOURCES
+from autoformer_zoo.weights.sources import SOURCES
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +95,9 @@ def describe(name: str) -> ModelInfo:
     Raises:
         ValueError: no such model, or no such tag.
     """
-    model, _, tag = name.partition(".")
-    if model not in MODELS:
-        close = difflib.get_close_matches(model, MODELS, n=3, cutoff=0.4)
-        nearest = f"the nearest are {', '.join(close)}" if close else "none is close"
-        raise ValueError(f"no model is called {model!r}: {nearest}; `list` has them all")
-    cfgs = {tag: cfg for tag, cfg in default_cfgs[model].cfgs.items() if tag}
-    if tag and tag not in cfgs:
-        raise ValueError(f"{model} has no tag {tag!r}; expected one of {', '.join(cfgs) or 'none'}")
+    model, spec, tag = find_model(name)
     cfg = default_cfgs[model].default
-    space = SPACES.get(model.split("_")[1])  # autoformer_subnet is of none
-    subnet, patch_size = MODELS[model], space.patch_size if space else 16
+    subnet, patch_size = spec.subnet, SPACES[spec.space].patch_size
     img_size = (int(cfg.input_size[1]), int(cfg.input_size[2]))
     return ModelInfo(
         name=model,
@@ -118,21 +109,22 @@ def describe(name: str) -> ModelInfo:
         macs=count_macs(subnet, img_size, patch_size, cfg.num_classes),
         official_complexity=official_complexity(subnet, img_size, patch_size, cfg.num_classes),
         weights=tuple(
-            _weights_info(f"{model}.{key}", cfgs[key]) for key in ([tag] if tag else cfgs)
+            _weights_info(f"{model}.{key}", spec.weights[key], default_cfgs[model].cfgs[key])
+            for key in ([tag] if tag else spec.weights)
         ),
     )
 
 
-def _weights_info(name: str, cfg: PretrainedCfg) -> WeightsInfo:
-    source = SOURCES.get(PRETRAINED.get(name, ""))
+def _weights_info(name: str, weights: WeightsSpec, cfg: PretrainedCfg) -> WeightsInfo:
+    source = SOURCES.get(weights.source or "")
     return WeightsInfo(
         name=name,
         source=source.url if source else "comes with the package",
         page=source.page if source else None,
         license=source.license_text if source else str(cfg.license or "unknown"),
         checked=source.verified if source else "trained and measured by this project",
-        published=PUBLISHED.get(name),
-        measured=MEASURED.get(name),
+        published=weights.published,
+        measured=weights.measured,
     )
 
 

@@ -12,7 +12,7 @@ import tyro
 
 from autoformer_zoo.classify.predict import iter_predictions
 from autoformer_zoo.classify.predictions import Prediction
-from autoformer_zoo.cli.inputs import LayoutOption, load_checkpoint
+from autoformer_zoo.cli.inputs import LayoutOption, load_model
 from autoformer_zoo.cli.models import answer_lines
 from autoformer_zoo.factory import create_model
 from autoformer_zoo.onnx.classifier import OnnxClassifier
@@ -79,7 +79,7 @@ class Predict:
         if self.checkpoint is not None and self.checkpoint.suffix == ".onnx":
             raise ValueError(f"{self.checkpoint} is an ONNX file: give --backend onnxruntime")
         if self.checkpoint is not None:
-            model = load_checkpoint(self.checkpoint, self.model, self.layout)
+            model = load_model(self.checkpoint, self.model, self.layout)
         elif self.layout is not None:
             raise ValueError("--layout describes a file: give --checkpoint with it")
         else:

@@ -1,16 +1,14 @@
-"""Fetch one file over HTTP, or fail soon and say why.
+"""Download one file over HTTP, or fail soon with the reason.
 
-Knows nothing of weights: `pretrained.py` says where from and where to, and turns the result into
-safetensors. Neither `torch.hub.download_url_to_file` nor huggingface_hub's would do: the first
-waits for a silent server without end and takes a cut connection for the end of the file, the
-second keeps trying for longer than a user should wait for bad news.
+Knows nothing about weights: `pretrained.py` has the address and the place, and converts the result
+to safetensors. Neither `torch.hub.download_url_to_file` nor huggingface_hub's would do: the first
+waits for a silent server forever and takes a cut connection for the end of the file, the second
+retries for longer than a user should wait for bad news.
 """
 
 from __future__ import annotations
 
 import hashlib
-import queue
-import threading
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -20,18 +18,17 @@ from urllib.request import Request, urlopen
 
 from huggingface_hub.utils.tqdm import tqdm
 
-CONNECT_SECONDS = 8.0  # name lookup, every address, every redirect, up to the first header
-SILENCE_SECONDS = 6.0  # between two pieces of the file; with the above an error comes in under 15 s
+SILENCE_SECONDS = 8.0  # allowed for connecting, for the first header, and between two pieces
 CHUNK_BYTES = 1 << 20
 
 
 class DownloadError(RuntimeError):
-    """The cause of a failed download, in words; who catches it knows what for and from where."""
+    """Why a download failed; the caller adds model and URL."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What came.
+    """A completed download.
 
     Args:
         size_bytes: size of the file.
@@ -49,25 +46,26 @@ def fetch(
     size_bytes: int | None = None,
     sha256: str | None = None,
 ) -> Fetched:
-    """Download `url` to `path`, showing progress on stderr where it takes more than a second.
+    """Download `url` to `path`, with a progress bar on stderr if it takes more than a second.
 
     A file that is refused stays at `path`: the caller removes it.
 
     Args:
-        url: where from, http or https.
-        path: where to; replaced if it is there.
-        label: what to call it beside the progress bar.
-        size_bytes: the size it must have, where it is known.
-        sha256: how its digest must start, where it is known.
+        url: an http or https address.
+        path: the file to write; replaced if it exists.
+        label: text beside the progress bar.
+        size_bytes: the size it must have, if known.
+        sha256: the start of its digest, if known.
 
     Returns:
         Size and digest.
 
     Raises:
-        DownloadError: the file did not come, or not whole, or is not the one expected.
+        DownloadError: the file did not arrive complete, or is not the expected one.
     """
     try:
-        with _open(url) as response:
+        request = Request(url, headers={"User-Agent": "autoformer_zoo"})
+        with urlopen(request, timeout=SILENCE_SECONDS) as response:
             length = _checked_length(response, size_bytes)
             with open(path, "wb") as file:
                 fetched = _copy(response, file, length, label)
@@ -77,7 +75,7 @@ def fetch(
     except URLError as error:
         raise DownloadError(f"{error.reason}") from error
     except TimeoutError:
-        raise DownloadError(f"nothing came for {SILENCE_SECONDS:.0f} s") from None
+        raise DownloadError(f"the server was silent for {SILENCE_SECONDS:.0f} s") from None
     except (OSError, HTTPException, ValueError) as error:  # ValueError: not a URL
         raise DownloadError(f"{type(error).__name__}: {error}") from error
     expected = length if size_bytes is None else size_bytes
@@ -88,29 +86,8 @@ def fetch(
     return fetched
 
 
-def _open(url: str) -> HTTPResponse:
-    """Ask for `url` under one deadline: urlopen's own timeout leaves out the name lookup."""
-    answers: queue.SimpleQueue[HTTPResponse | Exception] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            request = Request(url, headers={"User-Agent": "autoformer_zoo"})
-            answers.put(urlopen(request, timeout=SILENCE_SECONDS))
-        except Exception as error:  # whatever it is, the caller's thread raises it
-            answers.put(error)
-
-    threading.Thread(target=ask, name="autoformer_zoo-connect", daemon=True).start()
-    try:
-        answer = answers.get(timeout=CONNECT_SECONDS)
-    except queue.Empty:
-        raise DownloadError(f"no answer in {CONNECT_SECONDS:.0f} s") from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
-
-
 def _checked_length(response: HTTPResponse, size_bytes: int | None) -> int | None:
-    """Return the announced length, having looked at what can be told before the first byte."""
+    """Return the announced length; refuse what is wrong before the first byte."""
     kind = response.headers.get_content_type()
     if kind == "text/html":
         raise DownloadError("the server sent a web page (text/html) instead of weights")
@@ -124,7 +101,6 @@ def _checked_length(response: HTTPResponse, size_bytes: int | None) -> int | Non
 
 def _copy(response: HTTPResponse, file: BinaryIO, length: int | None, label: str) -> Fetched:
     digest, size = hashlib.sha256(), 0
-    # Nothing is shown of a download that takes less than a second.
     bar = tqdm(total=length, desc=label, unit="B", unit_scale=True, delay=1)  # type: ignore[no-untyped-call]
     with bar as progress:
         while chunk := response.read(CHUNK_BYTES):

@@ -1,10 +1,10 @@
 """Files of tensors: the one place where checkpoints are opened, and the one where they are written.
 
-A checkpoint may come from anywhere, so reading trusts nothing: the format is told from the content,
+A checkpoint may come from anywhere, so reading trusts nothing: the content decides the format,
 pickles are read by torch's weights-only unpickler with one addition to its allow-list, and every
-refusal is one line. What the tensors mean is for `layouts.py` and `checkpoint.py`.
+refusal is one line. `layouts.py` and `checkpoint.py` interpret the tensors.
 
-Tensors are mapped from the file, not copied: a subnet's cut reads only what it needs.
+Tensors are mapped from the file, not copied: cutting a subnet reads only what it needs.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 # Training checkpoints of the official code hold the command line's arguments beside the weights.
@@ -28,22 +29,27 @@ ALLOWED_GLOBALS: list[Callable[..., object] | tuple[Callable[..., object], str]]
 ]
 CONTAINERS = ("model", "state_dict", "model_ema", "state_dict_ema")  # the first that is there wins
 WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel and torch.compile put them in front
-DTYPE_NAMES: Mapping[torch.dtype, str] = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.bfloat16: "BF16",
-    torch.float16: "F16",
-}
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+MAX_REFUSAL = 600  # characters: names of tensors come from the file, and may be anything
+
+Shape = tuple[int, ...]
 
 
 class CheckpointError(RuntimeError):
-    """A file of weights was refused: one line, which names the file and says why."""
+    """A file of weights was refused: one line with the file's name and the reason."""
 
 
 def refusal(source: str | os.PathLike[str], reason: object) -> CheckpointError:
-    """Return the error for a refused source, as one line of bearable length."""
+    """Return the error for a refused source, as one line of at most `MAX_REFUSAL` characters."""
     text = " ".join(str(reason).split())
-    return CheckpointError(f"{source}: {text if len(text) <= 600 else text[:597] + '...'}")
+    cut = text if len(text) <= MAX_REFUSAL else text[: MAX_REFUSAL - 3] + "..."
+    return CheckpointError(f"{source}: {cut}")
+
+
+def shown(name: object) -> str:
+    """Return a tensor's name for a one-line message, whatever characters a file has put in it."""
+    text = str(name)
+    return text if text.isprintable() and len(text) <= 80 else f"{text[:60]!r}..."
 
 
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -60,8 +66,8 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         that, and the text metadata of a safetensors file.
 
     Raises:
-        CheckpointError: the file is not one, is damaged, would run code, or holds something other
-            than named floating-point tensors.
+        CheckpointError: the file is missing, damaged, would run code, or holds something other than
+            named floating-point tensors.
     """
     path = Path(path)
     try:
@@ -86,7 +92,8 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     claimed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     if claimed > size:
         raise refusal(
-            path, f"its tensors claim {claimed} bytes, the file has {size}: not what a model stores"
+            path,
+            f"its tensors claim {claimed} bytes, more than the file's {size}: views are refused",
         )
     return tensors, metadata
 
@@ -99,7 +106,7 @@ def take_weights(content: object, source: str | os.PathLike[str]) -> dict[str, T
         source: name for messages.
 
     Raises:
-        CheckpointError: there are none, or something else stands among them.
+        CheckpointError: there are none, or something else is among them.
     """
     if not isinstance(content, Mapping):
         raise refusal(
@@ -123,47 +130,43 @@ def take_weights(content: object, source: str | os.PathLike[str]) -> dict[str, T
 
 
 def write_tensors(
-    path: str | os.PathLike[str],
-    specs: Mapping[str, tuple[torch.dtype, Shape]],
-    get: Callable[[str], Tensor],
-    metadata: Mapping[str, str],
-    is_same: Callable[[str, Tensor], bool] | None = None,
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Write a safetensors file tensor by tensor, read it back, and only then give it its name.
-
-    safetensors' own writer wants all tensors at once, which a supernet's conversion need not hold.
+    """Write a safetensors file under a temporary name, read it back, and only then rename it.
 
     Args:
-        path: where the file shall stand; replaced at once if it exists.
-        specs: type and shape of every tensor.
-        get: returns the tensor of a name.
+        path: the file; one that exists is replaced at once.
+        tensors: by name; views and shared storage are fine.
         metadata: text for the header.
-        is_same: tells whether what was read back is right; bit-equality with `get` by default.
 
     Raises:
-        CheckpointError: what was read back is not what was to be written.
+        CheckpointError: what was read back differs from `tensors`.
         OSError: the file cannot be written.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # safetensors refuses views; cloned one by one they also share no storage.
+    whole = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
     try:
-        _write_safetensors(partial, specs, get, metadata)
-        with safe_open(partial, "pt") as file:
-            if set(file.keys()) != set(specs):
-                raise refusal(path, "was written wrongly: other names came back")
-        for name in specs:
-            # Opened anew each time, so that pages already compared do not count as memory.
-            with safe_open(partial, "pt") as file:
-                back = file.get_tensor(name)
-            if not (is_same(name, back) if is_same else same_bits(back, get(name))):
-                raise refusal(path, f"was written wrongly: {name} came back different")
+        # Not save_file: it makes files that only their owner may read (seen with safetensors 0.8).
+        with partial.open("wb") as file:
+            file.writelines(_in_order(save(whole, dict(metadata))))
+        back = load_file(partial)
+        different = whole.keys() ^ back.keys()
+        different |= {n for n in whole.keys() & back.keys() if not same_bits(whole[n], back[n])}
+        if different:
+            raise refusal(path, f"was written wrongly: {min(different)} came back different")
+        del back  # it is mapped from the file, which Windows would not rename
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Tell whether two tensors agree in type, shape and every bit."""
+    """Return True if two tensors agree in type, shape and every bit."""
     return (
         one.dtype == other.dtype
         and one.shape == other.shape
@@ -172,13 +175,14 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Tell whether no value is NaN or infinite; one pass where that is so."""
+    """Return True if no value is NaN or infinite."""
+    # The sum is finite in nearly all cases, and costs one pass and no memory.
     total = tensor.sum(dtype=torch.float32 if tensor.element_size() < 4 else None)
     return bool(total.isfinite()) or bool(tensor.isfinite().all())
 
 
 def _sniff(path: Path) -> str:
-    """Tell the format from the first bytes: "safetensors", "zip" or "pickle"."""
+    """Return the format, judged by the first bytes: "safetensors", "zip" or "pickle"."""
     if path.is_dir():
         raise refusal(path, "is a directory; expected a file of weights")
     if path.exists() and not path.is_file():
@@ -207,8 +211,8 @@ def _read_pickle(path: Path, is_zip: bool) -> object:
     if is_zip:
         _check_archive(path)
     with torch.serialization.safe_globals(ALLOWED_GLOBALS), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is odd about the content is refused afterwards
-        # By a name that ends so, torch.load would take any file for safetensors.
+        warnings.simplefilter("ignore")  # odd content is refused afterwards
+        # torch.load takes any file whose name ends in .safetensors for safetensors.
         if is_zip and path.suffix != ".safetensors":
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         with path.open("rb") as file:
@@ -251,8 +255,8 @@ def _value_problem(name: object, value: object) -> str | None:
     assert isinstance(value, Tensor)
     if value.layout != torch.strided or value.device.type == "meta" or value.is_nested:
         return f"is a {value.layout} tensor on {value.device}; expected a plain one"
-    if value.dtype not in DTYPE_NAMES:
-        kinds = ", ".join(str(dtype) for dtype in DTYPE_NAMES)
+    if value.dtype not in DTYPES:
+        kinds = ", ".join(map(str, DTYPES))
         return f"is of type {value.dtype}; expected one of {kinds}"
     return None
 
@@ -264,48 +268,18 @@ def _unwrapped(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return weights
 
 
-def _write_safetensors(
-    path: Path,
-    specs: Mapping[str, tuple[torch.dtype, Shape]],
-    get: Callable[[str], Tensor],
-    metadata: Mapping[str, str],
-) -> None:
-    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
-    offsets: dict[str, int] = {}
-    end = 0
-    for name in _widest_first(specs):  # keeps every tensor aligned to its type
-        dtype, shape = specs[name]
-        offsets[name], end = end, end + torch.Size(shape).numel() * dtype.itemsize
-        header[name] = {
-            "dtype": DTYPE_NAMES[dtype],
-            "shape": list(shape),
-            "data_offsets": [offsets[name], end],
-        }
-    text = json.dumps(header, ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        start = file.tell()
-        for name, (dtype, shape) in specs.items():
-            tensor = get(name)
-            if tensor.dtype != dtype or tuple(tensor.shape) != shape:
-                raise refusal(path, f"{name} changed while it was written")
-            file.seek(start + offsets[name])
-            file.write(_bytes_of(tensor).numpy().data)
+def _in_order(content: bytes) -> tuple[bytes, memoryview]:
+    """Sort the metadata of a safetensors file; returns the file in two pieces.
 
-
-def _widest_first(specs: Mapping[str, tuple[torch.dtype, Shape]]) -> Iterable[str]:
-    return sorted(specs, key=lambda name: -specs[name][0].itemsize)
+    safetensors' own order changes from call to call, and equal weights must make equal files.
+    """
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors start aligned
+    return len(text).to_bytes(8, "little") + text, memoryview(content)[8 + size :]
 
 
 def _bytes_of(tensor: Tensor) -> Tensor:
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-
-
-Shape = tuple[int, ...]
-
-
-def shown(name: object) -> str:
-    """Return a tensor's name for a one-line message, whatever characters a file has put in it."""
-    text = str(name)
-    return text if text.isprintable() and len(text) <= 80 else f"{text[:60]!r}..."

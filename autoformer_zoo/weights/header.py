@@ -1,7 +1,8 @@
 """The header of this package's own files: what names and shapes of tensors cannot tell.
 
-It is the text metadata of a safetensors file. Everything in it that shapes can confirm is held
-against them. Other entries (origin, license) are carried along, not understood.
+It is the text metadata of a safetensors file. Everything that can be derived from the tensors'
+shapes is checked against them. Beside it are notes: what a network needs to be used rightly (class
+names, preparation of images), origin and license; entries of other programs are kept.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from autoformer_zoo.space import SubnetConfig
@@ -22,16 +23,16 @@ _KEYS = ("format", "format_version", "bias_rule", "sizes", "img_size", "patch_si
 
 Kind = Literal["supernet", "subnet"]
 
-# How images are prepared and what the outputs mean, under timm's names, as JSON.
+# Preparation of images and meaning of the outputs, under timm's names, as JSON.
 _CFG_KEYS = ("label_names", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a canonical file says of itself.
+    """What a canonical file states about itself.
 
     Args:
-        kind: a supernet, to be cut, or one static network.
+        kind: a supernet or one static network.
         bias_rule: how a subnet's q, k and v biases are cut.
         sizes: depth, width, heads and MLP ratios.
         img_size: input (height, width) in pixels.
@@ -45,7 +46,7 @@ class Header:
     patch_size: tuple[int, int]
 
     def to_metadata(self, notes: Mapping[str, str]) -> dict[str, str]:
-        """Return the file's metadata: `notes` (origin, license) and this header."""
+        """Return a file's metadata: `notes` and this header."""
         return {
             **notes,
             "format": _FORMAT + self.kind,
@@ -85,11 +86,11 @@ class Header:
                 _pair(metadata["img_size"]),
                 _pair(metadata["patch_size"]),
             )
-        except (KeyError, ValueError, TypeError) as error:
+        except Exception as error:  # whatever a damaged entry breaks
             raise FormatError(f"its header is damaged: {error}") from None
 
     def confirm(self, found: Architecture) -> Architecture:
-        """Return the architecture that shapes told, with the exact ratios of this header.
+        """Return the architecture inferred from the shapes, with this header's exact MLP ratios.
 
         Raises:
             FormatError: header and shapes contradict each other.
@@ -99,9 +100,7 @@ class Header:
                 f"its header says {self.sizes.to_json()} with patches {self.patch_size}, its "
                 f"tensors are of {found.sizes.to_json()} with patches {found.patch_size}"
             )
-        return Architecture(
-            self.sizes, self.img_size, self.patch_size, found.in_chans, found.num_classes
-        )
+        return replace(found, sizes=self.sizes, img_size=self.img_size)
 
 
 def cfg_to_notes(cfg: Mapping[str, Any]) -> dict[str, str]:
@@ -166,7 +165,7 @@ def _is_number(value: object) -> bool:
 
 
 def without_header(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return the notes (origin, license) of a canonical file's metadata."""
+    """Return the notes in a canonical file's metadata."""
     notes = {key: value for key, value in metadata.items() if key not in _KEYS}
     if "licence" in notes:  # the spelling of version 0.1
         notes.setdefault("license", notes.pop("licence"))

@@ -1,16 +1,15 @@
-"""How each kind of checkpoint names, shapes and packs its tensors, and the way to our names.
+"""How each kind of checkpoint names, shapes and packs its tensors, and how ours are made of them.
 
-Pure functions of names, shapes and tensors; files are opened in `files.py`, and what was
-read becomes a supernet or a subnet in `checkpoint.py`. Canonical names are those of
-`vit.AutoFormer`'s state dict.
+Pure functions of names, shapes and tensors; `files.py` opens files, and `checkpoint.py` makes
+supernets and subnets of what they hold. Our names are those of `AutoFormer`'s state dict.
 
-Three families of names are known:
-static: our own names, of canonical files and of plain state dicts.
+Three families of names are recognised:
+static: our own names, in canonical files and plain state dicts.
 packed: official AutoFormer (microsoft/Cream@4a13c40, AutoFormer/model) and PreNAS supernets. Rows
-    0::3, 1::3, 2::3 of their qkv weight are q, k and v. Their bias follows one of two rules, which
-    neither names nor shapes tell: see `Layout`.
+    0::3, 1::3, 2::3 of their qkv weight are q, k and v. Their bias follows one of two rules, and
+    neither names nor shapes tell which: see `Layout`.
 nni: NNI 3.0's AutoformerSpace with one architecture fixed (microsoft/nni@078107f,
-    nni/nas/hub/pytorch/autoformer.py): q, k and v apart.
+    nni/nas/hub/pytorch/autoformer.py): q, k and v are separate.
 """
 
 from __future__ import annotations
@@ -25,24 +24,26 @@ import torch
 from torch import Tensor
 
 from autoformer_zoo.published import SPACES
-from autoformer_zoo.space import HEAD_DIM, NUM_REL_POS, SubnetConfig
+from autoformer_zoo.space import HEAD_DIM, NUM_REL_POS, SearchSpace, SubnetConfig
 from autoformer_zoo.weights.files import Shape, shown
 from autoformer_zoo.weights.slicing import BiasRule
 
 Family = Literal["static", "packed", "nni"]
 Layout = Literal["packed_prefix", "packed_interleaved"]
-"""How the qkv bias of a packed supernet lies.
+"""Memory layout of the qkv bias of a packed supernet.
 
 packed_prefix: official. A layer with h heads takes the first 3 * 64h entries and splits them in
-thirds; kept as it is, and the subnet's cut does the rest (`extract.BiasRule`).
+thirds. The bias is kept as it is, and `slicing.BiasRule` does the rest.
 packed_interleaved: PreNAS. Interleaved as the weight is.
 """
-
 
 BIAS_RULES: Mapping[Layout, BiasRule] = {
     "packed_prefix": "packed_prefix",
     "packed_interleaved": "prefix",
 }
+
+# The patch projection's names in official and PreNAS, and in NNI state dicts.
+UPSTREAM_NAMES = frozenset({"patch_embed_super.proj.weight", "patch_embed.weight"})
 
 _RENAMES: Mapping[Family, Sequence[tuple[str, str]]] = {
     "static": (),
@@ -63,12 +64,12 @@ _RENAMES: Mapping[Family, Sequence[tuple[str, str]]] = {
 
 
 class FormatError(ValueError):
-    """The tensors are not those of an AutoFormer; the text is the reason, without a file name."""
+    """A file does not hold an AutoFormer; the text is the reason, without the file's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """All that the shapes of a network's tensors depend on.
+    """Everything that the shapes of a network's tensors depend on.
 
     Args:
         sizes: depth, width, heads and MLP ratios.
@@ -84,10 +85,22 @@ class Architecture:
     in_chans: int
     num_classes: int
 
+    @classmethod
+    def of_space(cls, space: SearchSpace) -> Architecture:
+        """Return the architecture of a space's supernet, for RGB images."""
+        sides = (space.img_size, space.img_size), (space.patch_size, space.patch_size)
+        return cls(space.supernet, *sides, in_chans=3, num_classes=space.num_classes)
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        height, width = self.patch_size
+        return self.img_size[0] // height, self.img_size[1] // width
+
     def shapes(self) -> dict[str, Shape]:
         """Return the canonical names and shapes of all tensors, in the network's order."""
         width = self.sizes.embed_dim
-        rows, columns = (side // p for side, p in zip(self.img_size, self.patch_size, strict=True))
+        rows, columns = self.grid_size
         out: dict[str, Shape] = {
             "cls_token": (1, 1, width),
             "pos_embed": (1, 1 + rows * columns, width),
@@ -119,7 +132,7 @@ class Architecture:
 
 
 def upstream_names(family: Family, name: str) -> tuple[str, ...]:
-    """Return the names of the tensors that a canonical tensor is made of in `family`."""
+    """Return the names in `family` of the tensors that one of ours is made of."""
     if family == "static":
         return (name,)
     if name.endswith(".attn.rel_pos"):  # rows of the table's grid are "v", columns "h"
@@ -137,16 +150,16 @@ def upstream_names(family: Family, name: str) -> tuple[str, ...]:
 def join(
     family: Family, name: str, parts: Sequence[Tensor], layout: Layout | None = None
 ) -> Tensor:
-    """Make a canonical tensor of its upstream parts.
+    """Make one of our tensors of its upstream parts.
 
     Args:
-        family: whose parts they are.
-        name: the canonical name.
+        family: the family of the parts.
+        name: our name.
         parts: tensors in the order of `upstream_names`.
         layout: of the bias, for "packed".
 
     Returns:
-        The part itself where nothing is to be done.
+        The part itself if nothing has to be done.
     """
     if _is_table(family, name):
         return torch.stack(list(parts))  # (4, R, D)
@@ -157,19 +170,8 @@ def join(
     return parts[0]
 
 
-def split(family: Family, name: str, tensor: Tensor, layout: Layout | None = None) -> list[Tensor]:
-    """Undo `join`: return the upstream parts of a canonical tensor."""
-    if _is_table(family, name):
-        return list(tensor.unbind(0))
-    if family == "nni" and ".attn.qkv." in name:
-        return list(tensor.chunk(3))
-    if _is_interleaved(family, name, layout):
-        return [_swap_first_axes(tensor, tensor.shape[0] // 3)]
-    return [tensor]
-
-
 def recognise(names: Iterable[str]) -> Family:
-    """Name the family that most of these tensor names belong to.
+    """Return the family that most of these tensor names belong to.
 
     Raises:
         FormatError: most belong to none, or they are those of NNI's supernet.
@@ -201,16 +203,16 @@ def recognise(names: Iterable[str]) -> Family:
 def read_architecture(
     family: Family, shapes: Mapping[str, Shape], img_size: tuple[int, int] | None = None
 ) -> Architecture:
-    """Read the architecture back from upstream shapes, and hold every tensor against it.
+    """Infer the architecture from upstream shapes, and check every tensor.
 
     Args:
-        family: whose names they are.
+        family: the family of the names.
         shapes: upstream names and shapes.
-        img_size: input (height, width), where known; a square grid is assumed otherwise.
+        img_size: input (height, width) if known; a square grid is assumed otherwise.
 
     Raises:
         FormatError: keys are missing, unknown or of the wrong shape (all in one text), a size is
-            not what an AutoFormer can have, or it is NNI's supernet.
+            one that no AutoFormer can have, or it is NNI's supernet.
     """
     architecture = _guess(family, shapes, img_size)
     expected = {
@@ -242,7 +244,7 @@ def read_architecture(
 
 
 def same_sizes(one: SubnetConfig, other: SubnetConfig) -> bool:
-    """Tell whether two configs give the same shapes; MLP ratios may differ in rounding."""
+    """Return True if two configs give the same shapes; MLP ratios may differ in rounding."""
     return (one.depth, one.embed_dim, one.num_heads, one.hidden_dims) == (
         other.depth,
         other.embed_dim,
@@ -252,8 +254,8 @@ def same_sizes(one: SubnetConfig, other: SubnetConfig) -> bool:
 
 
 _NNI_SUPERNET = (
-    "it is NNI's supernet, whose v biases are wrong in every layer with fewer heads than the "
-    "most; take NNI's subnet files (autoformer-tiny/small/base-subnet) or the official supernets"
+    "it is NNI's supernet, whose v biases are wrong in every layer but those with the most heads; "
+    "take NNI's subnet files (autoformer-tiny/small/base-subnet) or the official supernets"
 )
 
 
@@ -287,7 +289,7 @@ def _parts_of(family: Family, name: str, whole: Shape) -> Iterator[tuple[str, Sh
 
 
 def _depth(names: Iterable[str]) -> int:
-    """Count the different blocks; a number left out then shows as a missing key."""
+    """Count the different blocks; a block that is left out shows as a missing key later."""
     found = (re.match(r"blocks\.(\d{1,4})\.", name) for name in names)
     return len({match[1] for match in found if match})
 
@@ -295,7 +297,7 @@ def _depth(names: Iterable[str]) -> int:
 def _guess(
     family: Family, shapes: Mapping[str, Shape], img_size: tuple[int, int] | None
 ) -> Architecture:
-    """Read sizes where they can be had; what is missing or contradicts shows in the comparison."""
+    """Read each size from the first tensor that has it; the comparison finds what is wrong."""
 
     def dim(name: str, axis: int) -> int | None:
         parts = upstream_names(family, name)
@@ -354,7 +356,3 @@ def _square_img_size(num_tokens: int, patch_size: tuple[int, int]) -> tuple[int,
 def _some(names: Sequence[str], limit: int = 3) -> str:
     text = ", ".join(shown(name) for name in names[:limit])
     return text if len(names) <= limit else f"{text} and {len(names) - limit} more"
-
-
-# The patch projection in official and PreNAS, and in NNI state dicts.
-UPSTREAM_NAMES = frozenset({"patch_embed_super.proj.weight", "patch_embed.weight"})

@@ -1,12 +1,12 @@
-"""Find the weights of a model: the user's own file, the cache, or the listed source, in this order.
+"""From a model's name to its weights: the user's own file, the cache, or the listed source.
 
 `AUTOFORMER_ZOO_WEIGHTS` names a file or a folder that comes first; `AUTOFORMER_ZOO_CACHE`, or the
-argument `cache_dir`, moves the cache. A download is turned into canonical safetensors once, the
-original is not kept, and from then on only that file is opened. Beside it lies a record of the
-original (URL, size, SHA-256): for most upstream files no hash was ever published, so the first
-download is what later ones are compared with. Weights that cannot be had are an error.
+argument `cache_dir`, moves the cache. A download is converted to canonical safetensors once, and
+only that file is kept and opened from then on. Beside it is a record of the original (URL, size,
+SHA-256): for most upstream files no hash was ever published, so later downloads are compared with
+the first one. Missing weights are an error.
 
-Downloading proper is `download.py`, the formats are `checkpoint.py`, the addresses `sources.py`.
+`download.py` transfers the file, `checkpoint.py` reads the formats, `sources.py` has the addresses.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,89 +25,81 @@ from urllib.parse import urlsplit
 import torch
 from filelock import FileLock
 
-from autoformer_zoo.published import SPACES, SUBNETS
+from autoformer_zoo.published import MODELS, SPACES, find_model
 from autoformer_zoo.space import SubnetConfig, misfit
 from autoformer_zoo.weights.checkpoint import (
+    Checkpoint,
     CheckpointError,
+    FileOrState,
     SubnetWeights,
-    convert_supernet,
-    holds_supernet,
-    load_subnet,
-    load_weights,
-    read_tensors,
+    SupernetWeights,
+    open_checkpoint,
     save_subnet,
+    save_supernet,
 )
 from autoformer_zoo.weights.download import DownloadError, Fetched, fetch
-from autoformer_zoo.weights.layouts import FormatError, recognise
-from autoformer_zoo.weights.sources import PRETRAINED, SOURCES, Source
+from autoformer_zoo.weights.header import cfg_to_notes
+from autoformer_zoo.weights.sources import NANO_WEIGHTS, SOURCES, UpstreamFile
 
 WEIGHTS_VARIABLE = "AUTOFORMER_ZOO_WEIGHTS"
 CACHE_VARIABLE = "AUTOFORMER_ZOO_CACHE"
-SUFFIXES = (".safetensors", ".pth")
 
 _log = logging.getLogger(__name__)
 
 
-def load_pretrained_weights(
+def load_supernet(source: FileOrState, layout: str | None = None) -> SupernetWeights:
+    """Load a supernet: official, PreNAS or canonical.
+
+    Args:
+        source: a file, a state dict, or the name of a model ("autoformer_nano"), whose supernet is
+            taken from where `create_model(name, pretrained=True)` takes it.
+        layout: packing of q, k and v in an official-shaped file, see `open_checkpoint`.
+
+    Raises:
+        ValueError: `layout` is unknown.
+        CheckpointError: the weights are missing or refused, or they are a subnet's.
+    """
+    if isinstance(source, str | os.PathLike):
+        name = os.fspath(source)
+        if name.partition(".")[0] in MODELS and not Path(name).exists():
+            model, spec, tag = find_model(name)
+            tagged = f"{model}.{tag or next(iter(spec.weights), '')}".rstrip(".")
+            supernet = find_checkpoint(tagged).assuming(layout).supernet()
+            return replace(supernet, metadata={**cfg_to_notes(spec.data), **supernet.metadata})
+    return open_checkpoint(source, layout).supernet()
+
+
+def find_checkpoint(
     name: str,
-    subnet: SubnetConfig,
-    source: Source | None = None,
-    packaged: Path | None = None,
+    subnet: SubnetConfig | None = None,
+    url: str | None = None,
+    file: str | Path | None = None,
     cache_dir: str | Path | None = None,
-) -> SubnetWeights:
-    """Return the weights of one subnet, under the names of the static network.
+) -> Checkpoint:
+    """Open the weights of a model, downloading them if necessary.
 
     Args:
         name: model and tag, "autoformer_tiny.ms_in1k".
-        subnet: which subnet; anything that fits where the source is a supernet.
-        source: where to download from, if need be.
-        packaged: a file that ships with the package, in place of a source.
-        cache_dir: folder of the cache, in place of the usual one.
+        subnet: which subnet will be wanted; refused here if the source cannot hold it.
+        url: another address than the listed one.
+        file: a file to open instead of any other.
+        cache_dir: folder of the cache, instead of the usual one.
 
     Raises:
         ValueError: the source does not hold that subnet.
-        CheckpointError: the weights cannot be had; the text says why, and the ways out.
+        CheckpointError: the weights are missing; the text has the reason, and what would work.
     """
-    if source is not None:
-        _require_held(name, subnet, source)
-    path = resolve(name, source, packaged, cache_dir)
-    if source is None or path != cache_path(source, cache_dir):
-        return load_named_file(path, subnet, source)
-    try:
-        return load_weights(path, subnet)
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}; delete it, and it will be downloaded again") from error
-
-
-def load_named_file(path: Path, subnet: SubnetConfig, source: Source | None) -> SubnetWeights:
-    """Load a subnet from a file of the user's, whatever its format.
-
-    Args:
-        path: the file.
-        subnet: what to cut from it, or what it must hold.
-        source: what the model's tag stands for: how a file is packed which does not say so itself.
-    """
-    layout = source.layout if source else None
-    if layout is not None:
-        with suppress(FormatError):  # load_weights says it better
-            layout = layout if recognise(read_tensors(path)[0]) == "packed" else None
-    return load_weights(path, subnet, layout)
-
-
-def resolve(
-    name: str,
-    source: Source | None = None,
-    packaged: Path | None = None,
-    cache_dir: str | Path | None = None,
-) -> Path:
-    """Return the file that holds a model's weights, downloading it where that is needed.
-
-    Arguments and errors as in `load_pretrained_weights`.
-    """
+    model, _, tag = name.partition(".")
+    weights = MODELS[model].weights.get(tag)  # of this project's tags; a caller may bring others
+    source = _source_of(weights.source if weights else None, url)
+    if source is not None and subnet is not None:
+        _require_held(model, tag, subnet, source)
+    if file is not None and Path(file) != NANO_WEIGHTS:
+        return open_checkpoint(file).assuming(source.layout if source else None)
     if (named := _named_by_user(name, source)) is not None:
-        return named
-    if packaged is not None:
-        return packaged
+        return open_checkpoint(named).assuming(source.layout if source else None)
+    if source is None and weights is not None:
+        return open_checkpoint(NANO_WEIGHTS)
     if source is None:
         raise CheckpointError(
             f"{name} has no weights of its own: name a file with checkpoint_path= or "
@@ -118,37 +110,14 @@ def resolve(
     if not cached.exists():
         with _explained(name, source):
             _download(source, cached)
-    return cached
+    try:
+        return open_checkpoint(cached)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; delete it, and it will be downloaded again") from error
 
 
-def source_of(name: str, url: str | None) -> Source | None:
-    """Return the table's entry for a model and tag, at another address where `url` says so.
-
-    The table's hash and kind belong to the table's address; what lies elsewhere is another file.
-    """
-    source = SOURCES.get(PRETRAINED.get(name, ""))
-    if not url or (source is not None and source.url == url):
-        return source
-    if source is not None:
-        return replace(source, url=url, kind="unknown", size_bytes=None, sha256=None)
-    return Source(
-        name=Path(urlsplit(url).path).stem or "weights",
-        origin="",
-        url=url,
-        space="",
-        kind="unknown",
-        layout=None,
-        size_bytes=None,
-        sha256=None,
-        license=None,
-        license_note="not in the table of sources",
-        page="",
-        paper_ids=(),
-    )
-
-
-def cache_path(source: Source, cache_dir: str | Path | None = None) -> Path:
-    """Return where a source's safetensors lie once they were downloaded.
+def cache_path(source: UpstreamFile, cache_dir: str | Path | None = None) -> Path:
+    """Return the file in the cache that a source is kept in after its download.
 
     The folder is `cache_dir`, or `AUTOFORMER_ZOO_CACHE`, or `checkpoints/autoformer_zoo` in
     torch.hub's.
@@ -161,23 +130,64 @@ def cache_path(source: Source, cache_dir: str | Path | None = None) -> Path:
     return Path(folder).expanduser() / f"{source.name}-{digest}.safetensors"
 
 
-def _require_held(name: str, subnet: SubnetConfig, source: Source) -> None:
+def convert(
+    checkpoint: Checkpoint,
+    out: Path,
+    notes: Mapping[str, str],
+    subnet: SubnetConfig | None = None,
+) -> SupernetWeights | SubnetWeights:
+    """Write what a checkpoint holds as a canonical file, and return it.
+
+    Args:
+        checkpoint: an opened one.
+        out: the file to write.
+        notes: origin, license and the like, added to what the checkpoint's header has.
+        subnet: write this subnet of a supernet.
+
+    Raises:
+        ValueError: the subnet does not fit.
+        CheckpointError: the values are refused.
+        OSError: the file cannot be written.
+    """
+    noted = replace(checkpoint, metadata={**checkpoint.metadata, **notes})
+    if subnet is None and checkpoint.is_supernet:
+        supernet = noted.supernet()
+        save_supernet(supernet, out)
+        return supernet
+    weights = noted.subnet(subnet)
+    save_subnet(weights, out)
+    return weights
+
+
+def _source_of(key: str | None, url: str | None) -> UpstreamFile | None:
+    """Return the table's entry, or one for another address that `url` gives.
+
+    The table's hash and kind belong to the table's address.
+    """
+    listed = SOURCES.get(key or "")
+    if not url or (listed is not None and listed.url == url):
+        return listed
+    if listed is not None:
+        return replace(listed, url=url, kind=None, size_bytes=None, sha256=None)
+    return UpstreamFile(name=Path(urlsplit(url).path).stem or "weights", url=url)
+
+
+def _require_held(model: str, tag: str, subnet: SubnetConfig, source: UpstreamFile) -> None:
     """Refuse before any download a subnet that the source cannot hold."""
-    model, _, tag = name.partition(".")
-    if source.kind == "subnet" and model in SUBNETS and subnet != SUBNETS[model]:
-        supernets = [other for other in _tags_of(model) if _source_kind(other) == "supernet"]
+    spec = MODELS[model]
+    if source.kind == "subnet" and subnet != spec.subnet:
+        sources = {other: SOURCES[weights.source or ""] for other, weights in spec.weights.items()}
+        supernets = [f"{model}.{other}" for other in sources if sources[other].kind == "supernet"]
         raise ValueError(
             f"the tag {tag} of {model} holds the published subnet only, got subnet={subnet}; "
-            f"others can be cut from {' or '.join(supernets) or 'a supernet'}"
+            f"others can be cut from {' or '.join(supernets)}"
         )
-    if source.kind == "supernet" and source.space in SPACES:
-        problem = misfit(subnet, SPACES[source.space].supernet)
-        if problem:
-            raise ValueError(f"the subnet does not fit the supernet of {name}: {problem}")
+    if source.kind == "supernet" and (problem := misfit(subnet, SPACES[source.space].supernet)):
+        raise ValueError(f"the subnet does not fit the supernet of {model}.{tag}: {problem}")
 
 
-def _named_by_user(name: str, source: Source | None) -> Path | None:
-    """Return the user's own file for this model, None where there is none."""
+def _named_by_user(name: str, source: UpstreamFile | None) -> Path | None:
+    """Return the user's own file for this model, or None."""
     value = os.environ.get(WEIGHTS_VARIABLE)
     if not value:
         return None
@@ -186,35 +196,30 @@ def _named_by_user(name: str, source: Source | None) -> Path | None:
         return place
     if not place.is_dir():
         raise CheckpointError(f"{WEIGHTS_VARIABLE} names {value}, which does not exist")
-    for candidate in _file_names(name, source):
-        if (place / candidate).is_file():
-            if source is not None and candidate.startswith("supernet-"):
+    file_names = [f"{name}.safetensors"]
+    if source is not None:  # the canonical name, then the upstream one
+        file_names = [f"{source.name}.safetensors", Path(urlsplit(source.url).path).name]
+    for file in (place / file_name for file_name in file_names):
+        if file.is_file():
+            if source is not None and file.name.startswith("supernet-"):
                 _log.warning(
                     "%s is read as %s's file; official and PreNAS files have the same name",
-                    place / candidate,
+                    file,
                     source.origin,
                 )
-            return place / candidate
-    _log.info("%s holds no weights of %s: none of %s", place, name, _file_names(name, source))
+            return file
+    _log.info("%s holds no weights of %s: none of %s", place, name, file_names)
     return None
 
 
-def _file_names(name: str, source: Source | None) -> list[str]:
-    """Names under which a model's weights are looked for in the user's folder, best first."""
-    stems = [name, name.partition(".")[0]]
-    if source is not None:
-        stems += [source.name, Path(urlsplit(source.url).path).stem]
-    return [stem + suffix for stem in stems for suffix in SUFFIXES]
-
-
 @contextmanager
-def _explained(name: str, source: Source) -> Iterator[None]:
-    """Turn whatever stopped a download into one error with its cause and the ways out."""
+def _explained(name: str, source: UpstreamFile) -> Iterator[None]:
+    """Turn whatever stopped a download into one error with the reason and what would work."""
     try:
         yield
     except (DownloadError, CheckpointError, OSError) as error:
-        model = name.partition(".")[0]
-        others = [tag for tag in _tags_of(model) if tag != name]
+        model, _, tag = name.partition(".")
+        others = [f"{model}.{other}" for other in MODELS[model].weights if other != tag]
         another = "a model that needs no download, autoformer_nano"
         if others:
             another = f"another tag, {' or '.join(others)}"
@@ -224,12 +229,12 @@ def _explained(name: str, source: Source) -> Iterator[None]:
         ) from error
 
 
-def _download(source: Source, cached: Path) -> None:
+def _download(source: UpstreamFile, cached: Path) -> None:
     """Put `source` into the cache, unless another process does so first."""
     cached.parent.mkdir(parents=True, exist_ok=True)
-    # The lock only saves a second download: files come into place whole, under their last names, so
-    # that it does no harm to remove it, or to have none where two start in that moment.
-    # No time limit: its holder gives up on a silent server, and a dead one frees it by dying.
+    # The lock only saves a second download: files get their final names when they are complete, so
+    # it does no harm to remove it, or if two start in that moment. It has no time limit: its holder
+    # gives up on a silent server, and a dead holder frees it.
     lock = cached.with_suffix(".lock")
     original = _beside(cached, Path(urlsplit(source.url).path).suffix)
     with FileLock(lock):
@@ -247,34 +252,30 @@ def _download(source: Source, cached: Path) -> None:
             _remove(lock)
 
 
-def _convert(original: Path, source: Source, fetched: Fetched, cached: Path) -> None:
-    metadata = {
-        "origin": source.origin,
+def _convert(original: Path, source: UpstreamFile, fetched: Fetched, cached: Path) -> None:
+    notes = {
         "source_url": source.url,
         "source_sha256": fetched.sha256,
         "license": source.license_text,
     }
+    if source.origin:
+        notes["origin"] = source.summary
     try:
-        kind = source.kind
-        if kind == "supernet" or (kind == "unknown" and holds_supernet(original)):
-            convert_supernet(original, cached, source.layout, metadata)
-        else:
-            subnet = load_subnet(original)
-            save_subnet(replace(subnet, metadata={**subnet.metadata, **metadata}), cached)
+        convert(open_checkpoint(original).assuming(source.layout), cached, notes)
     except CheckpointError as error:
         reason = str(error).removeprefix(f"{original}: ")
-        raise DownloadError(f"what came was refused, {reason}") from error
+        raise DownloadError(f"the downloaded file was refused, {reason}") from error
     except OSError as error:
         raise DownloadError(f"cannot write {cached}: {error.strerror}") from error
 
 
 def _require_unchanged(fetched: Fetched, record: Path) -> None:
-    """Compare with the first download: an error, because results would change without a word."""
+    """Compare with the first download: results must not change silently."""
     if not record.exists():
         return
     try:
         known = json.loads(record.read_text())["sha256"]
-    except (ValueError, KeyError, TypeError):
+    except Exception:  # whatever a damaged record breaks
         raise CheckpointError(f"{record} is not a record of a download: delete it") from None
     if known != fetched.sha256:
         raise CheckpointError(
@@ -283,7 +284,7 @@ def _require_unchanged(fetched: Fetched, record: Path) -> None:
         )
 
 
-def _write_record(source: Source, fetched: Fetched, record: Path) -> None:
+def _write_record(source: UpstreamFile, fetched: Fetched, record: Path) -> None:
     values = {"url": source.url, "layout": source.layout, **asdict(fetched)}
     temporary = _beside(record, ".json")
     try:
@@ -301,11 +302,3 @@ def _remove(path: Path) -> None:
 def _beside(path: Path, suffix: str) -> Path:
     """Return a hidden name in the folder of `path` that no other process takes."""
     return path.with_name(f".{path.stem}-{uuid.uuid4().hex}{suffix}")
-
-
-def _tags_of(model: str) -> list[str]:
-    return [tag for tag in PRETRAINED if tag.partition(".")[0] == model]
-
-
-def _source_kind(name: str) -> str:
-    return SOURCES[PRETRAINED[name]].kind

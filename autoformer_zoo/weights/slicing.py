@@ -1,9 +1,8 @@
 """Cut a subnet out of a supernet.
 
 One rule for all of AutoFormer: the subnet's tensor is a corner of the supernet's. The exception is
-the bias of q, k and v in the official files, see `slice_qkv_bias`. Pure functions: extraction of
-files, and every step of supernet training, go through `slice_supernet`. `extract_subnet` makes a
-static network of the cut.
+the bias of q, k and v in the official files, see `slice_qkv_bias`. Pure functions, which extraction
+and every step of supernet training share.
 
 Source: arXiv 2107.00651, section 3.2 (weight entanglement); microsoft/Cream@4a13c40,
 AutoFormer/model/module/qkv_super.py:72-83.
@@ -20,11 +19,12 @@ from torch import Tensor
 from autoformer_zoo.space import HEAD_DIM, SubnetConfig, misfit
 
 BiasRule = Literal["prefix", "packed_prefix"]
-"""How a layer's q, k and v biases lie in a supernet's `qkv.bias` of 3 * 64 * heads numbers.
+"""How a subnet takes its q, k and v biases from a supernet's `qkv.bias` of 3 * 64 * heads numbers.
 
-prefix: three thirds q, k, v, and a subnet takes the first 64 * h of each, as for the weight.
-packed_prefix: a subnet takes the first 3 * 64 * h and splits these in thirds, so that what is a v
-bias depends on the subnet's own h. The official code does so, and its weights were trained so.
+prefix: the bias is three thirds q, k, v; a subnet with h heads takes the first 64h of each, as for
+the weight.
+packed_prefix: a subnet takes the first 3 * 64h and splits these in thirds, so which number is a v
+bias depends on h. The official code does so, and its weights were trained with it.
 """
 
 
@@ -40,13 +40,13 @@ def slice_supernet(
         tensors: the supernet's tensors, under the same names.
         supernet: its sizes.
         subnet: what to cut out.
-        bias_rule: how q, k and v biases lie, see `BiasRule`.
+        bias_rule: see `BiasRule`.
 
     Returns:
-        Views into `tensors`, but for qkv, which is put together anew; gradients flow through.
+        Views into `tensors`, except qkv, which is concatenated; gradients flow through.
 
     Raises:
-        ValueError: the subnet does not fit, or the rule is unknown; the text names the layer, what
+        ValueError: the rule is unknown, or the subnet does not fit; the text names the layer, what
             it needs and what the supernet has.
     """
     if problem := misfit(subnet, supernet):

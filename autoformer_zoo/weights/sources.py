@@ -1,8 +1,8 @@
-"""The one table of upstream weight files: where they are, what is in them, what is known of them.
+"""The one table of upstream weight files: where each is, what it holds, what is known about it.
 
-Data only. `pretrained.py` fetches what stands here, `autoformer.py` makes timm's tags from it, and
-the tools of `hub/` read the same table. Nothing here was downloaded when the table was written:
-URLs, layouts and the starts of hashes are as their authors published them, see `Source.verified`.
+Data only. `pretrained.py` downloads these files, `autoformer.py` makes timm's tags from them, and
+`python -m hub.sources` prints the table. No file was downloaded when it was written: addresses,
+layouts and the starts of hashes are as their authors published them, see `UpstreamFile.verified`.
 
 Sources: the README files of microsoft/Cream@4a13c40 (AutoFormer) and tinyvision/PreNAS@1513339, and
 NNI 3.0 (nni/nas/hub/pytorch/autoformer.py).
@@ -12,32 +12,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from autoformer_zoo.published import SUBNETS
-
+NANO_WEIGHTS = Path(__file__).parent / "nano.safetensors"  # inside the package: no upstream file
 NOT_VERIFIED = (
-    "nothing of the file itself: no copy was at hand; its layout was checked against checkpoints "
-    "of the same names and shapes that hold made-up numbers"
+    "not downloaded here; the reader was tested on synthetic files with the same names and shapes"
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """One upstream file.
+class UpstreamFile:
+    """One file of weights that somebody else published.
 
     Args:
         name: key of the table, and the file's stem in the cache.
+        url: address of the file.
         origin: who trained the weights.
-        url: where the file is.
-        space: key of `SPACES`, the space whose supernet or subnet it is.
-        kind: what it holds: a supernet, any subnet of which can be cut out, or one subnet; unknown
-            for addresses that are not of this table.
-        layout: how q, k and v lie in it, as `load_supernet` takes it; None where the keys tell.
-        size_bytes: exact size, None where none was published.
-        sha256: digest of the file, or its first digits; None where none was published.
-        license: SPDX name, None where none is stated for the weights.
+        space: key of `SPACES`; "" if unknown.
+        kind: a supernet, any subnet of which can be cut out, or one subnet; None if unknown.
+        layout: packing of q, k and v, as `load_supernet` takes it; None if the names tell.
+        size_bytes: exact size; None if none was published.
+        sha256: digest of the file, or its first digits; None if none was published.
+        license: SPDX name; None if none is stated for the weights.
         license_note: what is known of the license, in words.
         page: where the authors describe the weights.
         paper_ids: papers to cite.
@@ -46,17 +44,17 @@ class Source:
     """
 
     name: str
-    origin: str
     url: str
-    space: str
-    kind: Literal["supernet", "subnet", "unknown"]
-    layout: str | None
-    size_bytes: int | None
-    sha256: str | None
-    license: str | None
-    license_note: str
-    page: str
-    paper_ids: tuple[str, ...]
+    origin: str = ""
+    space: str = ""
+    kind: Literal["supernet", "subnet"] | None = None
+    layout: str | None = None
+    size_bytes: int | None = None
+    sha256: str | None = None
+    license: str | None = None
+    license_note: str = "not in the table of sources"
+    page: str = ""
+    paper_ids: tuple[str, ...] = ()
     trained_on: str = "ImageNet-1k"
     verified: str = NOT_VERIFIED
 
@@ -65,37 +63,37 @@ class Source:
         """The license, or that it is unknown and why."""
         return self.license or f"unknown: {self.license_note}"
 
+    @property
+    def summary(self) -> str:
+        """Who trained what, in one line."""
+        return f"{self.origin}, {self.kind or 'weights'}, trained on {self.trained_on}"
 
-def _official(space: str) -> Source:
-    return Source(
+
+def _official(space: str) -> UpstreamFile:
+    return UpstreamFile(
         name=f"official-{space}",
-        origin="AutoFormer",
         url=(
             "https://github.com/silent-chen/AutoFormer-model-zoo/releases/download/v1.0/"
             f"supernet-{space}.pth"
         ),
+        origin="AutoFormer",
         space=space,
         kind="supernet",
         layout="packed_prefix",
-        size_bytes=None,
-        sha256=None,
-        license=None,
         license_note="none is stated for the weights (the code is MIT)",
         page="https://github.com/microsoft/Cream/tree/main/AutoFormer",
         paper_ids=("arXiv:2107.00651",),
     )
 
 
-def _prenas(space: str) -> Source:
-    return Source(
+def _prenas(space: str) -> UpstreamFile:
+    return UpstreamFile(
         name=f"prenas-{space}",
-        origin="PreNAS",
         url=f"https://idstcv.oss-cn-zhangjiakou.aliyuncs.com/PreNAS/supernet-{space}.pth",
+        origin="PreNAS",
         space=space,
         kind="supernet",
-        layout="packed_interleaved",  # same keys and shapes as the official files: only this tells
-        size_bytes=None,
-        sha256=None,
+        layout="packed_interleaved",  # same names and shapes as the official files: only this tells
         license="apache-2.0",
         license_note="stated by the repository",
         page="https://github.com/tinyvision/PreNAS",
@@ -103,19 +101,16 @@ def _prenas(space: str) -> Source:
     )
 
 
-def _nni(space: str, sha256_start: str) -> Source:
-    return Source(
+def _nni(space: str, sha256_start: str) -> UpstreamFile:
+    return UpstreamFile(
         name=f"nni-{space}",
-        origin="NNI",
         url=(
             f"https://nni.blob.core.windows.net/nashub/autoformer-{space}-subnet-{sha256_start}.pth"
         ),
+        origin="NNI",
         space=space,
         kind="subnet",  # NNI's supernets have a wrong v bias in all but the largest layers
-        layout=None,
-        size_bytes=None,
         sha256=sha256_start,
-        license=None,
         license_note="none is stated for the weights (the code is MIT)",
         page="https://github.com/microsoft/nni/tree/v3.0",
         paper_ids=("arXiv:2107.00651",),
@@ -123,36 +118,15 @@ def _nni(space: str, sha256_start: str) -> Source:
     )
 
 
-SOURCES: Mapping[str, Source] = MappingProxyType(
+_NNI_HASHES = {"tiny": "12ed42ff", "small": "b4e25a1b", "base": "85105f76"}
+
+SOURCES: Mapping[str, UpstreamFile] = MappingProxyType(
     {
-        source.name: source
-        for source in (
-            _official("tiny"),
-            _official("small"),
-            _official("base"),
-            _prenas("tiny"),
-            _prenas("small"),
-            _prenas("base"),
-            _nni("tiny", "12ed42ff"),
-            _nni("small", "b4e25a1b"),
-            _nni("base", "85105f76"),
+        file.name: file
+        for file in (
+            *map(_official, ("tiny", "small", "base")),
+            *map(_prenas, ("tiny", "small", "base")),
+            *(_nni(space, digits) for space, digits in _NNI_HASHES.items()),
         )
     }
 )
-
-PRETRAINED: Mapping[str, str] = MappingProxyType(
-    {
-        # The first tag of a model is its default.
-        **{
-            f"autoformer_{space}.{tag}": f"{origin}-{space}"
-            for space in ("tiny", "small", "base")
-            for tag, origin in (("ms_in1k", "official"), ("nni_in1k", "nni"))
-        },
-        **{
-            f"{name}.in1k": f"prenas-{name.split('_')[1]}"
-            for name in SUBNETS
-            if name[:6] == "prenas"
-        },
-    }
-)
-"""Weights that are downloaded: model.tag -> key of `SOURCES`."""

@@ -25,13 +25,13 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from autoformer_zoo import create_model
-from autoformer_zoo.autoformer import MODELS, PATCH_SIZES, build_static
+from autoformer_zoo.autoformer import build_static
+from autoformer_zoo.published import MODELS, SPACES
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.weights.checkpoint import (
     CheckpointError,
     SubnetWeights,
-    holds_supernet,
-    load_weights,
+    open_checkpoint,
 )
 from benchmarks.measure.models import DTYPES, is_zoo_model, make_session, split_spec
 
@@ -78,14 +78,15 @@ def open_classifier(spec: str, device: str, precision: str, threads: int) -> Cla
         return of_model(spec, _open_pretrained(name), device, precision)
     if not is_zoo_model(name):
         return of_model(spec, _open_timm_file(name, file), device, precision)
-    if (subnet := _subnet_of(name)) is None and holds_supernet(file):
+    checkpoint = open_checkpoint(file)
+    if (subnet := _subnet_of(name)) is None and checkpoint.is_supernet:
         raise ValueError(
             f"{file} holds a supernet: give NAME={file} with the model whose subnet is to be cut, "
             f"or --supernet {file} with --subnets"
         )
     with _naming(spec):
         # A file of one subnet is taken as it is; only what a supernet's is cut to needs a name.
-        weights = load_weights(file, subnet if holds_supernet(file) else None)
+        weights = checkpoint.subnet(subnet if checkpoint.is_supernet else None)
         return _of_weights(spec, name, weights, device, precision)
 
 
@@ -123,7 +124,8 @@ def open_subnets(
     name, file = split_file(supernet)
     if not is_zoo_model(name):
         raise ValueError(f"{name} has no supernet: expected a model of this package")
-    if file is not None and not holds_supernet(file):
+    checkpoint = None if file is None else open_checkpoint(file)
+    if checkpoint is not None and not checkpoint.is_supernet:
         raise ValueError(f"{file} holds one subnet, no supernet: score it by --models {supernet}")
 
     def opener(index: int, subnet: SubnetConfig) -> Callable[[], Classifier]:
@@ -131,8 +133,8 @@ def open_subnets(
 
         def open_one() -> Classifier:
             with _naming(title):
-                if file is not None:
-                    weights = load_weights(file, subnet)
+                if checkpoint is not None:
+                    weights = checkpoint.subnet(subnet)
                     return _of_weights(title, name, weights, device, precision)
                 made = _with_weights(
                     name, lambda: create_model(name, pretrained=True, subnet=subnet)
@@ -180,8 +182,8 @@ def _prepared_as(name: str, weights: SubnetWeights) -> str:
     if _subnet_of(name) is not None:
         return name
     sizes = weights.patch_size[0], weights.num_classes
-    for model in MODELS:
-        if (PATCH_SIZES.get(model, 16), timm.get_pretrained_cfg(model).num_classes) == sizes:
+    for model, spec in MODELS.items():
+        if (SPACES[spec.space].patch_size, SPACES[spec.space].num_classes) == sizes:
             return model
     raise ValueError(
         f"the file is for {sizes[1]} classes with patches of {sizes[0]} px and does not say how "
@@ -193,7 +195,7 @@ def _prepared_as(name: str, weights: SubnetWeights) -> str:
 def _subnet_of(name: str) -> SubnetConfig | None:
     """Return the subnet that a name of this package stands for, if it stands for one."""
     model = name.split(".")[0]
-    return None if model == ANY_SUBNET else MODELS[model]
+    return None if model == ANY_SUBNET else MODELS[model].subnet
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from autoformer_zoo.published import SPACES, SUBNETS
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.weights.checkpoint import (
     SubnetWeights,
-    load_weights,
+    open_checkpoint,
     save_subnet,
     save_supernet,
 )
@@ -79,7 +79,7 @@ def supernet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def subnet_file(supernet: Path) -> Path:
     """The smallest subnet of that supernet in a file of its own."""
     path = supernet.with_name("subnet.safetensors")
-    save_subnet(load_weights(supernet, SMALLEST), path)
+    save_subnet(open_checkpoint(supernet).subnet(SMALLEST), path)
     return path
 
 
@@ -217,7 +217,8 @@ def test_name_says_how_images_are_prepared_and_the_file_all_else(subnet_file: Pa
 def _other_classes(weights: SubnetWeights, classes: int) -> SubnetWeights:
     head = {f"head.{n}": weights.tensors[f"head.{n}"][:classes] for n in ("weight", "bias")}
     tensors = {k: v for k, v in weights.tensors.items() if not k.startswith("head.")}
-    return replace(weights, tensors={**tensors, **(head if classes else {})}, num_classes=classes)
+    net = replace(weights.net, num_classes=classes)
+    return replace(weights, net=net, tensors={**tensors, **(head if classes else {})})
 
 
 @pytest.mark.parametrize(
@@ -231,7 +232,7 @@ def test_file_that_cannot_be_scored_alone_is_refused(
     classes: int, text: str, subnet_file: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "other.safetensors"
-    save_subnet(_other_classes(load_weights(subnet_file, None), classes), path)
+    save_subnet(_other_classes(open_checkpoint(subnet_file).subnet(), classes), path)
     with pytest.raises(ValueError, match=f"other.safetensors: .*{text}"):
         open_classifier(str(path), "cpu", "fp32", 1)
     if classes:
@@ -360,7 +361,7 @@ def test_onnx_file_scores_as_the_model(folder: Path, supernet: Path, tmp_path: P
 def test_nano_on_cifar10_is_what_its_card_says(
     cifar10: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from autoformer_zoo.published import MEASURED
+    from autoformer_zoo.published import MODELS
 
     args = ["--models", "autoformer_nano", "--data", "torch/cifar10", "--root", str(cifar10)]
     assert main([*args, "--threads", "2"]) == 0
@@ -368,5 +369,5 @@ def test_nano_on_cifar10_is_what_its_card_says(
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     top1 = next(row for row in document["rows"] if row["what"] == "top1")
     assert top1["repeats"] == 10_000
-    expected = MEASURED["autoformer_nano.cifar10"].top1_percent
+    expected = MODELS["autoformer_nano"].weights["cifar10"].measured.top1_percent
     assert top1["median"] == pytest.approx(expected, abs=0.05)

@@ -20,7 +20,8 @@ from autoformer_zoo.factory import extract_subnet
 from autoformer_zoo.network.complexity import count_macs, count_params
 from autoformer_zoo.published import SUBNETS
 from autoformer_zoo.space import SubnetConfig
-from autoformer_zoo.weights.checkpoint import load_subnet, load_supernet
+from autoformer_zoo.weights.checkpoint import open_checkpoint
+from autoformer_zoo.weights.pretrained import load_supernet
 from tests.helpers.made_cli import SUBNET, Run, assert_refused, runner, write_config, write_supernet
 
 
@@ -119,7 +120,7 @@ def test_info_of_the_generic_model_names_no_weights(run: Run) -> None:
             "autoformer_smal",
             "no model is called 'autoformer_smal': the nearest are autoformer_smal",
         ),
-        ("zzz", "none is close; `list` has them all"),
+        ("zzz", "none is close; autoformer_zoo.list_models() or `autoformer-zoo list` shows"),
         ("autoformer_tiny.v9", "no tag 'v9'; expected one of ms_in1k, nni_in1k"),
     ],
 )
@@ -139,7 +140,7 @@ def test_extract_writes_the_subnet(run: Run, supernet: Path, config: Path, tmp_p
 
     whole = load_supernet(supernet)
     expected = extract_subnet(whole, SUBNET).state_dict()
-    tensors = load_subnet(out_file).tensors
+    tensors = open_checkpoint(out_file).subnet().tensors
     assert tensors.keys() == expected.keys()
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
 
@@ -149,7 +150,7 @@ def test_extract_at_another_size(run: Run, supernet: Path, config: Path, tmp_pat
     code, out, _ = run("extract", supernet, config, out_file, "--img-size", 48)
     assert code == 0
     assert out.startswith(f"{out_file}: {count_params(SUBNET, 48, 4, 10):,} parameters, ")
-    assert load_subnet(out_file).img_size == (48, 48)
+    assert open_checkpoint(out_file).subnet().img_size == (48, 48)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +187,7 @@ def test_extract_with_a_wrong_config_is_refused(
 @pytest.mark.parametrize(
     ("out", "text"),
     [
-        ("out.pth", "expected one that ends in .safetensors"),
+        ("out.pth", "expected a file name that ends in .safetensors"),
         ("no/such/out.safetensors", "does not exist; make it first"),
         ("supernet.safetensors", "is an input as well; give the result another name"),
         ("folder.safetensors", "is a folder; expected the name of a file"),

@@ -21,10 +21,11 @@ from autoformer_zoo.published import CIFAR10_CLASSES
 from autoformer_zoo.weights.checkpoint import (
     SubnetWeights,
     SupernetWeights,
-    load_supernet,
     save_subnet,
     save_supernet,
 )
+from autoformer_zoo.weights.layouts import Architecture
+from autoformer_zoo.weights.pretrained import load_supernet
 from tests.helpers.made_cli import SUBNET, Run, assert_refused, runner, write_config, write_supernet
 from tests.helpers.onnx_models import reuse_exports, small_model
 
@@ -118,9 +119,9 @@ def test_predict_cuts_the_named_model_out_of_a_supernet(
     run: Run, image: Path, tmp_path: Path
 ) -> None:
     network = AutoFormer(nano := describe("autoformer_nano").subnet, 32, 4, num_classes=10)
-    sizes = {"img_size": (32, 32), "patch_size": (4, 4), "in_chans": 3, "num_classes": 10}
+    net = Architecture(nano, (32, 32), (4, 4), in_chans=3, num_classes=10)
     path = tmp_path / "supernet.safetensors"
-    save_supernet(SupernetWeights(network.state_dict(), nano, "prefix", **sizes), path)
+    save_supernet(SupernetWeights(network.state_dict(), net, "prefix"), path)
     code, out, _ = run("predict", image, "--checkpoint", path, "--model", "autoformer_nano")
     assert code == 0
     assert out.count("%") == 5
@@ -131,9 +132,9 @@ def test_predict_with_a_1000_class_checkpoint_takes_imagenet(
     run: Run, image: Path, tmp_path: Path
 ) -> None:
     network = AutoFormer(SUBNET, img_size=32)
-    sizes = {"img_size": (32, 32), "patch_size": (16, 16), "in_chans": 3, "num_classes": 1000}
+    net = Architecture(SUBNET, (32, 32), (16, 16), in_chans=3, num_classes=1000)
     path = tmp_path / "subnet.safetensors"
-    save_subnet(SubnetWeights(network.state_dict(), SUBNET, **sizes), path)
+    save_subnet(SubnetWeights(network.state_dict(), net), path)
     code, out, _ = run("predict", image, "--checkpoint", path, "--json", "--top-k", 1)
     assert code == 0
     assert not json.loads(out)[0]["top"][0]["label"].startswith("class ")

@@ -11,6 +11,7 @@ from autoformer_zoo.cli import main as cli
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.weights.checkpoint import SupernetWeights, save_supernet
+from autoformer_zoo.weights.layouts import Architecture
 
 SUPERNET = SubnetConfig(2, 192, (3, 3), (4.0, 4.0))
 SUBNET = SubnetConfig(2, 128, (2, 1), (2.0, 1.5))
@@ -31,8 +32,8 @@ def runner(capsys: pytest.CaptureFixture[str]) -> Run:
 def write_supernet(folder: Path) -> Path:
     """Write a supernet's file with random weights, 32 px and ten classes as nano."""
     network = AutoFormer(SUPERNET, img_size=32, patch_size=4, num_classes=10)
-    sizes = {"img_size": (32, 32), "patch_size": (4, 4), "in_chans": 3, "num_classes": 10}
-    weights = SupernetWeights(network.state_dict(), SUPERNET, "prefix", **sizes)
+    net = Architecture(SUPERNET, (32, 32), (4, 4), in_chans=3, num_classes=10)
+    weights = SupernetWeights(network.state_dict(), net, "prefix")
     save_supernet(weights, folder / "supernet.safetensors")
     return folder / "supernet.safetensors"
 

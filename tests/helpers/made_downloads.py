@@ -15,7 +15,7 @@ from torch import Tensor
 
 import autoformer_zoo as az
 from autoformer_zoo.weights import pretrained
-from autoformer_zoo.weights.sources import SOURCES, Source
+from autoformer_zoo.weights.sources import SOURCES, UpstreamFile
 from tests.helpers.loopback import Loopback, Reply, serve
 from tests.helpers.made_weights import SIZES, SUBNET, make_supernet, supernet_file
 
@@ -47,7 +47,7 @@ def create(url: str, name: str = "autoformer_tiny", **kwargs: Any) -> torch.nn.M
     return az.create_model(name, True, **arguments)
 
 
-def redirect(monkeypatch: pytest.MonkeyPatch, name: str, url: str, **changes: Any) -> Source:
+def redirect(monkeypatch: pytest.MonkeyPatch, name: str, url: str, **changes: Any) -> UpstreamFile:
     """Change the table itself, where the tag's own hash and kind matter."""
     source = replace(SOURCES[name], url=url, **changes)
     monkeypatch.setattr(pretrained, "SOURCES", MappingProxyType({**SOURCES, name: source}))
@@ -55,7 +55,7 @@ def redirect(monkeypatch: pytest.MonkeyPatch, name: str, url: str, **changes: An
 
 
 def assert_has(model: torch.nn.Module, tensors: Any) -> None:
-    """Hold a model's tensors against others, bit by bit."""
+    """Compare a model's tensors with others, bit by bit."""
     state: dict[str, Tensor] = model.state_dict()
     assert state.keys() == dict(tensors).keys()
     for name, tensor in tensors.items():

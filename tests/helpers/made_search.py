@@ -7,6 +7,7 @@ import torch
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.space import SearchSpace
 from autoformer_zoo.weights.checkpoint import SupernetWeights
+from autoformer_zoo.weights.layouts import Architecture
 from tests.helpers.made_training import MINI, make_images
 from training.search.costs import BlockLatency, LatencyTable
 from training.search.evaluation import SearchTask, memory_batches
@@ -16,15 +17,13 @@ CLASSES = MINI.num_classes
 
 def make_weights(space: SearchSpace = MINI) -> SupernetWeights:
     """Make random weights with which predictions differ from image to image."""
-    side, patch = (space.img_size,) * 2, (space.patch_size,) * 2
-    network = AutoFormer(
-        space.supernet, img_size=side, patch_size=patch, num_classes=space.num_classes
-    )
+    net = Architecture.of_space(space)
+    network = AutoFormer(space.supernet, net.img_size, net.patch_size, num_classes=net.num_classes)
     with torch.no_grad():
         network.head.weight.normal_()
         network.pos_embed.normal_()
     tensors = {name: p.detach() for name, p in network.named_parameters()}
-    return SupernetWeights(tensors, space.supernet, "prefix", side, patch, 3, space.num_classes)
+    return SupernetWeights(tensors, net, "prefix")
 
 
 def make_task() -> SearchTask:

@@ -15,10 +15,9 @@ from autoformer_zoo.weights.layouts import (
     Architecture,
     Family,
     Layout,
-    split,
     upstream_names,
 )
-from autoformer_zoo.weights.slicing import BiasRule, slice_supernet
+from autoformer_zoo.weights.slicing import BiasRule
 
 SUPERNET = SubnetConfig(2, 128, (2, 2), (2.0, 2.0))
 SUBNET = SubnetConfig(2, 96, (1, 2), (2.0, 1.0))
@@ -41,22 +40,12 @@ def make_supernet(
     tensors = {
         name: torch.randn(shape, generator=rng) * 0.1 for name, shape in net.shapes().items()
     }
-    return SupernetWeights(
-        tensors, sizes, bias_rule, net.img_size, net.patch_size, net.in_chans, net.num_classes
-    )
+    return SupernetWeights(tensors, net, bias_rule)
 
 
 def cut(supernet: SupernetWeights, subnet: SubnetConfig = SUBNET) -> SubnetWeights:
     """Return a subnet's weights."""
-    tensors = slice_supernet(supernet.tensors, supernet.sizes, subnet, supernet.bias_rule)
-    return SubnetWeights(
-        tensors,
-        subnet,
-        supernet.img_size,
-        supernet.patch_size,
-        supernet.in_chans,
-        supernet.num_classes,
-    )
+    return supernet.cut(subnet)
 
 
 def supernet_file(supernet: SupernetWeights, layout: Layout = "packed_prefix") -> bytes:
@@ -82,6 +71,17 @@ def _upstream(family: Family, tensors: Any, layout: Layout | None = None) -> dic
         upstream: part.clone()
         for name, tensor in tensors.items()
         for upstream, part in zip(
-            upstream_names(family, name), split(family, name, tensor, layout), strict=True
+            upstream_names(family, name), _split(family, name, tensor, layout), strict=True
         )
     }
+
+
+def _split(family: Family, name: str, tensor: Tensor, layout: Layout | None) -> list[Tensor]:
+    """Undo `layouts.join`: return the upstream parts of one of our tensors."""
+    if name.endswith(".attn.rel_pos"):
+        return list(tensor.unbind(0))
+    if ".attn.qkv." in name and family == "nni":
+        return list(tensor.chunk(3))
+    if ".attn.qkv." in name and (name.endswith("weight") or layout == "packed_interleaved"):
+        return [torch.stack(tensor.chunk(3), 1).flatten(0, 1)]
+    return [tensor]

@@ -17,7 +17,8 @@ from autoformer_zoo.network.attention import FORM_VARIABLE
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.published import SPACES
 from autoformer_zoo.space import SubnetConfig
-from autoformer_zoo.weights.checkpoint import SupernetWeights, load_subnet, load_supernet
+from autoformer_zoo.weights.checkpoint import SupernetWeights, open_checkpoint
+from autoformer_zoo.weights.pretrained import load_supernet
 from tests.helpers.upstream import (
     GOLDEN,
     fill,
@@ -88,7 +89,7 @@ def test_prenas_matches_its_logits() -> None:
 @pytest.mark.usefixtures("form")
 def test_nni_subnet_matches_its_logits(nni_file: Path) -> None:
     about = golden_json("nni")["tiny"]
-    network = build_subnet(load_subnet(nni_file))
+    network = build_subnet(open_checkpoint(nni_file).subnet())
     assert sum(weight.numel() for weight in network.parameters()) == about["params"]
     compare(network, about, "nni", "tiny.logits", 2, 2e-5)
 

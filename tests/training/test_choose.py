@@ -12,7 +12,7 @@ from autoformer_zoo.factory import extract_subnet
 from autoformer_zoo.network.complexity import count_params
 from autoformer_zoo.published import SPACES
 from autoformer_zoo.space import SubnetConfig
-from autoformer_zoo.weights.checkpoint import load_supernet
+from autoformer_zoo.weights.pretrained import load_supernet
 from tests.helpers.made_training import QUICK, make_images, split_in_memory
 from training import choose as choose_module
 from training.choose import choose, main

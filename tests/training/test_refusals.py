@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 import autoformer_zoo as az
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.weights.checkpoint import CheckpointError, SubnetWeights, save_subnet
+from autoformer_zoo.weights.layouts import Architecture
 from tests.helpers.made_training import ALONE, MINI_CONFIG, split_in_memory
 from training.config import DistillConfig, Stage, TrainConfig, WeightsConfig
 from training.data import open as data_open
@@ -149,8 +150,8 @@ def test_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
 def test_weights_for_other_channels_are_refused(tmp_path: Path) -> None:
     subnet = az.SubnetConfig.from_json(ALONE.subnet)
     network = AutoFormer(subnet, img_size=16, patch_size=4, num_classes=4, in_chans=1)
-    made = SubnetWeights(network.state_dict(), subnet, (16, 16), (4, 4), 1, 4)
-    save_subnet(made, tmp_path / "grey.safetensors")
+    net = Architecture(subnet, (16, 16), (4, 4), in_chans=1, num_classes=4)
+    save_subnet(SubnetWeights(network.state_dict(), net), tmp_path / "grey.safetensors")
     weights = WeightsConfig(checkpoint=str(tmp_path / "grey.safetensors"))
     with pytest.raises(ValueError, match=r"grey\.safetensors is for 1 channels; expected 3, as"):
         make_network(replace(ALONE, weights=weights))

@@ -15,7 +15,7 @@ from autoformer_zoo.factory import extract_subnet
 from autoformer_zoo.network.supernet import Supernet
 from autoformer_zoo.published import SPACES, find_space
 from autoformer_zoo.space import SubnetConfig
-from autoformer_zoo.weights.checkpoint import load_supernet
+from autoformer_zoo.weights.pretrained import load_supernet
 from autoformer_zoo.weights.slicing import slice_supernet
 from tests.helpers.made_training import MINI, MINI_CONFIG, split_in_memory
 from training import finetune

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,20 +18,17 @@ from torch import Tensor
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.published import SPACES, SUBNETS
 from autoformer_zoo.space import SubnetConfig
-from autoformer_zoo.weights import checkpoint
-from autoformer_zoo.weights import files as tensor_files
+from autoformer_zoo.weights import files
 from autoformer_zoo.weights.checkpoint import (
     CheckpointError,
     SupernetWeights,
-    convert_supernet,
-    load_subnet,
-    load_supernet,
-    load_weights,
-    read_tensors,
+    open_checkpoint,
     save_subnet,
     save_supernet,
 )
+from autoformer_zoo.weights.files import read_tensors
 from autoformer_zoo.weights.layouts import Architecture, FormatError, read_architecture, recognise
+from autoformer_zoo.weights.pretrained import convert, load_supernet
 from autoformer_zoo.weights.slicing import slice_supernet
 from tests.helpers.hostile import FILES, SIZES, state
 from tests.helpers.upstream import (
@@ -80,7 +78,7 @@ def test_bad_file_is_refused_for_a_subnet_too(name: str, tmp_path: Path) -> None
     path = tmp_path / name
     path.write_bytes(make(tmp_path))
     with pytest.raises(CheckpointError, match=reason):
-        load_weights(path, SUBNET)
+        open_checkpoint(path).subnet(SUBNET)
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -94,13 +92,13 @@ def test_directory_is_refused(tmp_path: Path) -> None:
         load_supernet(tmp_path)
 
 
-def test_state_dict_is_held_to_the_same_rules() -> None:
+def test_state_dict_is_checked_by_the_same_rules() -> None:
     with pytest.raises(CheckpointError, match=r"the state dict: missing keys norm\.bias"):
         load_supernet({name: value for name, value in state().items() if name != "norm.bias"})
 
 
 @pytest.mark.parametrize("space", ["tiny", "small", "base"])
-def test_nni_supernet_is_told_by_its_sizes(space: str) -> None:
+def test_nni_supernet_is_recognised_by_its_sizes(space: str) -> None:
     shapes = nni_shapes(SPACES[space].largest)
     with pytest.raises(FormatError, match="it is NNI's supernet"):
         read_architecture(recognise(shapes), shapes)
@@ -123,7 +121,7 @@ def test_training_checkpoint_gives_its_weights(key: str, prefix: str, tmp_path: 
 
 @pytest.mark.parametrize("ending", [".pth", ".safetensors", ""])
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
-def test_format_is_told_by_content_not_by_ending(kind: str, ending: str, tmp_path: Path) -> None:
+def test_content_decides_the_format_not_the_suffix(kind: str, ending: str, tmp_path: Path) -> None:
     path = tmp_path / f"weights{ending}"
     if kind == "safetensors":
         save_file(state(), path)
@@ -198,7 +196,7 @@ def test_tables_are_stacked_keys_before_values_rows_before_columns() -> None:
 
 def test_assumed_layout_is_logged(official: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert load_supernet(official).bias_rule == "packed_prefix"
-    assert f"{official}: nothing in it tells how the qkv bias lies" in caplog.text
+    assert f"{official}: the file does not record how its qkv bias is packed" in caplog.text
 
 
 def test_named_layout_is_not_logged(official: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -226,7 +224,7 @@ def test_layout_against_the_header_is_refused(stored: str, asked: str, tmp_path:
 def test_layout_for_nni_is_refused(tmp_path: Path) -> None:
     torch.save(nni_state(SIZES), tmp_path / "nni.pth")
     with pytest.raises(CheckpointError, match="has nni names, not packed ones; layout="):
-        load_weights(tmp_path / "nni.pth", None, "packed_prefix")
+        open_checkpoint(tmp_path / "nni.pth", "packed_prefix").subnet()
 
 
 # Canonical files
@@ -239,19 +237,19 @@ def test_supernet_file_round_trips(layout: str, tmp_path: Path) -> None:
     save_supernet(weights, tmp_path / "f")
     back = load_supernet(tmp_path / "f")
     assert_same(back.tensors, weights.tensors)
-    assert described(back) == described(weights)
-    assert back.metadata == notes
+    assert (back.net, back.bias_rule, back.metadata) == (weights.net, weights.bias_rule, notes)
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
 
 
 def test_subnet_file_round_trips_with_a_rectangle(canonical: Path, tmp_path: Path) -> None:
-    cut = load_weights(canonical, SUBNET)
+    cut = open_checkpoint(canonical).subnet(SUBNET)
     positions = torch.randn(1, 1 + 2 * 3, 24)
-    cut = replace(cut, img_size=(32, 48), tensors={**cut.tensors, "pos_embed": positions})
+    net = replace(cut.net, img_size=(32, 48))
+    cut = replace(cut, net=net, tensors={**cut.tensors, "pos_embed": positions})
     save_subnet(cut, tmp_path / "f")
-    back = load_subnet(tmp_path / "f")
+    back = open_checkpoint(tmp_path / "f").subnet()
     assert_same(back.tensors, cut.tensors)
-    assert (back.subnet, back.img_size, back.patch_size) == (SUBNET, (32, 48), (16, 16))
+    assert back.net == net
 
 
 @pytest.mark.parametrize(
@@ -286,7 +284,8 @@ def test_header_that_is_wrong_is_refused(
 
 def test_header_keeps_ratios_that_shapes_round(tmp_path: Path) -> None:
     sizes = SubnetConfig(1, 40, (1,), (3.3,))
-    weights = replace(load_supernet(official_state(sizes), "packed_prefix"), sizes=sizes)
+    weights = load_supernet(official_state(sizes), "packed_prefix")
+    weights = replace(weights, net=replace(weights.net, sizes=sizes))
     save_supernet(weights, tmp_path / "f")
     assert load_supernet(tmp_path / "f").sizes == sizes
 
@@ -296,58 +295,64 @@ def test_failed_write_leaves_the_old_file(
 ) -> None:
     before, weights = canonical.read_bytes(), load_supernet(canonical)
 
-    def full(tensor: Tensor) -> Tensor:
+    def full(content: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(tensor_files, "_bytes_of", full)
+    monkeypatch.setattr(files, "_in_order", full)
     with pytest.raises(OSError, match="No space left"):
         save_supernet(weights, canonical)
     assert canonical.read_bytes() == before
     assert {path.name for path in tmp_path.iterdir()} == {"official.pth", canonical.name}
 
 
-def test_write_that_comes_back_different_is_refused(canonical: Path, tmp_path: Path) -> None:
+def test_write_that_comes_back_different_is_refused(
+    canonical: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     weights = load_supernet(canonical)
-    specs = {name: (value.dtype, tuple(value.shape)) for name, value in weights.tensors.items()}
+
+    def changed(path: Path) -> dict[str, Tensor]:
+        return {**load_file(path), "cls_token": torch.zeros(1, 1, 32)}
+
+    monkeypatch.setattr(files, "load_file", changed)
     with pytest.raises(CheckpointError, match="new: was written wrongly: cls_token came back"):
-        tensor_files.write_tensors(
-            tmp_path / "new",
-            specs,
-            weights.tensors.__getitem__,
-            {},
-            lambda name, back: name != "cls_token",
-        )
+        save_supernet(weights, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
-def test_mixed_types_are_written_aligned(tmp_path: Path) -> None:
-    tensors = {"a": torch.ones(3).half(), "b": torch.randn(5).double(), "c": torch.randn(2)}
-    specs = {name: (value.dtype, tuple(value.shape)) for name, value in tensors.items()}
-    tensor_files.write_tensors(tmp_path / "f", specs, tensors.__getitem__, {})
-    assert_same(load_file(tmp_path / "f"), tensors)
+def test_views_and_mixed_types_are_written(tmp_path: Path) -> None:
+    whole = torch.randn(4, 6)
+    tensors = {"a": whole[:, :2].half(), "b": whole[1:3].double(), "c": whole[:2, :3], "d": whole}
+    notes = {letter: f"é {letter}" for letter in "qwertyuiop"}
+    files.write_tensors(tmp_path / "f", tensors, notes)
+    back, metadata = read_tensors(tmp_path / "f")
+    assert_same(back, tensors)
+    assert metadata == notes
+    files.write_tensors(tmp_path / "again", tensors, dict(reversed(notes.items())))
+    assert (tmp_path / "f").read_bytes() == (tmp_path / "again").read_bytes()
+    umask = os.umask(0)
+    os.umask(umask)
+    assert (tmp_path / "f").stat().st_mode & 0o777 == 0o666 & ~umask
 
 
 # Conversion
 
 
 @pytest.mark.parametrize("layout", ["packed_prefix", "packed_interleaved"])
-def test_conversion_equals_loading_and_saving(
-    official: Path, layout: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(checkpoint, "_REMAP_BYTES", 100_000)  # the file is mapped anew many times
+def test_conversion_equals_loading(official: Path, layout: str) -> None:
     out = official.with_name("out")
-    converted = convert_supernet(official, out, layout, {"origin": "a test"})
-    loaded = load_supernet(official, layout)
-    assert_same(converted.tensors, loaded.tensors)
-    assert_same(load_supernet(out).tensors, loaded.tensors)
-    assert described(load_supernet(out)) == described(loaded)
-    assert load_supernet(out).metadata == {"origin": "a test"}
+    converted = convert(open_checkpoint(official, layout), out, {"origin": "a test"})
+    loaded, back = load_supernet(official, layout), load_supernet(out)
+    for weights in (converted, back):
+        assert isinstance(weights, SupernetWeights)
+        assert_same(weights.tensors, loaded.tensors)
+        assert (weights.net, weights.bias_rule) == (loaded.net, loaded.bias_rule)
+        assert weights.metadata == {"origin": "a test"}
 
 
 def test_conversion_of_nan_leaves_nothing(tmp_path: Path) -> None:
     torch.save(state(cls_token=torch.full((1, 1, 32), float("nan"))), tmp_path / "nan.pth")
     with pytest.raises(CheckpointError, match=r"nan\.pth: 1 tensors hold NaN or infinity"):
-        convert_supernet(tmp_path / "nan.pth", tmp_path / "out")
+        convert(open_checkpoint(tmp_path / "nan.pth"), tmp_path / "out", {})
     assert [path.name for path in tmp_path.iterdir()] == ["nan.pth"]
 
 
@@ -355,36 +360,36 @@ def test_conversion_of_nan_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_subnet_is_cut_from_official_and_canonical_alike(official: Path, canonical: Path) -> None:
-    from_official = load_weights(official, SUBNET)
-    from_canonical = load_weights(canonical, SUBNET)
+    from_official = open_checkpoint(official).subnet(SUBNET)
+    from_canonical = open_checkpoint(canonical).subnet(SUBNET)
     assert_same(from_official.tensors, from_canonical.tensors)
     assert from_official.subnet == SUBNET
 
 
 def test_supernet_file_needs_a_subnet(canonical: Path) -> None:
     with pytest.raises(CheckpointError, match="holds a supernet; say which subnet= to cut"):
-        load_subnet(canonical)
+        open_checkpoint(canonical).subnet()
 
 
 def test_subnet_that_does_not_fit_is_refused(canonical: Path) -> None:
     with pytest.raises(ValueError, match=r"blocks\.1\.attn needs 3 heads, the supernet has 2"):
-        load_weights(canonical, SubnetConfig(2, 24, (1, 3), (2.0, 2.0)))
+        open_checkpoint(canonical).subnet(SubnetConfig(2, 24, (1, 3), (2.0, 2.0)))
 
 
 def test_plain_state_dict_is_a_subnet(canonical: Path, tmp_path: Path) -> None:
-    cut = load_weights(canonical, SUBNET)
+    cut = open_checkpoint(canonical).subnet(SUBNET)
     torch.save(dict(cut.tensors), tmp_path / "plain.pth")
-    plain = load_weights(tmp_path / "plain.pth", SUBNET)
+    plain = open_checkpoint(tmp_path / "plain.pth").subnet(SUBNET)
     assert plain.subnet == SUBNET
     assert_same(plain.tensors, cut.tensors)
-    assert load_subnet(tmp_path / "plain.pth").subnet.hidden_dims == SUBNET.hidden_dims
+    assert open_checkpoint(tmp_path / "plain.pth").subnet().subnet.hidden_dims == SUBNET.hidden_dims
 
 
 def test_nni_subnet_has_its_projections_joined(tmp_path: Path) -> None:
     sizes = SubnetConfig(2, 32, (2, 1), (2.0, 2.0))
     given = nni_state(sizes)
     torch.save(given, tmp_path / "nni.pth")
-    subnet = load_subnet(tmp_path / "nni.pth")
+    subnet = open_checkpoint(tmp_path / "nni.pth").subnet()
     parts = [given[f"blocks.0.attn.{part}.bias"] for part in "qkv"]
     assert torch.equal(subnet.tensors["blocks.0.attn.qkv.bias"], torch.cat(parts))
     assert subnet.subnet == sizes
@@ -392,16 +397,14 @@ def test_nni_subnet_has_its_projections_joined(tmp_path: Path) -> None:
 
 def test_other_subnet_than_the_file_holds_is_refused(tmp_path: Path) -> None:
     torch.save(nni_state(SIZES), tmp_path / "nni.pth")
-    with pytest.raises(CheckpointError, match=r"holds the subnet .*32.*; .*24.* was asked for"):
-        load_weights(tmp_path / "nni.pth", SUBNET)
+    with pytest.raises(CheckpointError, match=r"holds the subnet .*32.*; expected .*24"):
+        open_checkpoint(tmp_path / "nni.pth").subnet(SUBNET)
 
 
-def test_subnet_file_is_no_supernet(canonical: Path, tmp_path: Path) -> None:
-    save_subnet(load_weights(canonical, SUBNET), tmp_path / "f")
+def test_subnet_file_is_not_a_supernet(canonical: Path, tmp_path: Path) -> None:
+    save_subnet(open_checkpoint(canonical).subnet(SUBNET), tmp_path / "f")
     with pytest.raises(CheckpointError, match="holds a subnet, not a supernet"):
         load_supernet(tmp_path / "f")
-    with pytest.raises(CheckpointError, match="holds a subnet; convert it as one"):
-        convert_supernet(tmp_path / "f", tmp_path / "out")
 
 
 def test_plain_state_dict_serves_as_a_supernet_by_the_clean_rule(canonical: Path) -> None:
@@ -412,20 +415,9 @@ def test_plain_state_dict_serves_as_a_supernet_by_the_clean_rule(canonical: Path
     assert_same(slice_supernet(weights.tensors, weights.sizes, SUBNET), cut)
 
 
-def described(weights: SupernetWeights) -> tuple[object, ...]:
-    return (
-        weights.sizes,
-        weights.bias_rule,
-        weights.img_size,
-        weights.patch_size,
-        weights.in_chans,
-        weights.num_classes,
-    )
-
-
 def assert_same(one: object, other: object) -> None:
     assert isinstance(one, dict)
     assert isinstance(other, dict)
     assert set(one) == set(other)
     for name, value in one.items():
-        assert tensor_files.same_bits(value, other[name]), name
+        assert files.same_bits(value, other[name]), name

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from autoformer_zoo.factory import build_subnet, extract_subnet
 from autoformer_zoo.space import SubnetConfig
-from autoformer_zoo.weights.checkpoint import SupernetWeights, load_subnet, load_supernet
+from autoformer_zoo.weights.checkpoint import SupernetWeights, open_checkpoint
+from autoformer_zoo.weights.pretrained import load_supernet
 from autoformer_zoo.weights.slicing import slice_qkv_bias
 from tests.helpers.upstream import nni_state, official_state, uniform
 
@@ -139,7 +140,7 @@ def test_wider_hidden_layer_fits_where_the_width_leaves_room() -> None:
 
 def test_subnet_file_becomes_a_network(tmp_path: Path) -> None:
     torch.save(nni_state(SUBNET), tmp_path / "nni.pth")
-    network = build_subnet(load_subnet(tmp_path / "nni.pth"), img_size=(32, 48))
+    network = build_subnet(open_checkpoint(tmp_path / "nni.pth").subnet(), img_size=(32, 48))
     with torch.no_grad():
         assert network(torch.randn(1, 3, 32, 48)).shape == (1, 5)
 

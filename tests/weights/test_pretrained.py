@@ -8,16 +8,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 import autoformer_zoo as az
+from autoformer_zoo.published import MODELS
 from autoformer_zoo.weights import pretrained
 from autoformer_zoo.weights.checkpoint import (
     CheckpointError,
-    load_weights,
+    open_checkpoint,
     save_subnet,
     save_supernet,
 )
@@ -93,7 +95,7 @@ def test_cache_keeps_the_converted_file_and_a_record_of_the_original(
         "size_bytes": len(OFFICIAL_FILE),
         "sha256": hashlib.sha256(OFFICIAL_FILE).hexdigest(),
     }
-    metadata = load_weights(cache / names[1], SUBNET).metadata
+    metadata = open_checkpoint(cache / names[1]).subnet(SUBNET).metadata
     assert metadata["license"].startswith("unknown: none is stated")
     assert metadata["source_sha256"] == record["sha256"]
 
@@ -111,12 +113,7 @@ def test_file_of_the_user_comes_before_cache_and_source(
 
 @pytest.mark.parametrize(
     "file_name",
-    [
-        "autoformer_tiny.ms_in1k.pth",
-        "autoformer_tiny.pth",
-        "official-tiny.pth",
-        "supernet-tiny.pth",
-    ],
+    ["official-tiny.safetensors", "supernet-tiny.pth"],
 )
 def test_folder_of_the_user_is_searched_by_name(
     file_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -183,14 +180,14 @@ def test_cache_dir_argument_moves_the_cache(server: Loopback, cache: Path, tmp_p
     assert len(list((tmp_path / "elsewhere").glob("*.safetensors"))) == 1
 
 
-def test_cache_lies_in_torch_hubs_folder_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_is_in_torch_hubs_folder_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(pretrained.CACHE_VARIABLE)
     path = pretrained.cache_path(SOURCES["official-tiny"])
     assert path.parent == Path(torch.hub.get_dir(), "checkpoints", "autoformer_zoo")
     assert path.name.startswith("official-tiny-")
 
 
-def test_sources_of_the_same_file_name_lie_apart_in_the_cache() -> None:
+def test_sources_of_the_same_file_name_are_separate_in_the_cache() -> None:
     assert len({pretrained.cache_path(source) for source in SOURCES.values()}) == len(SOURCES)
 
 
@@ -212,8 +209,9 @@ def test_nni_file_is_checked_against_the_start_of_its_hash(
     content = nni_file(weights)
     server.replies["/nni.pth"] = Reply(content)
     digest = hashlib.sha256(content).hexdigest()
-    subnets = {**az.SUBNETS, "autoformer_tiny": SUBNET}
-    monkeypatch.setattr(pretrained, "SUBNETS", subnets)
+    tiny = replace(MODELS["autoformer_tiny"], subnet=SUBNET)
+    models = {**MODELS, "autoformer_tiny": tiny}
+    monkeypatch.setattr(pretrained, "MODELS", models)
 
     source = redirect(monkeypatch, "nni-tiny", server.url + "/nni.pth", sha256=digest[:8])
     model = create(source.url, "autoformer_tiny.nni_in1k")
@@ -323,7 +321,7 @@ def test_supernet_of_real_size_is_fetched_and_cut(space: str, cache: Path) -> No
 PROCESS = """
 import sys
 import autoformer_zoo as az
-from tests.made_weights import SIZES, SUBNET
+from tests.helpers.made_weights import SIZES, SUBNET
 overlay = {"url": sys.argv[1]}
 az.create_model("autoformer_tiny", True, subnet=SUBNET, pretrained_cfg_overlay=overlay, **SIZES)
 """

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.weights.checkpoint import (
@@ -37,28 +37,22 @@ def averaged_weights(run: Path) -> SupernetWeights | SubnetWeights:
             f"{run} trained weights of their own for each choice (classic weight sharing), which "
             "make no supernet; expected a run of training.train"
         )
-    patch = tensors["patch_embed.proj.weight"].shape
-    shared: dict[str, Any] = {
-        "patch_size": (int(patch[2]), int(patch[3])),
-        "in_chans": int(patch[1]),
-        "num_classes": space.num_classes,
-        "metadata": {"origin": "trained by autoformer_zoo"},
-    }
+    _, in_chans, *patch_size = map(int, tensors["patch_embed.proj.weight"].shape)
+    net = replace(
+        Architecture.of_space(space), patch_size=(patch_size[0], patch_size[1]), in_chans=in_chans
+    )
+    metadata = {"origin": "trained by autoformer_zoo"}
     if config.sampling == "fixed":
-        size = tuple(values["img_size"])
-        return SubnetWeights(
-            tensors, SubnetConfig.from_json(values["subnet"]), img_size=size, **shared
-        )
-    size = (space.img_size, space.img_size)
-    weights = SupernetWeights(tensors, space.supernet, values["bias_rule"], img_size=size, **shared)
+        subnet, size = SubnetConfig.from_json(values["subnet"]), tuple(values["img_size"])
+        return SubnetWeights(tensors, replace(net, sizes=subnet, img_size=size), metadata)
+    weights = SupernetWeights(tensors, net, values["bias_rule"], metadata)
     _require_whole(weights, run)
     return weights
 
 
 def _require_whole(weights: SupernetWeights, run: Path) -> None:
     """Refuse tensors that are not of the supernet that the config names."""
-    sizes = weights.img_size, weights.patch_size, weights.in_chans, weights.num_classes
-    expected = Architecture(weights.sizes, *sizes).shapes()
+    expected = weights.net.shapes()
     found = {name: tuple(tensor.shape) for name, tensor in weights.tensors.items()}
     for name in {**expected, **found}:
         if found.get(name) != expected.get(name):

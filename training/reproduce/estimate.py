@@ -19,6 +19,7 @@ import torch
 
 from autoformer_zoo.factory import extract_subnet
 from autoformer_zoo.weights.checkpoint import SupernetWeights
+from autoformer_zoo.weights.layouts import Architecture
 from training.config import MEMORY, Resources, Stage, TrainConfig, space_of
 from training.data.open import open_source
 from training.engine.loop import make_context, make_state
@@ -83,8 +84,7 @@ def measure(config: TrainConfig, data_dir: Path, resources: Resources) -> Measur
     step *= config.batch_size / batch_size
     space = space_of(config)
     tensors = {name: t.half() for name, t in state.network.weights.state_dict().items()}
-    sides = ((space.img_size,) * 2, (space.patch_size,) * 2)
-    weights = SupernetWeights(tensors, space.supernet, "prefix", *sides, 3, space.num_classes)
+    weights = SupernetWeights(tensors, Architecture.of_space(space), "prefix")
     subnet = space.sample(random.Random(0))
     extraction = _seconds(lambda: extract_subnet(weights, subnet, size), ranks.device)
     network = extract_subnet(weights, subnet, size).to(ranks.device)

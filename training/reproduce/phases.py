@@ -27,7 +27,7 @@ import torch
 from autoformer_zoo.factory import build_subnet, create_model, extract_subnet
 from autoformer_zoo.network.complexity import count_params
 from autoformer_zoo.space import SubnetConfig
-from autoformer_zoo.weights.checkpoint import load_subnet
+from autoformer_zoo.weights.checkpoint import open_checkpoint
 from training.config import DEFAULT_RESOURCES, MEMORY, Resources, TrainConfig, space_of
 from training.data.batch import Batch
 from training.data.cifar10 import load_test
@@ -392,7 +392,7 @@ def _test_winner(whole: Reproduction) -> dict[str, list[float]]:
     for i in range(whole.config.seeds):
         whole.log(f"testing the winner, seed {i}")
         supernet = whole.open_task(TrainingRun("uniform", i)).supernet
-        alone = load_subnet(whole.run_dir(TrainingRun("alone", i)) / WEIGHTS)
+        alone = open_checkpoint(whole.run_dir(TrainingRun("alone", i)) / WEIGHTS).subnet()
         networks = extract_subnet(supernet, whole.winner, size), build_subnet(alone, size)
         for name, network in zip(found, networks, strict=True):
             counts = count_correct(network.to(device), batches, device)

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from autoformer_zoo.factory import extract_subnet
 from autoformer_zoo.space import SearchSpace, SubnetConfig
-from autoformer_zoo.weights.checkpoint import SupernetWeights, load_supernet
+from autoformer_zoo.weights.checkpoint import SupernetWeights
+from autoformer_zoo.weights.pretrained import load_supernet
 from training.config import Resources, space_of
 from training.data.batch import Batch, DataSource
 from training.data.cifar10 import Images, eval_batch

@@ -19,7 +19,6 @@ from typing import Any
 from autoformer_zoo.factory import extract_subnet
 from autoformer_zoo.space import SearchSpace, SubnetConfig, misfit
 from autoformer_zoo.weights.checkpoint import SubnetWeights, SupernetWeights, save_subnet
-from autoformer_zoo.weights.slicing import slice_supernet
 from training.run.directory import write_text
 from training.run.distributed import Ranks
 from training.run.journal import read_json, require_same, write_json
@@ -126,24 +125,12 @@ def cut_subnet(
         img_size: side of the images in pixels; the supernet's by default. For another one the
             position embedding is resampled in fp32, as in scoring.
     """
-    tensors = {
-        name: tensor.clone().contiguous()
-        for name, tensor in slice_supernet(
-            supernet.tensors, supernet.sizes, subnet, supernet.bias_rule
-        ).items()
-    }
+    weights = supernet.cut(subnet)
+    tensors = {name: tensor.clone().contiguous() for name, tensor in weights.tensors.items()}
     size = (img_size, img_size) if img_size else supernet.img_size
     if size != supernet.img_size:
         tensors["pos_embed"] = extract_subnet(supernet, subnet, size).pos_embed.detach()
-    return SubnetWeights(
-        tensors,
-        subnet,
-        img_size=size,
-        patch_size=supernet.patch_size,
-        in_chans=supernet.in_chans,
-        num_classes=supernet.num_classes,
-        metadata=supernet.metadata,
-    )
+    return replace(weights, tensors=tensors, net=replace(weights.net, img_size=size))
 
 
 def find_latencies(

@@ -21,10 +21,11 @@ from autoformer_zoo.weights.checkpoint import (
     CheckpointError,
     SubnetWeights,
     SupernetWeights,
-    load_subnet,
-    load_supernet,
+    open_checkpoint,
     save_supernet,
 )
+from autoformer_zoo.weights.layouts import Architecture
+from autoformer_zoo.weights.pretrained import load_supernet
 from tests.helpers.made_training import (
     ALONE,
     MINI,
@@ -315,7 +316,7 @@ def test_subnet_trained_alone_is_a_static_network_of_its_size(tmp_path: Path) ->
     assert state.network.weights.cfg == SubnetConfig.from_json(ALONE.subnet)
     rates = [getattr(block.drop_path, "drop_prob", 0.0) for block in state.network.weights.blocks]
     assert rates == [0.0, pytest.approx(0.05)]  # of the supernet's three blocks
-    weights = load_subnet(tmp_path / WEIGHTS)
+    weights = open_checkpoint(tmp_path / WEIGHTS).subnet()
     assert weights.subnet == state.network.weights.cfg
     assert isinstance(averaged_weights(tmp_path), SubnetWeights)
     assert list(log_lines(tmp_path)[-1]["held_out_acc1_percent"]) == ["subnet"]
@@ -327,15 +328,8 @@ def supernet_file(tmp_path: Path) -> Path:
     made = Supernet(MINI)
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
-    weights = SupernetWeights(
-        {name: t.contiguous() for name, t in made.weights.state_dict().items()},
-        MINI.supernet,
-        "packed_prefix",
-        (16, 16),
-        (4, 4),
-        3,
-        4,
-    )
+    tensors = {name: t.contiguous() for name, t in made.weights.state_dict().items()}
+    weights = SupernetWeights(tensors, Architecture.of_space(MINI), "packed_prefix")
     save_supernet(weights, tmp_path / "supernet.safetensors")
     return tmp_path / "supernet.safetensors"
 
