@@ -156,181 +156,67 @@ def _prenas(
     return ModelSpec(space, subnet, {"in1k": WeightsSpec(f"prenas-{space}", stated)})
 
 
-# fmt: off  (a table: depth and width, then heads and MLP ratio of each block)
+# A table: depth and width, then heads and MLP ratio of each block.
+# fmt: off
 _TINY = SubnetConfig(
-    13,
-    192,
-    (3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 4, 3, 3),
-    (3.5, 3.5, 3, 3.5, 3, 3, 4, 4, 3.5, 4, 3.5, 4, 3.5),
-)
-MODELS: Mapping[str, ModelSpec] = MappingProxyType(
-    {
-        "autoformer_tiny": _autoformer("tiny", _TINY, 75.3, 92.7, 74.7),
-        "autoformer_small": _autoformer(
-            "small",
-            SubnetConfig(
-                13,
-                384,
-                (6, 6, 5, 7, 5, 5, 5, 6, 6, 7, 7, 6, 7),
-                (3, 3.5, 3, 3.5, 4, 4, 4, 4, 4, 4, 4, 3.5, 4),
-            ),
-            81.7,
-            95.7,
-            81.7,
-        ),
-        "autoformer_base": _autoformer(
-            "base",
-            SubnetConfig(
-                14,
-                576,
-                (9, 9, 9, 9, 9, 10, 9, 9, 10, 9, 10, 9, 9, 10),
-                (3.5, 3.5, 4, 3.5, 4, 3.5, 3.5, 3, 4, 4, 3, 4, 3, 3.5),
-            ),
-            82.4,
-            95.7,
-            82.4,
-        ),
-        "prenas_tiny_6m": _prenas(
-            "tiny",
-            SubnetConfig(
-                12,
-                192,
-                (4, 4, 4, 4, 3, 3, 3, 3, 3, 4, 3, 4),
-                (4, 4, 4, 4, 4, 3.5, 3.5, 4, 4, 3.5, 4, 4),
-            ),
-            77.1,
-            93.4,
-        ),
-        "prenas_tiny_7m": _prenas(
-            "tiny",
-            SubnetConfig(
-                12,
-                216,
-                (4, 4, 4, 4, 4, 3, 3, 3, 4, 4, 3, 4),
-                (4, 3.5, 4, 3.5, 3.5, 3.5, 3.5, 3.5, 3.5, 3.5, 3.5, 3.5),
-            ),
-        ),
-        "prenas_tiny_8m": _prenas(
-            "tiny",
-            SubnetConfig(
-                12,
-                240,
-                (3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3),
-                (4, 3.5, 4, 4, 3.5, 3.5, 3.5, 4, 4, 3.5, 4, 3.5),
-            ),
-        ),
-        "prenas_tiny_9m": _prenas(
-            "tiny",
-            SubnetConfig(
-                12,
-                240,
-                (4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4),
-                (4, 4, 4, 4, 4, 3.5, 4, 4, 4, 3.5, 4, 4),
-            ),
-        ),
-        "prenas_tiny_10m": _prenas(
-            "tiny",
-            SubnetConfig(
-                14,
-                240,
-                (4, 4, 4, 4, 4, 3, 3, 3, 4, 4, 3, 4, 3, 4),
-                (4, 4, 4, 4, 4, 3.5, 3.5, 4, 4, 3.5, 4, 3.5, 4, 4),
-            ),
-        ),
-        "prenas_tiny_11m": _prenas(
-            "tiny",
-            SubnetConfig(
-                14,
-                240,
-                (4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4),
-                (4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4),
-            ),
-        ),
-        "prenas_small_18m": _prenas(
-            "small",
-            SubnetConfig(
-                13,
-                320,
-                (7, 7, 7, 7, 7, 7, 7, 7, 6, 7, 5, 6, 5),
-                (4, 4, 3.5, 4, 3.5, 4, 4, 3.5, 4, 4, 3.5, 4, 4),
-            ),
-        ),
-        "prenas_small_23m": _prenas(
-            "small",
-            SubnetConfig(
-                13,
-                384,
-                (7, 7, 7, 7, 5, 7, 7, 5, 6, 5, 5, 6, 5),
-                (4, 4, 3.5, 4, 3.5, 4, 3.5, 3.5, 4, 4, 3, 4, 3.5),
-            ),
-            81.8,
-            95.9,
-        ),
-        "prenas_small_28m": _prenas(
-            "small",
-            SubnetConfig(
-                13,
-                448,
-                (7, 7, 7, 7, 5, 7, 7, 5, 6, 5, 5, 6, 5),
-                (4, 4, 3, 4, 3, 3.5, 3, 3, 4, 3, 3, 4, 3),
-            ),
-        ),
-        "prenas_small_33m": _prenas(
-            "small",
-            SubnetConfig(
-                14,
-                448,
-                (7, 7, 7, 7, 7, 7, 7, 7, 5, 7, 5, 6, 5, 7),
-                (4, 4, 3.5, 4, 3.5, 4, 4, 3.5, 4, 4, 3.5, 4, 4, 3.5),
-            ),
-        ),
-        "prenas_base_42m": _prenas(
-            "base",
-            SubnetConfig(
-                14,
-                528,
-                (9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9),
-                (3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3.5, 3),
-            ),
-        ),
-        "prenas_base_54m": _prenas(
-            "base",
-            SubnetConfig(
-                14,
-                576,
-                (9, 9, 10, 9, 9, 10, 9, 9, 9, 9, 9, 9, 10, 9),
-                (3.5, 4, 3.5, 3.5, 3.5, 4, 3.5, 3.5, 3.5, 3.5, 4, 3, 3.5, 4),
-            ),
-            82.6,
-            96.0,
-        ),
-        "prenas_base_66m": _prenas(
-            "base",
-            SubnetConfig(
-                14,
-                624,
-                (9, 10, 10, 9, 9, 10, 10, 9, 10, 9, 9, 9, 10, 10),
-                (4, 4, 3.5, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4),
-            ),
-        ),
-        # Chosen on held-out images by training.choose, see docs/nano.md.
-        "autoformer_nano": ModelSpec(
-            "nano",
-            SubnetConfig(7, 192, (3, 3, 3, 3, 3, 2, 3), (4, 3, 3.5, 4, 4, 3.5, 3)),
-            {
-                "cifar10": WeightsSpec(
-                    None,
-                    measured=Accuracy(
-                        82.34, None, "CIFAR-10 test", "training.choose, see docs/nano.md"
-                    ),
-                )
-            },
-            CIFAR10,
-        ),
-        # Any other subnet: `subnet=` or a file says which, the tiny one is only the default.
-        GENERIC: ModelSpec("tiny", _TINY, {}),
-    }
-)
+    13, 192, (3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 4, 3, 3),
+    (3.5, 3.5, 3, 3.5, 3, 3, 4, 4, 3.5, 4, 3.5, 4, 3.5))
+MODELS: Mapping[str, ModelSpec] = MappingProxyType({
+    "autoformer_tiny": _autoformer("tiny", _TINY, 75.3, 92.7, paper_top1=74.7),
+    "autoformer_small": _autoformer("small", SubnetConfig(
+        13, 384, (6, 6, 5, 7, 5, 5, 5, 6, 6, 7, 7, 6, 7),
+        (3, 3.5, 3, 3.5, 4, 4, 4, 4, 4, 4, 4, 3.5, 4)), 81.7, 95.7, paper_top1=81.7),
+    "autoformer_base": _autoformer("base", SubnetConfig(
+        14, 576, (9, 9, 9, 9, 9, 10, 9, 9, 10, 9, 10, 9, 9, 10),
+        (3.5, 3.5, 4, 3.5, 4, 3.5, 3.5, 3, 4, 4, 3, 4, 3, 3.5)), 82.4, 95.7, paper_top1=82.4),
+    "prenas_tiny_6m": _prenas("tiny", SubnetConfig(
+        12, 192, (4, 4, 4, 4, 3, 3, 3, 3, 3, 4, 3, 4),
+        (4, 4, 4, 4, 4, 3.5, 3.5, 4, 4, 3.5, 4, 4)), 77.1, 93.4),
+    "prenas_tiny_7m": _prenas("tiny", SubnetConfig(
+        12, 216, (4, 4, 4, 4, 4, 3, 3, 3, 4, 4, 3, 4),
+        (4, 3.5, 4, 3.5, 3.5, 3.5, 3.5, 3.5, 3.5, 3.5, 3.5, 3.5))),
+    "prenas_tiny_8m": _prenas("tiny", SubnetConfig(
+        12, 240, (3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3),
+        (4, 3.5, 4, 4, 3.5, 3.5, 3.5, 4, 4, 3.5, 4, 3.5))),
+    "prenas_tiny_9m": _prenas("tiny", SubnetConfig(
+        12, 240, (4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4),
+        (4, 4, 4, 4, 4, 3.5, 4, 4, 4, 3.5, 4, 4))),
+    "prenas_tiny_10m": _prenas("tiny", SubnetConfig(
+        14, 240, (4, 4, 4, 4, 4, 3, 3, 3, 4, 4, 3, 4, 3, 4),
+        (4, 4, 4, 4, 4, 3.5, 3.5, 4, 4, 3.5, 4, 3.5, 4, 4))),
+    "prenas_tiny_11m": _prenas("tiny", SubnetConfig(
+        14, 240, (4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4),
+        (4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4))),
+    "prenas_small_18m": _prenas("small", SubnetConfig(
+        13, 320, (7, 7, 7, 7, 7, 7, 7, 7, 6, 7, 5, 6, 5),
+        (4, 4, 3.5, 4, 3.5, 4, 4, 3.5, 4, 4, 3.5, 4, 4))),
+    "prenas_small_23m": _prenas("small", SubnetConfig(
+        13, 384, (7, 7, 7, 7, 5, 7, 7, 5, 6, 5, 5, 6, 5),
+        (4, 4, 3.5, 4, 3.5, 4, 3.5, 3.5, 4, 4, 3, 4, 3.5)), 81.8, 95.9),
+    "prenas_small_28m": _prenas("small", SubnetConfig(
+        13, 448, (7, 7, 7, 7, 5, 7, 7, 5, 6, 5, 5, 6, 5),
+        (4, 4, 3, 4, 3, 3.5, 3, 3, 4, 3, 3, 4, 3))),
+    "prenas_small_33m": _prenas("small", SubnetConfig(
+        14, 448, (7, 7, 7, 7, 7, 7, 7, 7, 5, 7, 5, 6, 5, 7),
+        (4, 4, 3.5, 4, 3.5, 4, 4, 3.5, 4, 4, 3.5, 4, 4, 3.5))),
+    "prenas_base_42m": _prenas("base", SubnetConfig(
+        14, 528, (9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9),
+        (3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3.5, 3))),
+    "prenas_base_54m": _prenas("base", SubnetConfig(
+        14, 576, (9, 9, 10, 9, 9, 10, 9, 9, 9, 9, 9, 9, 10, 9),
+        (3.5, 4, 3.5, 3.5, 3.5, 4, 3.5, 3.5, 3.5, 3.5, 4, 3, 3.5, 4)), 82.6, 96.0),
+    "prenas_base_66m": _prenas("base", SubnetConfig(
+        14, 624, (9, 10, 10, 9, 9, 10, 10, 9, 10, 9, 9, 9, 10, 10),
+        (4, 4, 3.5, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4))),
+    # Chosen on held-out images by training.choose, see docs/nano.md.
+    "autoformer_nano": ModelSpec(
+        "nano", SubnetConfig(7, 192, (3, 3, 3, 3, 3, 2, 3), (4, 3, 3.5, 4, 4, 3.5, 3)),
+        {"cifar10": WeightsSpec(None, measured=Accuracy(
+            82.34, None, "CIFAR-10 test", "training.choose, see docs/nano.md"))},
+        CIFAR10),
+    # Any other subnet: `subnet=` or a file says which, the tiny one is only the default.
+    GENERIC: ModelSpec("tiny", _TINY, {}),
+})
 # fmt: on
 
 SUBNETS: Mapping[str, SubnetConfig] = MappingProxyType(
