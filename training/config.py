@@ -138,6 +138,8 @@ class DataConfig:
     held_out_split: str = ""  # name of a held-out split; empty: cut from the training split
     test_split: str = "validation"  # name of the test split, which training never opens
     download: bool = False  # let the source download its data, if it can
+    image_key: str = ""  # image of a webdataset sample: its member; empty: found by suffix
+    label_key: str = ""  # its label: a member or field of json; empty: cls, txt or json
     normalisation: Literal["cifar10", "imagenet"] = "cifar10"  # mean and std of channels
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"  # of resizing (not of cifar10)
     crop_pct: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of the side that evaluation keeps

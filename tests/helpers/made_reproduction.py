@@ -9,7 +9,6 @@ import pytest
 from tests.helpers.made_training import MINI_CONFIG, make_images, split_in_memory
 from training.config import Stage
 from training.data import open as data_open
-from training.reproduce import phases
 from training.reproduce.config import ReproduceConfig
 from training.run import plots
 from training.search.config import SearchConfig
@@ -33,6 +32,6 @@ def use_made_images(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Train on made-up images; returns a list that grows when the test set is opened."""
     opened: list[int] = []
     monkeypatch.setattr(data_open, "load_train", split_in_memory)
-    monkeypatch.setattr(phases, "load_test", lambda root: opened.append(1) or make_images(12))
+    monkeypatch.setattr(data_open, "load_test", lambda root: opened.append(1) or make_images(12))
     monkeypatch.setattr(plots, "plot_search", lambda result, out: out.write_text("<svg/>"))
     return opened

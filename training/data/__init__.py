@@ -1,1 +1,6 @@
-"""TODO docstring."""
+"""The data: where batches come from.
+
+Read `batch` (what every source shares), `splits` (names of parts; the test split stays closed),
+`transforms`, `datasets` (opening, decoding, loading); then the sources `cifar10` (in memory),
+`indexed` (images with positions), `shards` and `streams`; and `open`, which puts them together.
+"""

@@ -1,8 +1,7 @@
-"""Where batches come from: CIFAR-10 in memory here, timm's data sets in `indexed.py`.
+"""What every source of batches shares: the batch, the protocol, and the order of training images.
 
-A source has training images and held-out images, and knows nothing of the test split: the final
-evaluation opens that by itself. What a batch holds follows from (seed, step, part), whatever the
-number of processes that decode it.
+What a batch holds follows from (seed, step, part) alone, whatever the number of processes and
+workers that decode it, so that a resumed run continues with the batch that it would have had.
 """
 
 from __future__ import annotations
@@ -19,19 +18,25 @@ import torch
 from timm.data.distributed_sampler import RepeatAugSampler
 from torch import Tensor
 
-from training.run.schedule import Schedule
+from training.run.distributed import Ranks
+from training.run.schedule import Schedule, StepPlan
 
-EVAL_BATCH = 100  # nano on 2 cores: 250 take a quarter longer a image, 20 a tenth
+EVAL_BATCH = 100  # nano on 2 cores: 4 % faster than 125, 25 % than 250, and 20 are no better
+UNREADABLE = -1  # label of a held-out image that could not be read
+
+
+class DataError(ValueError):
+    """The data cannot be used: too many images are broken, or a label is missing or unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A part of a batch, on the device.
+    """Images ready for a network.
 
     Args:
         x: float32 (n, 3, height, width), normalised.
-        labels: int64 (n,); below 0 for a held-out image that could not be read.
-        broken: images that could not be read; others stand in their places when training.
+        labels: int64 (n,); UNREADABLE for a held-out image that could not be read.
+        broken: images that could not be read. In training, others took their places.
     """
 
     x: Tensor
@@ -40,41 +45,69 @@ class Batch:
 
 
 class DataSource(Protocol):
-    """Training and held-out images."""
+    """Training and held-out images. No source has the test split: see `open.open_test`."""
 
+    class_names: tuple[str, ...]
+    """Name of each class, in the order of the labels; empty if the source does not name them."""
+    num_classes: int
+    """Outputs that the network must have: as the config says, else the data, else the space."""
     num_train: int
-    """Training images, without the held-out ones."""
+    """Number of training images, without the held-out ones."""
     num_held_out: int
-    """Images that `held_out` yields in all processes; 0 where only reading them tells."""
+    """Number of images that `held_out` yields in all processes; 0 if only reading them shows it."""
     held_out_list: list[int]
-    """Held-out positions in the training set; empty where they are a split of their own."""
+    """Positions of held-out images in the training set; empty if they are a split of their own."""
 
     def train(self, schedule: Schedule, first: int, end: int) -> Generator[Batch, None, None]:
         """Yield this process's parts of the batches of steps first..end-1, in order."""
         ...
 
     def held_out(self, img_size: int) -> Iterator[Batch]:
-        """Yield this process's share of the held-out images, unchanged but for their size."""
+        """Yield this process's share of the held-out images, only resized and normalised."""
         ...
 
 
-def require_classes(labels: Tensor, num_classes: int, source: str) -> None:
-    """Check that the network has an output for each label; labels below 0 are of no image.
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How a source forms batches.
 
     Args:
-        labels: int64 (n,), not on a GPU, which would be waited for.
-        num_classes: of the network.
-        source: name of the data, for the error.
-
-    Raises:
-        ValueError: a label is beyond the classes.
+        size: images of a step, over all processes and accumulated parts.
+        seed: seed of the run.
+        repeats: augmented copies of an image in an epoch.
+        num_classes: outputs of the network; labels must be below.
+        ranks: this process among all.
+        workers: processes that decode and augment, for this process.
     """
-    needed = int(labels.max()) + 1 if len(labels) else 0
-    if needed > num_classes:
-        raise ValueError(
-            f"{source} has labels up to {needed - 1}, {needed} classes; the network has "
-            f"{num_classes}: give --num-classes {needed}, or a space with as many"
-        )
+
+    size: int
+    seed: int
+    repeats: int
+    num_classes: int
+    ranks: Ranks
+    workers: int = 0
+
+    def positions(self, plan: StepPlan, num_images: int) -> Tensor:
+        """Return which of the training images are in the batch of a step, over all processes."""
+        order = epoch_order(num_images, self.seed, plan.epoch, self.repeats)
+        return order[plan.batch_in_epoch * self.size : (plan.batch_in_epoch + 1) * self.size]
+
+    def require_classes(self, labels: Tensor, source: str) -> None:
+        """Check that the network has an output for each label.
+
+        Args:
+            labels: int64 (n,); on the CPU, as a GPU would be waited for.
+            source: name of the data, for the error.
+
+        Raises:
+            ValueError: a label is `num_classes` or above.
+        """
+        needed = int(labels.max()) + 1 if len(labels) else 0
+        if needed > self.num_classes:
+            raise ValueError(
+                f"{source} has labels up to {needed - 1}, {needed} classes; the network has "
+                f"{self.num_classes}: give --num-classes {needed}, or a space with as many"
+            )
 
 
 def held_out_indices(labels: Tensor, per_class: int, seed: int) -> Tensor:
@@ -99,13 +132,21 @@ def held_out_indices(labels: Tensor, per_class: int, seed: int) -> Tensor:
     return torch.from_numpy(np.sort(np.concatenate(drawn)))
 
 
-@lru_cache(maxsize=2)  # every step of an epoch asks for it
+def cut_held_out(labels: Tensor, per_class: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Divide positions into those to train on and held-out ones, as `held_out_indices` draws."""
+    held_out = held_out_indices(labels, per_class, seed)
+    is_train = torch.ones(len(labels), dtype=torch.bool)
+    is_train[held_out] = False
+    return is_train.nonzero().squeeze(1), held_out
+
+
+@lru_cache(maxsize=2)  # every step of an epoch needs the same order
 def epoch_order(size: int, seed: int, epoch: int, repeats: int = 1) -> Tensor:
     """Return the order of an epoch: positions 0..size-1, following from (seed, epoch).
 
-    With repeats, each position comes so many times in a row, and as many positions are left out
+    With repeats, each position comes that many times in a row, and as many positions are left out
     (repeated augmentation, arXiv 1902.05509). Parts of a batch take every P-th position, so copies
-    go to different ones.
+    go to different parts.
     """
     number = mixed_seed(seed, epoch, "order")
     if repeats == 1:
@@ -113,7 +154,7 @@ def epoch_order(size: int, seed: int, epoch: int, repeats: int = 1) -> Tensor:
     sampler = RepeatAugSampler(
         range(size), num_replicas=1, rank=0, num_repeats=repeats, selected_round=0
     )
-    sampler.set_epoch(number)  # it seeds its permutation by nothing else
+    sampler.set_epoch(number)  # the only seed of its permutation
     return torch.tensor(list(sampler))
 
 

@@ -1,7 +1,6 @@
-"""CIFAR-10 in memory: the training images, a held-out split, and augmented batches.
+"""CIFAR-10 in memory, on the device: whole batches are augmented at once.
 
-Every batch follows from (seed, step) alone, so a run that was stopped goes on with the batch it
-would have had. The test set is opened by `load_test` only, which only final evaluation calls.
+The test set is opened by `load_test` alone, which only the final evaluation calls.
 """
 
 from __future__ import annotations
@@ -17,18 +16,11 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10
 
 from autoformer_zoo.published import CIFAR10_MEAN, CIFAR10_STD
-from training.config import TrainConfig, space_of
-from training.data.batch import (
-    EVAL_BATCH,
-    Batch,
-    epoch_order,
-    held_out_indices,
-    mixed_seed,
-    require_classes,
-    seed_all,
-)
-from training.run.distributed import Ranks
+from training.config import AugmentConfig
+from training.data.batch import EVAL_BATCH, Batch, Batching, cut_held_out, mixed_seed, seed_all
 from training.run.schedule import Schedule, StepPlan
+
+MAX_EVALUATED = 5000  # held-out images that are evaluated between epochs
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +30,14 @@ class Images:
     Args:
         images: uint8 (n, 3, height, width).
         labels: int64 (n,).
-        positions: int64 (n,) of held-out images, in the set that they were cut from.
+        positions: int64 (n,) of held-out images in the set that they were cut from.
+        class_names: name of each class, if known.
     """
 
     images: Tensor
     labels: Tensor
     positions: Tensor | None = None
+    class_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -51,41 +45,105 @@ class Images:
     def select(self, indices: Tensor) -> Images:
         """Return the images at these positions."""
         indices = indices.to(self.labels.device)
-        return Images(self.images[indices], self.labels[indices])
+        return Images(self.images[indices], self.labels[indices], None, self.class_names)
 
     def to(self, device: torch.device) -> Images:
         """Return the images on a device."""
-        return Images(self.images.to(device), self.labels.to(device))
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
 
 def load_train(
     root: Path, held_out_per_class: int, seed: int, download: bool = False
 ) -> tuple[Images, Images]:
-    """Load CIFAR-10's training set and cut the held-out split from it.
+    """Load CIFAR-10's training set and cut the held-out images from it.
 
     Args:
-        root: the directory that holds cifar-10-batches-py, as torchvision lays it out.
+        root: the directory that holds cifar-10-batches-py, as torchvision has it.
         held_out_per_class: images of each class to hold out.
         seed: decides which.
-        download: fetch CIFAR-10 where it is not there.
+        download: fetch CIFAR-10 if it is missing.
 
     Returns:
-        Images to train on, and held-out images for choosing, with their positions.
+        Images to train on, and held-out images with their positions.
 
     Raises:
-        FileNotFoundError: CIFAR-10 is not there and cannot be fetched, or its files are damaged.
+        FileNotFoundError: CIFAR-10 is missing and cannot be fetched, or its files are damaged.
     """
     images = _load(root, train=True, download=download)
-    held_out = held_out_indices(images.labels, held_out_per_class, seed)
-    keep = torch.ones(len(images), dtype=torch.bool)
-    keep[held_out] = False
-    train = images.select(keep.nonzero().squeeze(1))
-    return train, replace(images.select(held_out), positions=held_out)
+    train, held_out = cut_held_out(images.labels, held_out_per_class, seed)
+    return images.select(train), replace(images.select(held_out), positions=held_out)
 
 
 def load_test(root: Path) -> Images:
     """Load CIFAR-10's test set. For the final evaluation only; raises as `load_train` does."""
     return _load(root, train=False)
+
+
+def _load(root: Path, train: bool, download: bool = False) -> Images:
+    try:
+        data = CIFAR10(str(root), train=train, download=download)
+    except (RuntimeError, OSError) as error:  # OSError if a download fails
+        raise FileNotFoundError(
+            f"no whole CIFAR-10 under {root} ({error}); expected {root}/cifar-10-batches-py. "
+            f"With a network, torchvision.datasets.CIFAR10('{root}', download=True) puts it there."
+        ) from None
+    images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
+    return Images(images, torch.tensor(data.targets), class_names=tuple(data.classes))
+
+
+class MemorySource:
+    """Images in memory.
+
+    Args:
+        train: images to train on.
+        held_out: images for choosing.
+        augment: only what works on whole batches: crop none or shift, and erasing.
+        batching: how batches are formed.
+
+    Raises:
+        ValueError: there are more classes than the network has.
+    """
+
+    def __init__(
+        self, train: Images, held_out: Images, augment: AugmentConfig, batching: Batching
+    ) -> None:
+        batching.require_classes(train.labels, "cifar10")
+        self.class_names, self.num_classes = train.class_names, batching.num_classes
+        self.num_train, self.num_held_out = len(train), len(held_out)
+        self.held_out_list = [] if held_out.positions is None else held_out.positions.tolist()
+        self._train = train.to(batching.ranks.device)
+        self._held_out = held_out
+        self._augment, self._batching = augment, batching
+
+    def train(self, schedule: Schedule, first: int, end: int) -> Generator[Batch, None, None]:
+        """Yield this process's parts of the batches of steps first..end-1, in order."""
+        ranks = self._batching.ranks
+        for step in range(first, end):
+            plan = schedule.plan(step)
+            batch = self._batching.positions(plan, self.num_train)
+            for part in ranks.own_parts:
+                images = self._train.select(batch[part :: ranks.parts])
+                yield Batch(self._augmented(images, plan, part), images.labels)
+
+    def _augmented(self, images: Images, plan: StepPlan, part: int) -> Tensor:
+        seed, parts = self._batching.seed, self._batching.ranks.parts
+        if self._augment.crop == "none":
+            x = eval_batch(images, plan.img_size)
+        else:
+            x = train_batch(images, plan.img_size, seed, plan.step, part, parts)
+        if self._augment.erasing:
+            seed_all(mixed_seed(seed, plan.step, f"erasing/{part}"))
+            x = RandomErasing(self._augment.erasing, mode="pixel", device=x.device)(x)
+        return x
+
+    def held_out(self, img_size: int) -> Iterator[Batch]:
+        """Yield this process's share of the held-out images, only resized and normalised."""
+        ranks = self._batching.ranks
+        images = self._held_out.to(ranks.device)
+        parts = torch.arange(len(images)).split(EVAL_BATCH)
+        for indices in parts[ranks.rank :: ranks.world]:
+            chosen = images.select(indices)
+            yield Batch(eval_batch(chosen, img_size), chosen.labels)
 
 
 def train_batch(
@@ -106,6 +164,7 @@ def train_batch(
     """
     generator = torch.Generator().manual_seed(mixed_seed(seed, step, "augmentation"))
     count, margin, device = len(images) * parts, img_size // 8, images.images.device
+    # Drawn for the whole batch, so that an image's shift does not depend on the number of parts.
     shift = torch.randint(0, 2 * margin + 1, (2, count, 1), generator=generator)
     flip = torch.rand(count, 1, generator=generator) < 0.5
     shift, flip = shift[:, part::parts].to(device), flip[part::parts].to(device)
@@ -117,6 +176,15 @@ def train_batch(
     return x[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
+def eval_batches(images: Images, img_size: int, batch_size: int = EVAL_BATCH) -> list[Batch]:
+    """Resize and normalise images once, for evaluating many networks on them."""
+    x = eval_batch(images, img_size)
+    return [
+        Batch(*part)
+        for part in zip(x.split(batch_size), images.labels.split(batch_size), strict=True)
+    ]
+
+
 def eval_batch(images: Images, img_size: int) -> Tensor:
     """Resize and normalise a batch; float32 (n, 3, img_size, img_size)."""
     device = images.images.device
@@ -126,73 +194,3 @@ def eval_batch(images: Images, img_size: int) -> Tensor:
     if x.shape[-1] == img_size:
         return x
     return F.interpolate(x, size=img_size, mode="bilinear", antialias=True)
-
-
-def _load(root: Path, train: bool, download: bool = False) -> Images:
-    try:
-        data = CIFAR10(str(root), train=train, download=download)
-    except (RuntimeError, OSError) as error:  # the latter where a download fails
-        raise FileNotFoundError(
-            f"no whole CIFAR-10 under {root} ({error}); expected {root}/cifar-10-batches-py. "
-            f"With a network, torchvision.datasets.CIFAR10('{root}', download=True) puts it there."
-        ) from None
-    images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
-    return Images(images, torch.tensor(data.targets))
-
-
-MOST_EVALUATED = 5000  # held-out images in memory that are looked at between epochs
-
-
-class MemorySource:
-    """Images in memory, augmented a batch at a time: shifts and flips.
-
-    Args:
-        config: what to train.
-        train: images to train on.
-        held_out: images for choosing.
-        ranks: this process among all.
-
-    Raises:
-        ValueError: there are more classes than the network has.
-    """
-
-    def __init__(self, config: TrainConfig, train: Images, held_out: Images, ranks: Ranks) -> None:
-        require_classes(train.labels, space_of(config).num_classes, config.data.source)
-        self.num_train = len(train)
-        self.held_out_list = [] if held_out.positions is None else held_out.positions.tolist()
-        self._config = config
-        self._train = train.to(ranks.device)
-        self._held_out = held_out.select(torch.arange(min(len(held_out), MOST_EVALUATED)))
-        self.num_held_out = len(self._held_out)
-        self._ranks = ranks
-
-    def train(self, schedule: Schedule, first: int, end: int) -> Generator[Batch, None, None]:
-        """Yield this process's parts of the batches of steps first..end-1, in order."""
-        config = self._config
-        size, parts, repeats = config.batch_size, self._ranks.parts, config.augment.repeats
-        for step in range(first, end):
-            plan = schedule.plan(step)
-            order = epoch_order(self.num_train, config.seed, plan.epoch, repeats)
-            batch = order[plan.batch_in_epoch * size : (plan.batch_in_epoch + 1) * size]
-            for part in self._ranks.own_parts:
-                images = self._train.select(batch[part::parts])
-                yield Batch(self._augmented(images, plan, part), images.labels)
-
-    def _augmented(self, images: Images, plan: StepPlan, part: int) -> Tensor:
-        seed, augment = self._config.seed, self._config.augment
-        if augment.crop == "none":
-            x = eval_batch(images, plan.img_size)
-        else:
-            x = train_batch(images, plan.img_size, seed, plan.step, part, self._ranks.parts)
-        if augment.erasing:
-            seed_all(mixed_seed(seed, plan.step, f"erasing/{part}"))
-            x = RandomErasing(augment.erasing, mode="pixel", device=x.device)(x)
-        return x
-
-    def held_out(self, img_size: int) -> Iterator[Batch]:
-        """Yield this process's share of the held-out images, unchanged but for their size."""
-        whole = self._held_out.to(self._ranks.device)
-        parts = torch.arange(len(whole)).split(EVAL_BATCH)
-        for indices in parts[self._ranks.rank :: self._ranks.world]:
-            images = whole.select(indices)
-            yield Batch(eval_batch(images, img_size), images.labels)

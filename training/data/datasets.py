@@ -1,11 +1,15 @@
-"""TODO docstring."""
+"""Opening a data set by its name, with its classes; reading its images; and loading batches.
+
+Images come as prediction reads them, whatever the data set: upright, 8 bits, transparency on white.
+"""
 
 from __future__ import annotations
 
-import logging
+import io
+import re
 import signal
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,164 +20,140 @@ from timm.data import ImageDataset, create_dataset
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from training.config import TrainConfig, space_of
-from training.data.batch import (
-    Batch,
-    require_classes,
-)
-from training.data.splits import require_split
-from training.run.distributed import Ranks
+from autoformer_zoo.classify.folders import ImageFolder
+from autoformer_zoo.classify.images import read_image
+from training.config import DataConfig
+from training.data.batch import Batch, Batching, DataError
+from training.data.splits import folder_of, is_folder
 
-PACKAGES = {  # that timm does not bring along
-    "hfds": "datasets",
-    "hfids": "datasets",
-    "tfds": "tensorflow tensorflow-datasets",
-}
-
-
-# What decoders raise on damaged files; anything else is an error of ours.
+# What decoders raise on damaged files; anything else is an error in this package.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError)
+Sample = tuple[Tensor, int, int]
+"""An image (3, height, width), its label, and how many broken ones were met before it."""
 
 
-class DamagedDataError(ValueError):
-    """Too many images could not be read."""
-
-
-class _Once(logging.Filter):
-    """Lets timm tell once, not at each opening, that shards have no info file."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._told: set[str] = set()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        is_new = text not in self._told
-        if text.startswith("Dataset info file not found"):
-            self._told.add(text)
-        return is_new
-
-
-def open_split(
-    config: TrainConfig,
+def open_dataset(
+    data: DataConfig,
     data_dir: Path,
     split: str,
-    batch_size: int = 1,
-    is_training: bool = True,
+    seed: int,
+    class_to_idx: Mapping[str, int] | None = None,
 ) -> Dataset[Any]:
-    """Open a split of the config's data set, without transforms.
+    """Open a split whose images have positions, or a stream of timm's; without transforms.
 
     Args:
-        config: names the data set.
+        data: names the data set.
         data_dir: its root.
-        split: as the data set calls it.
-        batch_size: of a stream.
-        is_training: whether a stream is shuffled.
+        split: its name in the data set.
+        seed: decides the order of a stream.
+        class_to_idx: label of each class of a folder, if known; see `ImageFolder`.
 
     Raises:
-        FileNotFoundError: it is not there, or timm does not know it.
-        ValueError: a package is missing.
+        FileNotFoundError: it is missing, or timm does not know it.
+        ValueError: a folder has no class, an empty or an unknown one.
     """
-    source = config.data.source
-    require_split(config.data, data_dir, split)
+    if is_folder(data.source):
+        return ImageFolder(folder_of(data_dir, split), class_to_idx)
     try:
-        return create_dataset(
-            "" if source == "folder" else source,
+        dataset = create_dataset(
+            data.source,
             str(data_dir),
             split,
-            is_training=is_training,
-            download=config.data.download,
-            batch_size=batch_size,
-            seed=config.seed,
+            is_training=split == data.train_split,  # of streams: shuffled
+            download=data.download,
+            seed=seed,
+            # Only this reader takes Pillow's images as they are; `decode` converts them.
+            input_img_mode="" if data.source.lower().startswith("hfids/") else "RGB",
         )
-    except ImportError as error:
-        packages = PACKAGES.get(source.partition("/")[0].lower(), error.name)
-        raise ValueError(
-            f"data.source {source!r} needs a package that is not here ({error}): "
-            f"pip install {packages}"
-        ) from None
-    except (RuntimeError, AssertionError) as error:  # as timm and torchvision refuse
-        raise FileNotFoundError(f"{source} under {data_dir}, split {split}: {error}") from None
+    except (RuntimeError, AssertionError) as error:  # how timm and torchvision refuse
+        raise FileNotFoundError(f"{data.source} under {data_dir}, split {split}: {error}") from None
+    if hasattr(dataset, "loader"):  # torchvision's, of image files
+        dataset.loader = read_image
+    return dataset
+
+
+def class_names_of(dataset: Dataset[Any]) -> tuple[str, ...]:
+    """Return the name of each class, in the order of the labels; empty if it does not name them."""
+    found: Any = getattr(getattr(dataset, "reader", dataset), "class_to_idx", None)
+    names = getattr(dataset, "classes", ()) or sorted(found or (), key=lambda name: found[name])
+    # torchvision's ImageNet has several names of each class.
+    return tuple(name if isinstance(name, str) else ", ".join(name) for name in names)
 
 
 def labels_of(dataset: Dataset[Any]) -> Tensor | None:
-    """Return all labels of a data set with positions; None where that needs decoding."""
-    reader: Any = getattr(dataset, "reader", None)
-    found: Sequence[Any] | None = None
-    if hasattr(reader, "samples"):
-        found = [label for _, label in reader.samples]
+    """Return all labels of a data set with positions; None if that needs decoding."""
+    reader: Any = getattr(dataset, "reader", dataset)
+    found: Iterable[Any] | None = None
+    if isinstance(reader, ImageFolder):
+        found = (label for _, label in reader.samples)
     elif hasattr(reader, "label_key"):  # a Hugging Face data set
         found = reader.dataset[reader.label_key]
-    else:
-        found = next(
-            (getattr(dataset, name) for name in ("targets", "_labels") if hasattr(dataset, name)),
-            None,
-        )
-    return None if found is None else torch.as_tensor(list(found))
+    else:  # torchvision's
+        names = [name for name in ("targets", "_labels") if hasattr(dataset, name)]
+        found = getattr(dataset, names[0]) if names else None
+    return None if found is None else torch.as_tensor(list(found), dtype=torch.long)
 
 
-def read_image(dataset: Dataset[Any], index: int) -> tuple[Image.Image, int]:
-    """Decode a image of a data set, in RGB, and return it with its label.
+def read_sample(dataset: Dataset[Any], index: int) -> tuple[Image.Image, int]:
+    """Read an image of a data set with positions, and its label.
 
-    timm's own reading would step to the next position where a file is broken, which may be a
-    held-out one.
+    Raises:
+        OSError, ValueError and others of `BROKEN`: the image is damaged. timm's own reading would
+            take the image at the next position, which may be a held-out one.
     """
     if isinstance(dataset, ImageDataset):
         file, label, *_ = dataset.reader[index]
         with closing(file):
-            return Image.open(file).convert("RGB"), int(label)
+            return decode(file), int(label)
     image, label = dataset[index]
-    return image.convert("RGB"), int(label)
+    return decode(image), int(label)
 
 
-Sample = tuple[Tensor, int, int, str]
-"""A image (3, height, width), its label, how many broken ones were met, why to give up or ""."""
+def decode(image: Any) -> Image.Image:
+    """Return an image as RGB, as `read_image` does; from bytes, an open file or a Pillow image."""
+    if isinstance(image, bytes):
+        image = io.BytesIO(image)
+    return read_image(image if isinstance(image, Image.Image) else Image.open(image))
 
 
 def load(
-    images: Dataset[Sample], config: TrainConfig, ranks: Ranks, workers: int, **batching: Any
+    samples: Dataset[Sample], batching: Batching, source: str, **options: Any
 ) -> Iterator[Batch]:
-    """Yield batches that workers make.
+    """Yield the batches that workers make.
 
     Args:
-        images: what they make.
-        config: says how many classes there may be.
-        ranks: where batches are put.
-        workers: how many; 0: this process.
-        batching: what PyTorch's loader takes to form batches.
+        samples: what makes an image.
+        batching: gives device, workers and the number of classes.
+        source: name of the data, for errors.
+        options: of PyTorch's loader: how batches are formed.
 
     Raises:
-        DamagedDataError: too many images could not be read.
+        DataError: too many images cannot be read, or a label is missing or unknown.
         ValueError: a label is beyond the network's classes.
     """
-    device, num_classes = ranks.device, space_of(config).num_classes
+    device = batching.ranks.device
     loader: DataLoader[Any] = DataLoader(
-        images,
-        num_workers=workers,
+        samples,
+        num_workers=batching.workers,
         pin_memory=device.type == "cuda",
         worker_init_fn=ignore_signals,
-        **batching,
+        **options,
     )
-    for x, labels, broken, damage in loader:
-        if found := next(filter(None, damage), None):
-            raise DamagedDataError(found)
-        require_classes(labels, num_classes, config.data.source)
-        yield Batch(
-            x.to(device, non_blocking=True),
-            labels.to(device, non_blocking=True),
-            int(broken.sum()),
-        )
-
-
-def damaged(text: str, img_size: int) -> Sample:
-    """Return what a worker gives where it gives up, for `load` to raise.
-
-    As an exception it would come as its whole traceback, and PyTorch could not stop the worker.
-    """
-    return torch.zeros(3, img_size, img_size), -1, 0, " ".join(text.split())
+    try:
+        for x, labels, broken in loader:
+            batching.require_classes(labels, source)
+            yield Batch(
+                x.to(device, non_blocking=True),
+                labels.to(device, non_blocking=True),
+                int(broken.sum()),
+            )
+    except DataError as error:
+        # PyTorch puts a worker's traceback into the text; the last line is what the worker said.
+        text = re.sub(r".*DataError: ", "", str(error), flags=re.DOTALL)
+        raise DataError(" ".join(text.split())) from None
 
 
 def ignore_signals(_: int) -> None:
     """Leave Ctrl-C and termination to the training process, which stops its workers itself."""
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

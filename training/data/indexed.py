@@ -1,16 +1,16 @@
-"""Batches from timm's data sets: folders, torchvision's, Hugging Face's.
+"""Batches from data sets whose images have positions: folders, torchvision's, Hugging Face's.
 
-Images are read by position: what happens to one follows from (seed, its number in the run),
-whatever the number of workers, and a run that goes on starts at the right batch without decoding
-what was done. Streams have no positions: `streams.py`.
+What happens to an image follows from (seed, its number in the run), whatever the number of workers,
+and a resumed run starts at the right batch without decoding the ones before. Streams have no
+positions: `streams.py`.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,182 +18,151 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from training.config import Resources, TrainConfig, space_of
+from training.config import AugmentConfig, DataConfig
 from training.data.batch import (
     EVAL_BATCH,
+    UNREADABLE,
     Batch,
-    epoch_order,
-    held_out_indices,
+    Batching,
+    DataError,
     mixed_seed,
-    require_classes,
     seed_all,
 )
-from training.data.datasets import (
-    BROKEN,
-    Sample,
-    damaged,
-    labels_of,
-    load,
-    open_split,
-    read_image,
-)
+from training.data.datasets import BROKEN, Sample, load, read_sample
 from training.data.transforms import Transform, eval_transform, train_transform
-from training.run.distributed import Ranks
 from training.run.schedule import Schedule
 
-MOST_REPLACED = 10  # broken images in a row before training gives up
-EVALUATION = -1  # number of a image that is evaluated: nothing random happens to it
+MAX_REPLACED = 10  # broken images in a row before training gives up
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some images of a data set.
+
+    Args:
+        dataset: has images by position.
+        indices: int64 (n,), the positions.
+    """
+
+    dataset: Dataset[Any]
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return len(self.indices)
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Which image a worker shall make, and how."""
+    """Which image a worker must make, and how."""
 
-    number: int  # in the run, so that its augmentation is its own; or EVALUATION
+    number: int | None  # in the run, which decides its augmentation; None: evaluation, without any
     index: int  # position in the data set
     img_size: int
 
 
 class IndexedSource:
-    """A data set whose images are read by position.
+    """Images that are read by position.
 
     Args:
-        config: what to train.
-        data_dir: root of the data.
-        dataset: the training split.
-        ranks: this process among all.
-        resources: for the number of workers.
-
-    Raises:
-        ValueError: labels cannot be had without decoding, a class has too few images, or there
-            are more classes than the network has.
+        train_part: images to train on.
+        held_out_part: images for choosing; of the same data set, or of a split of their own.
+        class_names: name of each class, if known.
+        data: how images are resized and normalised.
+        augment: how training images are changed.
+        batching: how batches are formed.
     """
 
     def __init__(
         self,
-        config: TrainConfig,
-        data_dir: Path,
-        dataset: Dataset[Any],
-        ranks: Ranks,
-        resources: Resources,
+        train_part: Part,
+        held_out_part: Part,
+        class_names: tuple[str, ...],
+        data: DataConfig,
+        augment: AugmentConfig,
+        batching: Batching,
     ) -> None:
-        self._config, self._ranks, self._workers = config, ranks, resources.workers
-        self._dataset, self._held_out_set = dataset, dataset
-        size = len(dataset)  # type: ignore[arg-type]
-        labels = self._checked_labels(dataset)
-        train = torch.arange(size)
-        held_out = torch.empty(0, dtype=torch.long)
-        if config.data.held_out_split:
-            self._held_out_set = open_split(config, data_dir, config.data.held_out_split)
-            held_out = torch.arange(len(self._held_out_set))  # type: ignore[arg-type]
-            self._checked_labels(self._held_out_set)
-        elif config.held_out_per_class:
-            if labels is None:
-                raise ValueError(
-                    f"{config.data.source} does not tell its labels without decoding, so that no "
-                    "split can be cut; expected data.held_out_split, or held_out_per_class 0"
-                )
-            held_out = held_out_indices(labels, config.held_out_per_class, config.seed)
-            keep = torch.ones(size, dtype=torch.bool)
-            keep[held_out] = False
-            train = keep.nonzero().squeeze(1)
-        self._train_indices, self._held_out_indices = train, held_out
-        self.num_train, self.num_held_out = len(train), len(held_out)
-        self.held_out_list = [] if config.data.held_out_split else held_out.tolist()
-
-    def _checked_labels(self, dataset: Dataset[Any]) -> Tensor | None:
-        labels = labels_of(dataset)
-        if labels is not None:
-            config = self._config
-            require_classes(labels, space_of(config).num_classes, config.data.source)
-        return labels
+        self.class_names, self.num_classes = class_names, batching.num_classes
+        self.num_train, self.num_held_out = len(train_part), len(held_out_part)
+        is_cut = held_out_part.dataset is train_part.dataset
+        self.held_out_list = held_out_part.indices.tolist() if is_cut else []
+        self._train, self._held_out = train_part, held_out_part
+        self._data, self._augment, self._batching = data, augment, batching
 
     def train(self, schedule: Schedule, first: int, end: int) -> Generator[Batch, None, None]:
         """Yield this process's parts of the batches of steps first..end-1, in order."""
-        sizes = {stage.img_size for stage in self._config.stages}
-        images = KeyedImages(
-            self._dataset,
-            self._train_indices,
-            {size: train_transform(self._config, size) for size in sizes},
-            self._config.seed,
-        )
-        yield from self._load(images, self._train_keys(schedule, first, end))
+        make = partial(train_transform, self._data, self._augment)
+        yield from self._load(self._train, make, self._train_keys(schedule, first, end))
 
     def held_out(self, img_size: int) -> Iterator[Batch]:
-        """Yield this process's share of the held-out images, unchanged but for their size."""
-        transforms = {img_size: eval_transform(self._config, img_size)}
-        images = KeyedImages(
-            self._held_out_set, self._held_out_indices, transforms, self._config.seed
-        )
-        keys = [Key(EVALUATION, index, img_size) for index in self._held_out_indices.tolist()]
+        """Yield this process's share of the held-out images, only resized and normalised."""
+        keys = [Key(None, index, img_size) for index in self._held_out.indices.tolist()]
         batches = [keys[start : start + EVAL_BATCH] for start in range(0, len(keys), EVAL_BATCH)]
-        yield from self._load(images, batches[self._ranks.rank :: self._ranks.world])
+        ranks = self._batching.ranks
+        make = partial(eval_transform, self._data)
+        yield from self._load(self._held_out, make, batches[ranks.rank :: ranks.world])
 
     def _train_keys(self, schedule: Schedule, first: int, end: int) -> Iterator[list[Key]]:
-        config, parts = self._config, self._ranks.parts
+        batching = self._batching
         for step in range(first, end):
             plan = schedule.plan(step)
-            order = epoch_order(self.num_train, config.seed, plan.epoch, config.augment.repeats)
-            start = plan.batch_in_epoch * config.batch_size
-            batch = self._train_indices[order[start : start + config.batch_size]].tolist()
+            batch = self._train.indices[batching.positions(plan, self.num_train)].tolist()
             keys = [
-                Key(step * config.batch_size + place, index, plan.img_size)
+                Key(step * batching.size + place, index, plan.img_size)
                 for place, index in enumerate(batch)
             ]
-            for part in self._ranks.own_parts:
-                yield keys[part::parts]
+            for part in batching.ranks.own_parts:
+                yield keys[part :: batching.ranks.parts]
 
-    def _load(self, images: KeyedImages, batches: Iterable[list[Key]]) -> Iterator[Batch]:
-        return load(images, self._config, self._ranks, self._workers, batch_sampler=batches)
+    def _load(
+        self, part: Part, make: Callable[[int], Transform], batches: Iterable[list[Key]]
+    ) -> Iterator[Batch]:
+        images = KeyedImages(part, make, self._batching.seed)
+        yield from load(images, self._batching, self._data.source, batch_sampler=batches)
 
 
 class KeyedImages(Dataset[Sample]):
     """Images by key, each augmented from a seed of its own.
 
     Args:
-        dataset: what to read from.
-        indices: positions that may stand in for a broken image.
-        transforms: by input size in pixels.
-        seed: of the run.
+        part: the images; each may take the place of a broken one.
+        make_transform: from the input size in pixels.
+        seed: seed of the run.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset[Any],
-        indices: Tensor,
-        transforms: Mapping[int, Transform],
-        seed: int,
-    ) -> None:
-        self._dataset = dataset
-        self._indices = indices
-        self._transforms = transforms
+    def __init__(self, part: Part, make_transform: Callable[[int], Transform], seed: int) -> None:
+        self._part = part
+        self._make_transform = make_transform
         self._seed = seed
+        self._transforms: dict[int, Transform] = {}  # made by each worker for itself
 
     def __getitem__(self, key: Key) -> Sample:
-        """Return a image, or what says that too many in a row are broken."""
-        transform = self._transforms[key.img_size]
-        if key.number == EVALUATION:
-            try:
-                image, label = read_image(self._dataset, key.index)
-            except BROKEN:
-                return torch.zeros(3, key.img_size, key.img_size), -1, 1, ""
-            return transform(image), label, 0, ""
-        found = self._read_or_replace(key)
-        if isinstance(found, str):
-            return damaged(found, key.img_size)
-        image, label, broken = found
-        seed_all(mixed_seed(self._seed, key.number, "sample"))
-        return transform(image), label, broken, ""
+        """Make an image; one that cannot be read is replaced in training, blank in evaluation.
 
-    def _read_or_replace(self, key: Key) -> tuple[Image.Image, int, int] | str:
-        index, rng = key.index, random.Random(f"{self._seed}/{key.number}/instead")
-        for broken in range(MOST_REPLACED):
+        Raises:
+            DataError: too many images in a row are broken.
+        """
+        if key.img_size not in self._transforms:
+            self._transforms[key.img_size] = self._make_transform(key.img_size)
+        transform = self._transforms[key.img_size]
+        if key.number is None:
             try:
-                return *read_image(self._dataset, index), broken
+                image, label = read_sample(self._part.dataset, key.index)
+            except BROKEN:
+                return torch.zeros(3, key.img_size, key.img_size), UNREADABLE, 1
+            return transform(image), label, 0
+        image, label, broken = self._read_or_replace(key.number, key.index)
+        seed_all(mixed_seed(self._seed, key.number, "sample"))
+        return transform(image), label, broken
+
+    def _read_or_replace(self, number: int, index: int) -> tuple[Image.Image, int, int]:
+        rng = random.Random(f"{self._seed}/{number}/instead")
+        for broken in range(MAX_REPLACED):
+            try:
+                return *read_sample(self._part.dataset, index), broken
             except BROKEN as error:
                 reason = error
-            index = int(self._indices[rng.randrange(len(self._indices))])
-        return (
-            f"{MOST_REPLACED} images in a row could not be read, the last with: {reason}; "
+            index = int(self._part.indices[rng.randrange(len(self._part))])
+        raise DataError(
+            f"{MAX_REPLACED} images in a row could not be read, the last with: {reason}; "
             "the data set seems damaged"
         )

@@ -1,192 +1,160 @@
-"""Batches from streams: WebDataset shards and Hugging Face's iterable data sets, by timm.
+"""Batches from streams: WebDataset shards, and timm's readers of Hugging Face's and TensorFlow's.
 
-A stream cannot be indexed: its order is the reader's own, shuffled by (seed, epoch); a run that
-goes on starts the epoch at hand anew, so that it is not bit-identical; and the held-out split has
-to be named. timm divides the shards among processes.
+A stream has no positions: its order is the reader's own, shuffled by (seed, epoch). So a resumed
+run starts its epoch again and is not bit-identical, and held-out images must be a named split. The
+reader divides the stream among processes and workers.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Generator, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Generator, Iterator
+from functools import partial
+from typing import Any, Protocol
 
 import torch
-from timm.data import IterableImageDataset
 from torch.utils.data import IterableDataset
 
-from training.config import Resources, TrainConfig
-from training.data.batch import EVAL_BATCH, Batch
-from training.data.datasets import BROKEN, Sample, damaged, load, open_split
-from training.data.splits import require_split
+from training.config import AugmentConfig, DataConfig
+from training.data.batch import EVAL_BATCH, UNREADABLE, Batch, Batching, DataError
+from training.data.datasets import BROKEN, Sample, decode, load
 from training.data.transforms import Transform, eval_transform, train_transform
-from training.run.distributed import Ranks
 from training.run.schedule import Schedule
 
-_MEND = "the data set seems damaged: mend it, or take another data.source"
+_REPAIR = "the data set seems damaged: repair it, or take another data.source"
+
+
+class Reader(Protocol):
+    """Yields (image, label): an image encoded or as Pillow has it."""
+
+    num_samples: int
+    """Images of all processes; 0 if unknown."""
+
+    def __iter__(self) -> Iterator[tuple[Any, int]]:
+        """Yield a worker's share once."""
+        ...
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw another order."""
+        ...
 
 
 class StreamSource:
-    """A data set that comes as a stream, shuffled by its own reader.
+    """Training and held-out images of two readers.
 
     Args:
-        config: what to train; `data.held_out_split` must name a split, or nothing be held out.
-        data_dir: root of the data.
-        ranks: this process among all.
-        resources: for the number of workers.
-
-    Raises:
-        FileNotFoundError: a shard is not there.
-        ValueError: the config asks for what a stream cannot do.
+        train_reader: of the training split.
+        held_out_reader: of the held-out split, if there is one.
+        class_names: name of each class, if known.
+        data: how images are resized and normalised.
+        augment: how training images are changed.
+        batching: how batches are formed.
     """
 
-    def __init__(
-        self, config: TrainConfig, data_dir: Path, ranks: Ranks, resources: Resources
-    ) -> None:
-        if config.held_out_per_class and not config.data.held_out_split:
-            raise ValueError(
-                f"{config.data.source} is a stream, nothing can be cut from it; expected "
-                "data.held_out_split, or held_out_per_class 0"
-            )
-        if config.augment.repeats > 1:
-            raise ValueError(
-                f"augment.repeats is {config.augment.repeats}; {config.data.source} is a stream: "
-                "expected 1"
-            )
-        self._config, self._ranks, self._data_dir = config, ranks, data_dir
-        self._workers = resources.workers
-        if config.data.held_out_split:  # not after an epoch
-            require_split(config.data, data_dir, config.data.held_out_split)
-        self._dataset = self._open(config.data.train_split, self._part_size)
-        # Of all processes: the length is one's share, rounded up.
-        self.num_train: int = self._dataset.reader.num_samples
-        self.num_held_out = 0  # broken images are left out, and shards may come twice
-        self.held_out_list: list[int] = []
+    held_out_list: list[int] = []  # noqa: RUF012 - never changed: a stream has no positions
+    num_held_out = 0  # only reading shows it
 
-    @property
-    def _part_size(self) -> int:
-        return self._config.batch_size // self._ranks.parts
+    def __init__(
+        self,
+        train_reader: Reader,
+        held_out_reader: Reader | None,
+        class_names: tuple[str, ...],
+        data: DataConfig,
+        augment: AugmentConfig,
+        batching: Batching,
+    ) -> None:
+        self.class_names, self.num_classes = class_names, batching.num_classes
+        self.num_train = train_reader.num_samples
+        self._train, self._held_out = train_reader, held_out_reader
+        self._data, self._augment, self._batching = data, augment, batching
 
     def train(self, schedule: Schedule, first: int, end: int) -> Generator[Batch, None, None]:
         """Yield this process's parts of the batches of steps first..end-1, in the stream's order.
 
         Raises:
-            ValueError: the stream has no image, or none that can be read.
+            DataError: no image can be read, or a label is missing or unknown.
+            ValueError: the stream is shorter than a batch.
         """
-        step, dataset = first, self._dataset
+        step, accumulate = first, self._batching.ranks.accumulate
         while step < end:
             plan = schedule.plan(step)
-            dataset.set_epoch(plan.epoch)
-            left = min(end - step, schedule.steps_per_epoch - plan.batch_in_epoch)
-            wanted = left * self._ranks.accumulate
-            parts = self._endless(dataset, plan.img_size, wanted)
-            yield from parts
-            step += left
+            self._train.set_epoch(plan.epoch)
+            steps = min(end - step, schedule.steps_per_epoch - plan.batch_in_epoch)
+            transform = train_transform(self._data, self._augment, plan.img_size)
+            yield from self._repeat(transform, steps * accumulate)
+            step += steps
 
     def held_out(self, img_size: int) -> Iterator[Batch]:
-        """Yield this process's share of the held-out images; the reader divides the shards."""
-        if not self._config.data.held_out_split:
-            return
-        dataset = self._open(self._config.data.held_out_split, EVAL_BATCH, is_training=False)
-        transform = eval_transform(self._config, img_size)
-        yield from self._load(CountedStream(dataset, transform, img_size), EVAL_BATCH)
+        """Yield this process's share of the held-out images, only resized and normalised."""
+        if self._held_out is not None:
+            blank = partial(torch.zeros, 3, img_size, img_size)
+            images = CountedStream(self._held_out, eval_transform(self._data, img_size), blank)
+            yield from self._load(images, EVAL_BATCH)
 
-    def _open(self, split: str, batch_size: int, is_training: bool = True) -> IterableImageDataset:
-        dataset: Any = open_split(self._config, self._data_dir, split, batch_size, is_training)
-        # What timm takes from the process group; where every process reads all, there is no share.
-        dataset.reader.dist_rank = self._ranks.rank
-        dataset.reader.dist_num_replicas = self._ranks.world
-        dataset.set_loader_cfg(num_workers=self._workers)
-        return dataset
-
-    def _endless(
-        self, dataset: IterableImageDataset, img_size: int, wanted: int
-    ) -> Iterator[Batch]:
-        """Yield so many batches, beginning anew where shards end early."""
-        transform, given = train_transform(self._config, img_size), 0
-        while given < wanted:
-            before = given
-            images = CountedStream(dataset, transform, img_size, is_training=True)
-            for batch in self._load(images, self._part_size):
-                if len(batch.labels) < self._part_size:
-                    continue  # what is left over
+    def _repeat(self, transform: Transform, count: int) -> Iterator[Batch]:
+        """Yield `count` batches, starting again if the stream ends before."""
+        size, done = self._batching.size // self._batching.ranks.parts, 0
+        while done < count:
+            before = done
+            for batch in self._load(CountedStream(self._train, transform), size):
+                if len(batch.labels) < size:
+                    continue  # a worker's last images
                 yield batch
-                given += 1
-                if given == wanted:
+                done += 1
+                if done == count:
                     return
-            if given == before:
+            if done == before:
                 raise ValueError(
-                    f"{self._config.data.source} gave no batch of {self._part_size} images; "
-                    "expected shards with more, or a smaller batch"
+                    f"{self._data.source} has no batch of {size} images for this process; expected "
+                    "at least a shard for each process and worker, or a smaller batch"
                 )
 
-    def _load(self, images: CountedStream, batch_size: int) -> Iterator[Batch]:
-        return load(images, self._config, self._ranks, self._workers, batch_size=batch_size)
+    def _load(self, images: CountedStream, size: int) -> Iterator[Batch]:
+        return load(images, self._batching, self._data.source, batch_size=size)
 
 
 class CountedStream(IterableDataset[Sample]):
-    """A stream's images, with what could not be read counted.
+    """A reader's images, transformed, with the broken ones counted.
 
     Args:
-        dataset: what to read from.
-        transform: what happens to a image.
-        img_size: side of what it gives, in pixels.
-        is_training: the image after a broken one carries its count. In evaluation each has a
-            place of its own, with label -1.
+        reader: where images come from.
+        transform: what happens to an image.
+        blank: makes the image in a broken one's place, in evaluation. None: it is left out, and the
+            next image carries its count.
     """
 
     def __init__(
         self,
-        dataset: IterableImageDataset,
+        reader: Reader,
         transform: Transform,
-        img_size: int,
-        is_training: bool = False,
+        blank: Callable[[], torch.Tensor] | None = None,
     ) -> None:
-        self._reader: Any = dataset.reader
-        self._transform = transform
-        self._img_size = img_size
-        self._is_training = is_training
+        self._reader, self._transform, self._blank = reader, transform, blank
 
     def __iter__(self) -> Iterator[Sample]:
-        """Yield images; where a worker can read none, or not go on, the last one says why."""
-        images, skipped, given = iter(self._reader), _Skipped(), 0
-        while True:
+        """Yield a worker's images.
+
+        Raises:
+            DataError: the reader fails, or a worker can read no image at all.
+        """
+        broken, is_empty, reason = 0, True, ""
+        for item, label in self._read():
             try:
-                with skipped:
-                    found = next(images, None)
-            except (*BROKEN, RuntimeError) as error:  # of readers that skip nothing
-                reason = f"{error or type(error).__name__}"
-                yield damaged(f"the stream cannot be read on: {reason}; {_MEND}", self._img_size)
-                return
-            broken, skipped.count = skipped.count, 0
-            if not self._is_training:
-                blank = torch.zeros(3, self._img_size, self._img_size)
-                yield from [(blank, -1, 1, "")] * broken
-                broken = 0
-            if found is None:
-                break
-            given += 1
-            yield self._transform(found[0]), int(found[1]), broken, ""
-        if self._is_training and skipped.reason and not given:
-            reason = f"no image of a worker's shards could be read, the last: {skipped.reason}"
-            yield damaged(f"{reason}; {_MEND}", self._img_size)
+                image = decode(item)
+            except BROKEN as error:
+                broken, reason = broken + 1, str(error)
+                if self._blank is not None:
+                    yield self._blank(), UNREADABLE, 1
+                continue
+            yield self._transform(image), int(label), 0 if self._blank else broken
+            broken, is_empty = 0, False
+        if is_empty and reason and self._blank is None:
+            raise DataError(f"no image of a worker could be read, the last: {reason}; {_REPAIR}")
 
-
-class _Skipped(logging.Handler):
-    """Counts what timm's WebDataset reader leaves out: it tells by a warning alone."""
-
-    _log = logging.getLogger("timm.data.readers.reader_wds")
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.count, self.reason = 0, ""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.count, self.reason = self.count + 1, record.getMessage()
-
-    def __enter__(self) -> None:
-        self._log.addHandler(self)
-
-    def __exit__(self, *_: object) -> None:
-        self._log.removeHandler(self)
+    def _read(self) -> Iterator[tuple[Any, int]]:
+        try:
+            yield from self._reader
+        except DataError:
+            raise
+        except (*BROKEN, RuntimeError) as error:
+            reason = str(error) or type(error).__name__
+            raise DataError(f"the stream cannot be read on: {reason}; {_REPAIR}") from None

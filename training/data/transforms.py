@@ -1,11 +1,7 @@
-"""timm's data sets and transforms as a config names them: opening, labels, decoding.
-
-Nothing here knows of batches; `indexed.py` and `streams.py` make them.
-"""
+"""What happens to one image, by timm: augmentation in training, resizing and cropping otherwise."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,28 +12,24 @@ from torch import Tensor
 from torchvision.transforms import RandomCrop
 
 from autoformer_zoo.published import CIFAR10_MEAN, CIFAR10_STD
-from training.config import TrainConfig
-from training.data.datasets import _Once
+from training.config import AugmentConfig, DataConfig
 
 Transform = Callable[[Image.Image], Tensor]
+
 NORMALISATIONS = {
     "cifar10": (CIFAR10_MEAN, CIFAR10_STD),
     "imagenet": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
 }
 
 
-logging.getLogger("timm.data.readers.reader_wds").addFilter(_Once())
-
-
-def train_transform(config: TrainConfig, img_size: int) -> Transform:
-    """Return what happens to a training image, by timm; float32 (3, img_size, img_size).
+def train_transform(data: DataConfig, augment: AugmentConfig, img_size: int) -> Transform:
+    """Make the transform of training images; its result is float32 (3, img_size, img_size).
 
     Raises:
         ValueError: timm does not know the policy.
     """
-    augment, data = config.augment, config.data
     if augment.crop == "none":
-        return eval_transform(config, img_size)
+        return eval_transform(data, img_size)
     mean, std = NORMALISATIONS[data.normalisation]
     try:
         transform = create_transform(
@@ -52,7 +44,7 @@ def train_transform(config: TrainConfig, img_size: int) -> Transform:
             re_mode="pixel",
             use_prefetcher=False,
         )
-    except (AssertionError, KeyError, ValueError) as error:  # it may say nothing
+    except (AssertionError, KeyError, ValueError) as error:  # may have no text
         if not augment.policy:
             raise
         reason = f" ({error})" if str(error) else ""
@@ -62,29 +54,28 @@ def train_transform(config: TrainConfig, img_size: int) -> Transform:
         ) from None
     allow_no_bits(transform)
     if augment.crop == "shift":  # as DeiT does for small images: no zoom
-        resize = eval_transform(config, img_size).transforms[:2]  # type: ignore[attr-defined]
+        resize = eval_transform(data, img_size).transforms[:2]  # type: ignore[attr-defined]
         transform.transforms[:1] = [*resize, RandomCrop(img_size, padding=img_size // 8)]
     return transform
 
 
-def eval_transform(config: TrainConfig, img_size: int) -> Transform:
-    """Return what happens to a image for evaluation: resize, centre crop, normalise."""
-    mean, std = NORMALISATIONS[config.data.normalisation]
+def eval_transform(data: DataConfig, img_size: int) -> Transform:
+    """Make the transform of held-out and test images: resize, centre crop, normalise."""
+    mean, std = NORMALISATIONS[data.normalisation]
     return create_transform(
         img_size,
-        interpolation=config.data.interpolation,
+        interpolation=data.interpolation,
         mean=mean,
         std=std,
-        crop_pct=config.data.crop_pct,
+        crop_pct=data.crop_pct,
         use_prefetcher=False,
     )
 
 
 def allow_no_bits(transform: Any) -> None:
-    """Let the policy in one of timm's training transforms make black images again.
+    """Replace timm's posterize in a training transform, in place.
 
-    Args:
-        transform: of `create_transform`; changed in place.
+    timm's policies keep 0 bits at their highest magnitude, which Pillow refuses from 13 on.
     """
     for op in _operations(transform):
         if op.aug_fn is auto_augment.posterize:
@@ -92,7 +83,7 @@ def allow_no_bits(transform: Any) -> None:
 
 
 def posterize(image: Image.Image, bits: int, **options: Any) -> Image.Image:
-    """Keep the highest bits of each channel, 0 of them being black."""
+    """Keep the highest bits of each channel; 0 bits give black, as before Pillow 13."""
     if bits < 1:
         return Image.new(image.mode, image.size)
     original: Callable[..., Image.Image] = auto_augment.posterize

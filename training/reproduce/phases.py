@@ -16,7 +16,7 @@ from __future__ import annotations
 import random
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -28,11 +28,9 @@ from autoformer_zoo.factory import build_subnet, create_model, extract_subnet
 from autoformer_zoo.network.complexity import count_params
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.weights.checkpoint import open_checkpoint
-from training.config import DEFAULT_RESOURCES, MEMORY, Resources, TrainConfig, space_of
-from training.data.batch import Batch
-from training.data.cifar10 import load_test
-from training.data.open import open_source
-from training.data.splits import OPENED, require_split
+from training.config import DEFAULT_RESOURCES, Resources, TrainConfig, space_of
+from training.data.open import open_test
+from training.data.splits import require_split
 from training.engine.sampling import sample_different
 from training.engine.weights import WEIGHTS
 from training.reproduce.answers import answer
@@ -40,7 +38,7 @@ from training.reproduce.config import PHASE_NAMES, PhaseName, ReproduceConfig, T
 from training.reproduce.report import write_report
 from training.reproduce.separate import load_separate, train_separate
 from training.run.directory import HELD_OUT, LOG, TIMING, describe_environment, read_log
-from training.run.distributed import SINGLE, Ranks, join
+from training.run.distributed import Ranks, join
 from training.run.journal import read_json, require_same, write_json
 from training.search.config import config_to_dict
 from training.search.constraints import Cost, Feasible
@@ -51,7 +49,6 @@ from training.search.evaluation import (
     count_correct,
     hash_tensors,
     keep_held_out,
-    memory_batches,
     open_task,
     percent,
 )
@@ -387,7 +384,9 @@ def _train(whole: Reproduction, run: TrainingRun, config: TrainConfig) -> dict[s
 def _test_winner(whole: Reproduction) -> dict[str, list[float]]:
     """Measure the winner on the test set: with inherited weights, and trained alone."""
     size, device = whole.config.train.largest_size, str(whole.ranks.device)
-    batches = open_test(whole.config.train, whole.data_dir, whole.ranks)
+    share = Ranks(torch.device("cpu"), whole.ranks.rank, whole.ranks.world)
+    source = open_test(whole.config.train, whole.data_dir, share)
+    batches = keep_held_out(source, size)[0]
     found: dict[str, list[float]] = {"inherited": [], "alone": []}
     for i in range(whole.config.seeds):
         whole.log(f"testing the winner, seed {i}")
@@ -398,25 +397,3 @@ def _test_winner(whole: Reproduction) -> dict[str, list[float]]:
             counts = count_correct(network.to(device), batches, device)
             found[name].append(percent(*whole.ranks.sums(counts)))
     return found
-
-
-def open_test(config: TrainConfig, data_dir: Path, ranks: Ranks = SINGLE) -> Iterable[Batch]:
-    """Open this process's share of the test set of a config's data.
-
-    Raises:
-        FileNotFoundError: it does not exist.
-    """
-    if config.data.source == MEMORY:
-        batches = memory_batches(load_test(data_dir), config.largest_size)
-        return batches[ranks.rank :: ranks.world]
-    # As the held-out split: sources read that unchanged and completely.
-    data = replace(config.data, held_out_split=config.data.test_split, test_split=OPENED)
-    unmixed = replace(
-        config,
-        data=data,
-        batch_size=2 * ranks.world,
-        augment=replace(config.augment, mixup=0.0, cutmix=0.0),
-    )
-    share = Ranks(torch.device("cpu"), ranks.rank, ranks.world)
-    source = open_source(unmixed, data_dir, share, DEFAULT_RESOURCES)
-    return keep_held_out(source, config.largest_size)[0]

@@ -1,13 +1,14 @@
-"""Batches from streams: whole epochs, shares of processes, what cannot be read."""
+"""Batches from streams: whole epochs, shares of processes, what cannot be read; shards' members."""
 
 from __future__ import annotations
 
 import io
-import logging
+import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,20 +17,16 @@ from timm.data import IterableImageDataset
 
 from tests.helpers.made_training import FOLDER, QUICK, log_lines
 from training.config import AugmentConfig, DataConfig, Stage, TrainConfig
-from training.data import datasets
+from training.data import open as data_open
+from training.data.batch import DataError
 from training.data.open import open_source
 from training.run.distributed import SINGLE, Ranks
 from training.run.schedule import Schedule
 from training.train import train
 
 
-class Shards:
-    """A reader of a stream: gives its images in order, and says how many there are.
-
-    As timm's readers, it counts a process's share as its length, and skips with a warning.
-    """
-
-    dist_num_replicas = 1
+class Reader:
+    """A reader of a stream: gives its images in order, and has their number."""
 
     def __init__(self, count: int) -> None:
         self.num_samples = count
@@ -37,88 +34,72 @@ class Shards:
         self.error: Exception | None = None
         self.epochs: list[int] = []
 
-    def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
+    def __iter__(self) -> Iterator[tuple[Image.Image | bytes, int]]:
         for number in range(self.num_samples):
             if number in self.broken:
-                logging.getLogger("timm.data.readers.reader_wds").warning("no image %d", number)
+                yield b"no image", number % 4
             elif self.error:
                 raise self.error
             else:
                 yield Image.new("RGB", (16, 16), (number, 0, 0)), number % 4
-
-    def __len__(self) -> int:
-        return self.num_samples // self.dist_num_replicas
 
     def set_epoch(self, epoch: int) -> None:
         self.epochs.append(epoch)
 
 
 @pytest.fixture
-def shards(monkeypatch: pytest.MonkeyPatch) -> Shards:
-    reader = Shards(19)
-    monkeypatch.setattr(
-        datasets, "create_dataset", lambda *_, **__: IterableImageDataset("", reader=reader)
-    )
-    return reader
+def reader(monkeypatch: pytest.MonkeyPatch) -> Reader:
+    made = Reader(19)
+    monkeypatch.setattr(data_open, "open_dataset", lambda *_: IterableImageDataset("", reader=made))
+    monkeypatch.setattr(data_open, "require_kind", lambda _: None)
+    return made
 
 
 STREAM = replace(
     FOLDER,
-    data=replace(FOLDER.data, source="wds/shards", held_out_split="held-out"),
+    data=replace(FOLDER.data, source="hfids/made-up", held_out_split="held-out"),
     augment=AugmentConfig(crop="none"),
 )
 
 
-def test_stream_gives_whole_batches_and_starts_epochs_anew(shards: Shards, tmp_path: Path) -> None:
+def test_stream_gives_whole_batches_and_starts_epochs_again(reader: Reader, tmp_path: Path) -> None:
     source = open_source(STREAM, tmp_path, SINGLE, QUICK)
     schedule = Schedule(STREAM, source.num_train)
     labels = [batch.labels.tolist() for batch in source.train(schedule, 2, schedule.total)]
     assert len(labels) == 6
     assert labels == [[0, 1, 2, 3]] * 6
-    assert shards.epochs == [0, 1]
+    assert reader.epochs == [0, 1]
     assert sum(len(batch.labels) for batch in source.held_out(8)) == 19
     state = train(STREAM, tmp_path, tmp_path / "run", progress=False, resources=QUICK)
     assert state.step == 8
 
 
 def test_stream_of_more_classes_than_the_network_has_is_refused(
-    shards: Shards, tmp_path: Path
+    reader: Reader, tmp_path: Path
 ) -> None:
     config = replace(STREAM, num_classes=2)
     source = open_source(config, tmp_path, SINGLE, QUICK)
-    with pytest.raises(ValueError, match="wds/shards has labels up to 3, 4 classes; the network"):
+    with pytest.raises(ValueError, match="made-up has labels up to 3, 4 classes; the network"):
         next(source.train(Schedule(config, source.num_train), 0, 1))
 
 
-def test_stream_divided_among_processes_has_the_epoch_of_one(
-    shards: Shards, tmp_path: Path
+@pytest.mark.parametrize("workers", [0, 1])
+def test_broken_images_of_a_stream_are_counted(
+    reader: Reader, tmp_path: Path, workers: int
 ) -> None:
-    alone = open_source(STREAM, tmp_path, SINGLE, QUICK).num_train
-    assert (
-        open_source(STREAM, tmp_path, Ranks(torch.device("cpu"), 1, 2), QUICK).num_train
-        == alone
-        == 19
-    )
-    assert len(shards) == 9
+    reader.broken = frozenset({0, 6, 7, 18})
+    source = open_source(STREAM, tmp_path, SINGLE, replace(QUICK, workers=workers))
+    made = list(source.train(Schedule(STREAM, source.num_train), 0, 3))
+    assert [batch.broken for batch in made] == [1, 2, 0]
+    assert [batch.labels.tolist() for batch in made] == [[1, 2, 3, 0], [1, 0, 1, 2], [3, 0, 1, 2]]
+    held_out = list(source.held_out(8))
+    assert sum(batch.broken for batch in held_out) == 4
+    assert sum(int((batch.labels < 0).sum()) for batch in held_out) == 4
+    assert sum(len(batch.labels) for batch in held_out) == 19
 
 
-def test_broken_images_of_a_stream_are_counted(shards: Shards, tmp_path: Path) -> None:
-    shards.broken = frozenset({0, 6, 7, 18})
-    for workers in (0, 1):
-        resources = replace(QUICK, workers=workers)
-        source = open_source(STREAM, tmp_path, SINGLE, resources)
-        made = list(source.train(Schedule(STREAM, source.num_train), 0, 3))
-        assert [batch.broken for batch in made] == [1, 2, 0]
-        assert [batch.labels.tolist() for batch in made] == [
-            [1, 2, 3, 0],
-            [1, 0, 1, 2],
-            [3, 0, 1, 2],
-        ]
-        held_out = list(source.held_out(8))
-        assert sum(batch.broken for batch in held_out) == 4
-        assert sum(int((batch.labels < 0).sum()) for batch in held_out) == 4
-        assert sum(len(batch.labels) for batch in held_out) == 19
-    shards.broken = frozenset({1})
+def test_broken_images_of_a_stream_are_logged(reader: Reader, tmp_path: Path) -> None:
+    reader.broken = frozenset({1})
     state = train(STREAM, tmp_path, tmp_path / "run", progress=False, resources=QUICK)
     assert state.broken == 2  # one an epoch
     assert log_lines(tmp_path / "run")[-1]["held_out_broken"] == 1
@@ -126,50 +107,16 @@ def test_broken_images_of_a_stream_are_counted(shards: Shards, tmp_path: Path) -
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_stream_that_cannot_be_read_is_given_up_with_the_reason(
-    shards: Shards, tmp_path: Path, workers: int
+    reader: Reader, tmp_path: Path, workers: int
 ) -> None:
-    resources = replace(QUICK, workers=workers)
-    source = open_source(STREAM, tmp_path, SINGLE, resources)
+    source = open_source(STREAM, tmp_path, SINGLE, replace(QUICK, workers=workers))
     schedule = Schedule(STREAM, source.num_train)
-    shards.broken = frozenset(range(19))
-    with pytest.raises(ValueError, match=r"^no image of .* the last: no image 18; .*$"):
+    reader.broken = frozenset(range(19))
+    with pytest.raises(DataError, match=r"^no image of .* the last: cannot identify .*; .*$"):
         next(source.train(schedule, 0, 1))
-    shards.broken, shards.error = frozenset(), OSError("truncated\nhere")
-    with pytest.raises(ValueError, match=r"^the stream cannot be read on: truncated here; the .*$"):
+    reader.broken, reader.error = frozenset(), OSError("truncated\nhere")
+    with pytest.raises(DataError, match=r"^the stream cannot be read on: truncated here; the .*$"):
         next(source.train(schedule, 0, 1))
-
-
-def write_shards(root: Path, count: int, broken: int) -> None:
-    """Write four WebDataset shards of so many images each, some of them broken."""
-    image = io.BytesIO()
-    Image.new("RGB", (16, 16)).save(image, "JPEG")
-    for shard in range(4):
-        with tarfile.open(root / f"a-{shard}.tar", "w") as tar:
-            for number in range(count):
-                content = b"no image" if number < broken else image.getvalue()
-                for name, data in (("jpg", content), ("cls", str(shard).encode())):
-                    entry = tarfile.TarInfo(f"{shard}{number:03d}.{name}")
-                    entry.size = len(data)
-                    tar.addfile(entry, io.BytesIO(data))
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # open files
-def test_webdataset_in_two_processes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    pytest.importorskip("webdataset")
-    write_shards(tmp_path, count=6, broken=1)
-    data = DataConfig(source="wds/", train_split="a-{0..3}.tar|24")
-    config = replace(STREAM, data=data, held_out_per_class=0, stages=(Stage(1, 8),))
-    seen = []
-    for rank in range(2):
-        source = open_source(config, tmp_path, Ranks(torch.device("cpu"), rank, 2), QUICK)
-        assert source.num_train == 24
-        made = list(source.train(Schedule(config, source.num_train), 0, 6))
-        assert [len(batch.labels) for batch in made] == [2] * 6
-        assert sum(batch.broken for batch in made) == 2
-        seen.append({int(label) for batch in made for label in batch.labels})
-    assert not seen[0] & seen[1]
-    assert caplog.text.count("Dataset info file not found") == 1  # of four openings
-    assert caplog.text.count("Handling webdataset error") > 1  # each broken image
 
 
 @pytest.mark.parametrize(
@@ -181,7 +128,155 @@ def test_webdataset_in_two_processes(tmp_path: Path, caplog: pytest.LogCaptureFi
     ids=["held out", "repeats"],
 )
 def test_stream_refuses_what_needs_positions(
-    shards: Shards, tmp_path: Path, config: TrainConfig, text: str
+    reader: Reader, tmp_path: Path, config: TrainConfig, text: str
 ) -> None:
     with pytest.raises(ValueError, match=text):
+        open_source(config, tmp_path, SINGLE, QUICK)
+
+
+# WebDataset shards
+
+
+def encoded(color: Any = "red", kind: str = "JPEG", mode: str = "RGB") -> bytes:
+    file = io.BytesIO()
+    Image.new(mode, (16, 16), color).save(file, kind)
+    return file.getvalue()
+
+
+def write_shard(path: Path, samples: Sequence[Mapping[str, bytes]]) -> None:
+    """Write samples, each as its members by suffix."""
+    with tarfile.open(path, "w") as tar:
+        for number, sample in enumerate(samples):
+            for suffix, content in sample.items():
+                entry = tarfile.TarInfo(f"{path.stem}{number:03d}.{suffix}")
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+
+
+def shard_config(train_split: str, held_out_split: str = "", **fields: str) -> TrainConfig:
+    data = DataConfig("wds/", train_split, held_out_split, **fields)
+    return replace(STREAM, data=data, held_out_per_class=0, stages=(Stage(1, 8),), batch_size=2)
+
+
+pytestmark = pytest.mark.filterwarnings(  # webdataset leaves files open
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+def test_shards_are_divided_among_processes(tmp_path: Path) -> None:
+    for shard in range(4):
+        contents = [b"no image", *[encoded()] * 5]
+        write_shard(
+            tmp_path / f"a-{shard}.tar",
+            [{"jpg": content, "cls": str(shard).encode()} for content in contents],
+        )
+    config = replace(shard_config("a-{0..3}.tar|24"), batch_size=4)
+    seen = []
+    for rank in range(2):
+        source = open_source(config, tmp_path, Ranks(torch.device("cpu"), rank, 2), QUICK)
+        assert source.num_train == 24
+        made = list(source.train(Schedule(config, source.num_train), 0, 5))
+        assert [len(batch.labels) for batch in made] == [2] * 5
+        assert sum(batch.broken for batch in made) in (1, 2)
+        seen.append({int(label) for batch in made for label in batch.labels})
+    assert len(seen[0]) == len(seen[1]) == 2
+    assert not seen[0] & seen[1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ([{"cls": b"0"}, {"cls": b"1\n"}, {"cls": b"2"}], ()),
+        ([{"cls": b"dog"}, {"cls": b"cat"}, {"cls": b"eel"}], ("cat", "dog", "eel")),
+        ([{"txt": b"dog"}, {"txt": b"cat"}, {"txt": b"eel"}], ("cat", "dog", "eel")),
+        ([{"json": json.dumps({"label": n, "width": 9}).encode()} for n in range(3)], ()),
+        ([{"json": json.dumps({"class": n}).encode()} for n in ("b", "a", "c")], ("a", "b", "c")),
+        ([{"json": json.dumps(n).encode()} for n in ("b", "a", "c")], ("a", "b", "c")),
+    ],
+    ids=["cls", "cls name", "txt", "json", "json name", "json text"],
+)
+def test_labels_of_shards_are_found(
+    tmp_path: Path, labels: list[dict[str, bytes]], names: tuple[str, ...]
+) -> None:
+    images = [{"jpg": encoded()}, {"jpeg": encoded()}, {"webp": encoded(kind="WEBP")}]
+    write_shard(tmp_path / "a.tar", [a | b for a, b in zip(images, labels, strict=True)])
+    write_shard(tmp_path / "b.tar", [images[0] | labels[2], images[0] | labels[0]])
+    source = open_source(shard_config("a.tar|3", "b.tar"), tmp_path, SINGLE, QUICK)
+    assert source.class_names == names
+    assert source.num_classes == 3
+    (held_out,) = source.held_out(8)
+    expected = {"dog": 1, "cat": 0, "eel": 2, "b": 1, "c": 2}
+    texts = [next(iter(labels[number].values())).decode() for number in (2, 0)]
+    assert held_out.labels.tolist() == (
+        [expected[text.strip('{}"').rpartition('"')[2]] for text in texts] if names else [2, 0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("sample", "text"),
+    [
+        (
+            {"jpg": b"", "label.txt": b"1"},
+            r"no label among its members .*label.txt.*label-key",
+        ),
+        ({"jpg": b"", "json": b'{"id": 7}'}, r"among the fields \['id'\] of its json; .*label-key"),
+        ({"jpg": b"", "json": b"{"}, "its json cannot be read"),
+        (
+            {"jpg": b"", "json": b'{"label": [1]}'},
+            r"label is \[1\]; expected a number or a name",
+        ),
+        ({"jxl": b"", "cls": b"1"}, r"no image among its members \['jxl', 'cls'\]; .*--data.image"),
+    ],
+)
+def test_members_that_are_not_found_are_listed_with_the_flag_that_names_them(
+    tmp_path: Path, sample: Mapping[str, bytes], text: str
+) -> None:
+    write_shard(tmp_path / "a.tar", [sample])
+    config = shard_config("a.tar|2")
+    with pytest.raises(DataError, match=f"^sample a000 of .*a.tar.*{text}"):
+        next(open_source(config, tmp_path, SINGLE, QUICK).train(Schedule(config, 2), 0, 1))
+
+
+def test_members_may_be_named(tmp_path: Path) -> None:
+    sample = {"a.png": encoded("blue", "PNG"), "b.png": encoded(kind="PNG"), "json": b'{"id": 1}'}
+    write_shard(tmp_path / "a.tar", [sample, sample])
+    config = shard_config("a.tar|2", image_key="b.png", label_key="id")
+    source = open_source(config, tmp_path, SINGLE, QUICK)
+    batch = next(source.train(Schedule(config, source.num_train), 0, 1))
+    assert batch.labels.tolist() == [1, 1]
+    assert batch.x[0, 0].mean() > batch.x[0, 2].mean()  # red
+
+
+def test_class_that_the_training_shards_do_not_have_is_refused(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", [{"jpg": encoded(), "cls": name} for name in (b"cat", b"dog")])
+    write_shard(tmp_path / "b.tar", [{"jpg": encoded(), "cls": b"emu"}])
+    source = open_source(shard_config("a.tar|2", "b.tar"), tmp_path, SINGLE, QUICK)
+    with pytest.raises(DataError, match=r"sample b000 .* 'emu', which is not in the training"):
+        list(source.held_out(8))
+
+
+def test_splits_of_an_info_file_are_shards(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", [{"jpg": encoded(), "cls": b"1"}] * 2)
+    split = {"num_samples": 2, "filenames": ["a.tar"], "shard_lengths": [2], "name": "train"}
+    (tmp_path / "_info.json").write_text(json.dumps({"splits": {"train": split}}))
+    assert open_source(shard_config("train"), tmp_path, SINGLE, QUICK).num_train == 2
+
+
+@pytest.mark.parametrize(
+    ("train_split", "held_out_split", "text"),
+    [
+        ("a-{0..3}.tar|4", "", r"a-2\.tar is not there \(2 of 4 shards .*; expected all of them"),
+        ("a-0.tar|4", "b.tar", r"b\.tar is not there \(1 of 1 shards"),
+        ("a-0.tar", "", "does not give its number of images; expected SHARDS|NUMBER"),
+        ("named|4", "", "named is not there"),
+        ("a-{0..1}.tar|4", "a-{1..1}.tar", r"opens images of data\.train_split"),
+    ],
+)
+def test_shards_that_cannot_be_used_are_refused_before_training(
+    tmp_path: Path, train_split: str, held_out_split: str, text: str
+) -> None:
+    for name in ("a-0.tar", "a-1.tar"):
+        write_shard(tmp_path / name, [{"jpg": encoded(), "cls": b"1"}])
+    config = shard_config(train_split, held_out_split)
+    with pytest.raises((FileNotFoundError, ValueError), match=text):
         open_source(config, tmp_path, SINGLE, QUICK)

@@ -1,0 +1,67 @@
+"""timm's transforms as a config names them; policies that keep no bit of an image."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data import create_transform
+
+from tests.helpers.made_training import FOLDER, QUICK, write_folder
+from training.config import AugmentConfig
+from training.data.transforms import allow_no_bits, posterize, train_transform
+from training.train import train
+
+IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+
+
+def test_bits_are_kept_as_timm_does_and_none_is_black() -> None:
+    kept = np.asarray(posterize(IMAGE, 2, fillcolor=0))
+    np.testing.assert_array_equal(kept, np.asarray(IMAGE) & 0b11000000)
+    assert posterize(IMAGE, 0).getextrema() == ((0, 0),) * 3
+    assert posterize(IMAGE, 8) is IMAGE
+
+
+@pytest.mark.parametrize("policy", ["rand-m10-inc1", "rand-m9-mstd0.5-inc1", "augmix-m10", "v0"])
+def test_every_policy_runs_at_the_highest_magnitude(policy: str) -> None:
+    transform = create_transform(32, is_training=True, auto_augment=policy, use_prefetcher=False)
+    allow_no_bits(transform)
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    for _ in range(400):
+        assert transform(IMAGE).shape == (3, 32, 32)
+
+
+def test_a_policys_own_operation_is_replaced() -> None:
+    transform = create_transform(32, is_training=True, auto_augment="rand-m10-inc1")
+    operation = next(op for op in transform.transforms[2].ops if op.name == "PosterizeIncreasing")
+    operation.prob = 1.0
+    allow_no_bits(transform)
+    assert operation(IMAGE).getextrema() == ((0, 0),) * 3
+
+
+@pytest.mark.parametrize(
+    "policy", ["nonsense", "rand-x9", "Rand-m9", "rand-m9.5", "augmix-q3", "v9"]
+)
+def test_policy_that_timm_does_not_know_is_refused_before_training(
+    tmp_path: Path, policy: str
+) -> None:
+    config = replace(FOLDER, augment=AugmentConfig(policy=policy))
+    text = rf"augment\.policy is '{policy}'.*; expected one that timm knows, such as rand-m9"
+    with pytest.raises(ValueError, match=text):
+        train(config, write_folder(tmp_path), tmp_path / "run", progress=False, resources=QUICK)
+    assert not (tmp_path / "run").exists()
+
+
+def test_shift_crop_keeps_the_scale() -> None:
+    transform = train_transform(FOLDER.data, AugmentConfig(crop="shift"), 16)
+    names = [type(step).__name__ for step in transform.transforms]  # type: ignore[attr-defined]
+    assert names[:3] == ["Resize", "CenterCrop", "RandomCrop"]
+    assert "RandomResizedCropAndInterpolation" not in names
+    assert transform(Image.new("RGB", (16, 16), (255, 0, 0))).shape == (3, 16, 16)
