@@ -26,7 +26,8 @@ import torch
 import tyro
 
 from autoformer_zoo.published import find_space
-from training.config import DEFAULT_RESOURCES, Precision, Resources, TrainConfig
+from training.config import DEFAULT_RESOURCES, Precision, Resources, TrainConfig, space_of
+from training.data.classes import check_classes
 from training.data.open import open_source
 from training.engine.loop import make_context, make_state, resume, run_steps, write_held_out
 from training.engine.step import RunState
@@ -74,6 +75,9 @@ def train(
     ranks = join(config, resources)
     config = replace(config, precision=resolve_precision(config.precision, ranks.device))
     source = ranks.together(lambda: open_source(config, data_dir, ranks, resources))
+    ranks.by_first(lambda: check_classes(source.class_names, out))
+    if source.num_classes != space_of(config).num_classes:
+        config = replace(config, num_classes=source.num_classes)
     state = ranks.together(lambda: make_state(config, ranks.device))
     context = make_context(config, state, source, ranks, resources)
     ranks.by_first(lambda: open_run(out, config, ranks.device, ranks.world))

@@ -2,5 +2,6 @@
 
 Read `batch` (what every source shares), `splits` (names of parts; the test split stays closed),
 `transforms`, `datasets` (opening, decoding, loading); then the sources `cifar10` (in memory),
-`indexed` (images with positions), `shards` and `streams`; and `open`, which puts them together.
+`indexed` (images with positions), `shards` and `streams`; `open`, which puts them together; and
+`classes` (the names of a run's labels).
 """

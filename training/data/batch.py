@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -110,34 +110,34 @@ class Batching:
             )
 
 
-def held_out_indices(labels: Tensor, per_class: int, seed: int) -> Tensor:
-    """Draw `per_class` positions of each class, sorted; the same seed draws the same ones.
+def cut_held_out(
+    labels: Tensor, per_class: float, seed: int, names: Sequence[str] = ()
+) -> tuple[Tensor, Tensor]:
+    """Divide the positions of images into those to train on and those to hold out, both sorted.
+
+    Args:
+        labels: int64 (n,).
+        per_class: images of each class to hold out; below 1, the share of each class, where a class
+            of one image keeps it for training.
+        seed: decides which.
+        names: name of each class, if known, for the error.
 
     Raises:
         ValueError: a class has no image beyond those to hold out.
     """
-    if not per_class:
-        return torch.empty(0, dtype=torch.long)
     rng = np.random.default_rng(seed)
-    drawn = []
-    for label in range(int(labels.max()) + 1):
+    is_held_out = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique().tolist() if per_class else ():
         positions = np.flatnonzero(labels.numpy() == label)
-        if 0 < len(positions) <= per_class:
+        size = len(positions)
+        count = int(per_class) if per_class >= 1 else min(size - 1, max(1, int(per_class * size)))
+        if size <= count:
             raise ValueError(
-                f"class {label} has {len(positions)} images; with held_out_per_class={per_class} "
-                "none is left to train on: hold out fewer"
+                f"class {names[label] if names else label} has {size} images; with "
+                f"held_out_per_class={per_class} none is left to train on: hold out fewer"
             )
-        if len(positions):
-            drawn.append(rng.choice(positions, per_class, replace=False))
-    return torch.from_numpy(np.sort(np.concatenate(drawn)))
-
-
-def cut_held_out(labels: Tensor, per_class: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Divide positions into those to train on and held-out ones, as `held_out_indices` draws."""
-    held_out = held_out_indices(labels, per_class, seed)
-    is_train = torch.ones(len(labels), dtype=torch.bool)
-    is_train[held_out] = False
-    return is_train.nonzero().squeeze(1), held_out
+        is_held_out[rng.choice(positions, count, replace=False)] = True
+    return (~is_held_out).nonzero().squeeze(1), is_held_out.nonzero().squeeze(1)
 
 
 @lru_cache(maxsize=2)  # every step of an epoch needs the same order

@@ -176,15 +176,6 @@ def train_batch(
     return x[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
-def eval_batches(images: Images, img_size: int, batch_size: int = EVAL_BATCH) -> list[Batch]:
-    """Resize and normalise images once, for evaluating many networks on them."""
-    x = eval_batch(images, img_size)
-    return [
-        Batch(*part)
-        for part in zip(x.split(batch_size), images.labels.split(batch_size), strict=True)
-    ]
-
-
 def eval_batch(images: Images, img_size: int) -> Tensor:
     """Resize and normalise a batch; float32 (n, 3, img_size, img_size)."""
     device = images.images.device

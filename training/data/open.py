@@ -106,7 +106,7 @@ def _open_indexed(
         _require_classes(labels_of(held_out), batching, data.source)
         parts = (_whole(train), _whole(held_out))
     elif labels is not None:
-        cut = cut_held_out(labels, config.held_out_per_class, config.seed)
+        cut = cut_held_out(labels, config.held_out_per_class, config.seed, names)
         parts = (Part(train, cut[0]), Part(train, cut[1]))
     elif config.held_out_per_class:
         raise ValueError(

@@ -21,6 +21,7 @@ from timm.utils import ModelEmaV3
 from autoformer_zoo.space import SubnetConfig
 from training.config import Resources, TrainConfig, space_of
 from training.data.batch import DataSource
+from training.data.classes import keep_classes
 from training.engine.losses import Mixer, open_teacher
 from training.engine.network import Network, fixed_subnet, load_initial, make_network
 from training.engine.step import RunState, StepContext, make_optimizer, take_step
@@ -248,7 +249,8 @@ def held_out_accuracy(
 
 
 def write_held_out(source: DataSource, run: Path) -> None:
-    """Keep the list of held-out positions beside the run."""
+    """Keep the list of held-out positions and the class names beside the run."""
+    keep_classes(source.class_names, run)
     if source.held_out_list and not (run / "held_out.json").exists():
         write_text(run / "held_out.json", json.dumps(source.held_out_list) + "\n")
 

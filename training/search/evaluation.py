@@ -23,6 +23,7 @@ from autoformer_zoo.weights.pretrained import load_supernet
 from training.config import Resources, space_of
 from training.data.batch import Batch, DataSource
 from training.data.cifar10 import Images, eval_batch
+from training.data.classes import check_classes
 from training.data.open import open_source
 from training.engine.weights import averaged_weights
 from training.presets import PRESETS
@@ -106,6 +107,8 @@ def open_task(
     unmixed = replace(config, batch_size=1, augment=replace(config.augment, mixup=0.0, cutmix=0.0))
     # Every process opens all images: processes share candidates, not images.
     source = open_source(unmixed, data_dir, SINGLE, Resources())
+    if run is not None:
+        check_classes(source.class_names, run)
     batches, held_out = keep_held_out(source, config.largest_size, images)
     identity = {
         "supernet_sha256": hash_tensors(weights.tensors),

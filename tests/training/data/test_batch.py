@@ -6,24 +6,33 @@ import numpy as np
 import pytest
 import torch
 
-from training.data.batch import cut_held_out, epoch_order, held_out_indices
+from training.data.batch import cut_held_out, epoch_order
 
 
 def test_held_out_images_are_even_fixed_and_apart() -> None:
     labels = torch.arange(1000) % 10
     train, held_out = cut_held_out(labels, 7, seed=0)
-    assert torch.equal(held_out, held_out_indices(labels, 7, seed=0))
-    assert not torch.equal(held_out, held_out_indices(labels, 7, seed=1))
+    assert torch.equal(held_out, cut_held_out(labels, 7, seed=0)[1])
+    assert not torch.equal(held_out, cut_held_out(labels, 7, seed=1)[1])
     assert np.bincount(labels[held_out]).tolist() == [7] * 10
     assert sorted([*train.tolist(), *held_out.tolist()]) == list(range(1000))
 
 
 def test_held_out_images_are_never_a_whole_class() -> None:
     labels = torch.tensor([0, 0, 0, 2, 2])
-    assert len(held_out_indices(labels, 1, seed=0)) == 2  # class 1 has no image at all
+    assert len(cut_held_out(labels, 1, seed=0)[1]) == 2  # class 1 has no image at all
     with pytest.raises(ValueError, match="class 2 has 2 images; with held_out_per_class=2 none"):
-        held_out_indices(labels, 2, seed=0)
-    assert len(held_out_indices(labels, 0, seed=0)) == 0
+        cut_held_out(labels, 2, seed=0)
+    with pytest.raises(ValueError, match="class eel has 2 images"):
+        cut_held_out(labels, 2, seed=0, names=("cat", "dog", "eel"))
+    assert len(cut_held_out(labels, 0, seed=0)[1]) == 0
+
+
+def test_share_of_each_class_may_be_held_out() -> None:
+    labels = torch.tensor([0] * 20 + [1] * 3 + [2])
+    train, held_out = cut_held_out(labels, 0.2, seed=0)
+    assert np.bincount(labels[held_out], minlength=3).tolist() == [4, 1, 0]
+    assert len(train) + len(held_out) == 24
 
 
 def test_epoch_order_is_a_permutation_that_differs_by_epoch() -> None:

@@ -1,0 +1,102 @@
+"""Class names from the training split: their number, their order, and what a run remembers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.made_training import FOLDER, QUICK, write_folder
+from training.config import Stage
+from training.data.classes import CLASSES, check_classes, keep_classes, read_classes
+from training.data.open import open_source, open_test
+from training.run.directory import read_config
+from training.run.distributed import SINGLE
+from training.search.evaluation import open_task
+from training.train import train
+
+CONFIG = replace(FOLDER, stages=(Stage(1, 8),))
+SPLITS = replace(FOLDER, data=replace(FOLDER.data, held_out_split="val", test_split="test"))
+
+
+def rename_classes(root: Path, *names: str) -> Path:
+    """Name the class folders of each split in the order of `write_folder`; returns the root."""
+    for split in root.iterdir():
+        for folder, name in zip(sorted(split.iterdir()), names, strict=True):
+            folder.rename(split / name)
+    return root
+
+
+def test_number_of_classes_comes_from_the_data(tmp_path: Path) -> None:
+    root = rename_classes(write_folder(tmp_path / "data", classes=3), "red", "blue", "green")
+    state = train(CONFIG, root, tmp_path / "run", progress=False, resources=QUICK)
+    assert state.network.weights.num_classes == 3  # the space has 4
+    assert read_config(tmp_path / "run").num_classes == 3
+    assert read_classes(tmp_path / "run") == ["blue", "green", "red"]
+    again = train(CONFIG, root, tmp_path / "run", progress=False, resources=QUICK)
+    assert again.step == state.step
+
+
+@pytest.mark.parametrize("change", ["new", "missing"])
+def test_run_is_not_resumed_or_searched_with_other_classes(tmp_path: Path, change: str) -> None:
+    root, run = write_folder(tmp_path / "data"), tmp_path / "run"
+    train(CONFIG, root, run, progress=False, resources=QUICK, stop_at=2)
+    folder = root / "train" / "n00000001"
+    if change == "new":
+        write_folder(tmp_path / "more")
+        (tmp_path / "more" / "train" / "n00000000").rename(root / "train" / "dog")
+    else:
+        folder.rename(tmp_path / "away")
+    text = rf"was trained on 4 classes, .*'{'dog' if change == 'new' else folder.name}' is {change}"
+    with pytest.raises(ValueError, match=text):
+        train(CONFIG, root, run, progress=False, resources=QUICK)
+    with pytest.raises(ValueError, match=text):
+        open_task(root, run, device="cpu")
+
+
+def test_other_splits_are_numbered_by_the_names_of_the_training_split(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, classes=3)
+    for split, classes in (("val", 3), ("test", 2)):
+        (write_folder(tmp_path / f"{split}-", classes=classes) / "train").rename(root / split)
+    for empty in ("val/n00000001", "val/n00000000"):
+        for file in (root / empty).iterdir():
+            file.unlink()
+    (root / "val" / "n00000000").rmdir()
+    (root / "test" / "n00000000").rename(root / "test" / "n00000002")
+    held_out = open_source(SPLITS, root, SINGLE, QUICK).held_out(8)
+    assert {int(label) for batch in held_out for label in batch.labels} == {2}
+    test = open_test(SPLITS, root).held_out(8)
+    assert sorted({int(label) for batch in test for label in batch.labels}) == [1, 2]
+
+
+def test_class_that_the_training_split_does_not_have_is_refused(tmp_path: Path) -> None:
+    root = write_folder(tmp_path)
+    (write_folder(tmp_path / "more", classes=1) / "train").rename(root / "val")
+    (root / "val" / "n00000000").rename(root / "val" / "Dog")
+    with pytest.raises(ValueError, match=r"val has class folders that are not among .* 'Dog'"):
+        open_source(SPLITS, root, SINGLE, QUICK)
+
+
+def test_one_class_is_refused(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, classes=1)
+    with pytest.raises(ValueError, match="one class folder, 'n00000000'; expected at least two"):
+        open_source(FOLDER, root, SINGLE, QUICK)
+
+
+def test_names_are_kept_once(tmp_path: Path) -> None:
+    keep_classes((), tmp_path)
+    assert not (tmp_path / CLASSES).exists()
+    keep_classes(("a", "é"), tmp_path)
+    keep_classes(("a", "é"), tmp_path)
+    assert json.loads((tmp_path / CLASSES).read_text()) == ["a", "é"]
+    with pytest.raises(ValueError, match="data has 2: in another order"):
+        check_classes(("é", "a"), tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", '{"a": 0}', "[1]"])
+def test_damaged_file_of_classes_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / CLASSES).write_text(text)
+    with pytest.raises(ValueError, match=r"classes\.json is damaged"):
+        read_classes(tmp_path)
