@@ -92,17 +92,17 @@ class Batching:
         order = epoch_order(num_images, self.seed, plan.epoch, self.repeats)
         return order[plan.batch_in_epoch * self.size : (plan.batch_in_epoch + 1) * self.size]
 
-    def require_classes(self, labels: Tensor, source: str) -> None:
+    def require_classes(self, labels: Tensor | None, source: str) -> None:
         """Check that the network has an output for each label.
 
         Args:
-            labels: int64 (n,); on the CPU, as a GPU would be waited for.
+            labels: int64 (n,), on the CPU, as a GPU would be waited for; None if unknown.
             source: name of the data, for the error.
 
         Raises:
             ValueError: a label is `num_classes` or above.
         """
-        needed = int(labels.max()) + 1 if len(labels) else 0
+        needed = 0 if labels is None or not len(labels) else int(labels.max()) + 1
         if needed > self.num_classes:
             raise ValueError(
                 f"{source} has labels up to {needed - 1}, {needed} classes; the network has "

@@ -47,6 +47,11 @@ class Part:
     dataset: Dataset[Any]
     indices: Tensor
 
+    @classmethod
+    def whole(cls, dataset: Any) -> Part:
+        """Return all images of a data set."""
+        return cls(dataset, torch.arange(len(dataset)))
+
     def __len__(self) -> int:
         return len(self.indices)
 

@@ -5,13 +5,13 @@ The only place in this folder that reads a whole `TrainConfig`.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import IterableDataset
 
 from training.config import MEMORY, Resources, TrainConfig, space_of
 from training.data.batch import Batching, DataSource, cut_held_out
@@ -19,7 +19,7 @@ from training.data.cifar10 import MAX_EVALUATED, Images, MemorySource, load_test
 from training.data.datasets import class_names_of, labels_of, open_dataset
 from training.data.indexed import IndexedSource, Part
 from training.data.splits import is_folder, is_shards, require_apart, require_kind
-from training.data.streams import StreamSource
+from training.data.streams import Reader, StreamSource
 from training.data.transforms import train_transform
 from training.run.distributed import SINGLE, Ranks
 
@@ -40,17 +40,18 @@ def open_source(
         ValueError: the source is unknown, or cannot do what the config asks for.
     """
     data = config.data
+    opening = _Opening(config, data_dir, data.held_out_split, ranks, resources.workers)
     if data.source == MEMORY:
         train, held_out = load_train(
             data_dir, config.held_out_per_class, config.seed, data.download
         )
         few = held_out.select(torch.arange(min(len(held_out), MAX_EVALUATED)))
-        few = replace(few, positions=held_out.positions)  # none of them is trained on
-        return _in_memory(config, train, few, ranks)
+        # All positions are listed, as none of them is trained on.
+        return opening.in_memory(train, replace(few, positions=held_out.positions))
     require_kind(data.source)
     require_apart(data, data_dir)
     train_transform(data, config.augment, config.largest_size)  # refuses a policy before training
-    return _open(config, data.held_out_split, data_dir, ranks, resources.workers)
+    return opening.by_name()
 
 
 def open_test(
@@ -67,132 +68,118 @@ def open_test(
     Raises:
         FileNotFoundError: the test split is missing.
     """
+    opening = _Opening(config, data_dir, config.data.test_split, ranks, workers)
     if config.data.source == MEMORY:
         test = load_test(data_dir)
-        return _in_memory(config, test.select(torch.arange(0)), test, ranks)
-    return _open(config, config.data.test_split, data_dir, ranks, workers)
+        return opening.in_memory(test.select(torch.arange(0)), test)
+    return opening.by_name()
 
 
-def _open(
-    config: TrainConfig, held_out_split: str, data_dir: Path, ranks: Ranks, workers: int
-) -> DataSource:
-    if is_shards(config.data.source):
-        return _open_shards(config, held_out_split, data_dir, ranks, workers)
-    train = open_dataset(config.data, data_dir, config.data.train_split, config.seed)
-    open_other = _open_stream if isinstance(train, IterableDataset) else _open_indexed
-    return open_other(config, train, held_out_split, data_dir, ranks, workers)
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """The training split and, beside it, another one: opened by the kind of their source."""
 
+    config: TrainConfig
+    data_dir: Path
+    held_out_split: str  # empty: held-out images are cut from the training split
+    ranks: Ranks
+    workers: int
 
-def _open_indexed(
-    config: TrainConfig,
-    train: Dataset[Any],
-    held_out_split: str,
-    data_dir: Path,
-    ranks: Ranks,
-    workers: int,
-) -> IndexedSource:
-    data, names, labels = config.data, class_names_of(train), labels_of(train)
-    if is_folder(data.source) and len(names) == 1:
-        raise ValueError(
-            f"{data_dir}, split {data.train_split}, has one class folder, {names[0]!r}; expected "
-            "at least two, each with the images of a class"
+    def in_memory(self, train: Images, held_out: Images) -> MemorySource:
+        batching = self._batching(len(train.class_names))
+        return MemorySource(train, held_out, self.config.augment, batching)
+
+    def by_name(self) -> DataSource:
+        if is_shards(self.config.data.source):
+            return self._shards()
+        train = self._open(self.config.data.train_split)
+        return self._stream(train) if isinstance(train, IterableDataset) else self._indexed(train)
+
+    def _indexed(self, train: Any) -> IndexedSource:
+        config, data = self.config, self.config.data
+        names, labels = class_names_of(train), labels_of(train)
+        if is_folder(data.source) and len(names) == 1:
+            raise ValueError(
+                f"{self.data_dir}, split {data.train_split}, has one class folder, {names[0]!r}; "
+                "expected at least two, each with the images of a class"
+            )
+        batching = self._batching(len(names) or (0 if labels is None else int(labels.max()) + 1))
+        batching.require_classes(labels, data.source)
+        if self.held_out_split:
+            held_out = self._open(self.held_out_split, getattr(train, "class_to_idx", None))
+            batching.require_classes(labels_of(held_out), data.source)
+            parts = (Part.whole(train), Part.whole(held_out))
+        elif labels is not None:
+            kept, cut = cut_held_out(labels, config.held_out_per_class, config.seed, names)
+            parts = (Part(train, kept), Part(train, cut))
+        elif config.held_out_per_class:
+            raise ValueError(
+                f"{data.source} does not list its labels, so no held-out images can be cut from "
+                "it; expected data.held_out_split, or held_out_per_class 0"
+            )
+        else:
+            parts = (Part.whole(train), Part(train, torch.arange(0)))
+        return IndexedSource(*parts, names, data, config.augment, batching)
+
+    def _stream(self, train: Any) -> StreamSource:
+        self._require_streamable()
+        held_out = self._open(self.held_out_split) if self.held_out_split else None
+        for dataset in (train, held_out) if held_out else (train,):
+            # timm takes them from the process group; a search reads all images in every process.
+            dataset.reader.dist_rank = self.ranks.rank
+            dataset.reader.dist_num_replicas = self.ranks.world
+            dataset.set_loader_cfg(num_workers=self.workers)
+        return self._stream_of(train.reader, held_out and held_out.reader, class_names_of(train))
+
+    def _shards(self) -> StreamSource:
+        from training.data.shards import ShardReader, find_classes, shards_of  # needs webdataset
+
+        self._require_streamable()
+        config, data, share = self.config, self.config.data, (self.ranks.rank, self.ranks.world)
+        shards, count = shards_of(self.data_dir, data.train_split)
+        if not count:
+            raise ValueError(
+                f"data.train_split {data.train_split!r} does not give its number of images; "
+                "expected SHARDS|NUMBER, or an info.json beside the shards"
+            )
+        classes, found = find_classes(shards, data.label_key, bool(config.num_classes))
+        train = ShardReader(shards, count, data, classes, config.seed, share)
+        held_out = None
+        if self.held_out_split:
+            others = shards_of(self.data_dir, self.held_out_split)
+            held_out = ShardReader(*others, data, classes, None, share)
+        return self._stream_of(train, held_out, tuple(classes), found)
+
+    def _open(self, split: str, class_to_idx: Mapping[str, int] | None = None) -> Any:
+        data, seed = self.config.data, self.config.seed
+        return open_dataset(data, self.data_dir, split, seed, class_to_idx)
+
+    def _stream_of(
+        self, train: Reader, held_out: Reader | None, names: tuple[str, ...], found: int = 0
+    ) -> StreamSource:
+        data, augment = self.config.data, self.config.augment
+        batching = self._batching(found or len(names))
+        return StreamSource(train, held_out, names, data, augment, batching)
+
+    def _require_streamable(self) -> None:
+        source, repeats = self.config.data.source, self.config.augment.repeats
+        if self.config.held_out_per_class and not self.held_out_split:
+            raise ValueError(
+                f"{source} is a stream, nothing can be cut from it; expected data.held_out_split, "
+                "or held_out_per_class 0"
+            )
+        if repeats > 1:
+            raise ValueError(f"augment.repeats is {repeats}; {source} is a stream: expected 1")
+
+    def _batching(self, found: int) -> Batching:
+        """Put together how batches are formed; `found`: number of classes in the data, or 0."""
+        config = self.config
+        num_classes = config.num_classes or found or space_of(config).num_classes
+        return Batching(
+            config.batch_size,
+            config.seed,
+            config.augment.repeats,
+            num_classes,
+            self.ranks,
+            self.workers,
         )
-    found = len(names) or (0 if labels is None else int(labels.max()) + 1)
-    batching = _batching(config, ranks, workers, found)
-    _require_classes(labels, batching, data.source)
-    if held_out_split:
-        known = getattr(train, "class_to_idx", None)
-        held_out = open_dataset(data, data_dir, held_out_split, config.seed, known)
-        _require_classes(labels_of(held_out), batching, data.source)
-        parts = (_whole(train), _whole(held_out))
-    elif labels is not None:
-        cut = cut_held_out(labels, config.held_out_per_class, config.seed, names)
-        parts = (Part(train, cut[0]), Part(train, cut[1]))
-    elif config.held_out_per_class:
-        raise ValueError(
-            f"{data.source} does not list its labels, so no held-out images can be cut from it; "
-            "expected data.held_out_split, or held_out_per_class 0"
-        )
-    else:
-        parts = (_whole(train), Part(train, torch.arange(0)))
-    return IndexedSource(*parts, names, data, config.augment, batching)
-
-
-def _open_stream(
-    config: TrainConfig,
-    train: Any,  # timm's, of a reader without a type
-    held_out_split: str,
-    data_dir: Path,
-    ranks: Ranks,
-    workers: int,
-) -> StreamSource:
-    _require_streamable(config, held_out_split)
-    datasets = [train]
-    if held_out_split:
-        datasets.append(open_dataset(config.data, data_dir, held_out_split, config.seed))
-    for dataset in datasets:
-        # As timm takes them from the process group; a search reads everything in every process.
-        dataset.reader.dist_rank, dataset.reader.dist_num_replicas = ranks.rank, ranks.world
-        dataset.set_loader_cfg(num_workers=workers)
-    names = class_names_of(train)
-    batching = _batching(config, ranks, workers, len(names))
-    held_out = datasets[1].reader if held_out_split else None
-    return StreamSource(train.reader, held_out, names, config.data, config.augment, batching)
-
-
-def _open_shards(
-    config: TrainConfig, held_out_split: str, data_dir: Path, ranks: Ranks, workers: int
-) -> StreamSource:
-    from training.data.shards import ShardReader, find_classes, shards_of  # needs webdataset
-
-    _require_streamable(config, held_out_split)
-    data, share = config.data, (ranks.rank, ranks.world)
-    shards, count = shards_of(data_dir, data.train_split)
-    if not count:
-        raise ValueError(
-            f"data.train_split {data.train_split!r} does not give its number of images; expected "
-            "SHARDS|NUMBER, or an info.json beside the shards"
-        )
-    class_to_idx, found = find_classes(shards, data.label_key, bool(config.num_classes))
-    train = ShardReader(shards, count, data, class_to_idx, config.seed, share)
-    held_out = None
-    if held_out_split:
-        others, number = shards_of(data_dir, held_out_split)
-        held_out = ShardReader(others, number, data, class_to_idx, None, share)
-    batching = _batching(config, ranks, workers, found)
-    return StreamSource(train, held_out, tuple(class_to_idx), data, config.augment, batching)
-
-
-def _require_streamable(config: TrainConfig, held_out_split: str) -> None:
-    source = config.data.source
-    if config.held_out_per_class and not held_out_split:
-        raise ValueError(
-            f"{source} is a stream, nothing can be cut from it; expected data.held_out_split, or "
-            "held_out_per_class 0"
-        )
-    if config.augment.repeats > 1:
-        raise ValueError(
-            f"augment.repeats is {config.augment.repeats}; {source} is a stream: expected 1"
-        )
-
-
-def _in_memory(config: TrainConfig, train: Images, held_out: Images, ranks: Ranks) -> MemorySource:
-    batching = _batching(config, ranks, 0, len(train.class_names))
-    return MemorySource(train, held_out, config.augment, batching)
-
-
-def _batching(config: TrainConfig, ranks: Ranks, workers: int, found: int) -> Batching:
-    """Put together how batches are formed; `found` is the number of classes in the data, or 0."""
-    num_classes = config.num_classes or found or space_of(config).num_classes
-    return Batching(
-        config.batch_size, config.seed, config.augment.repeats, num_classes, ranks, workers
-    )
-
-
-def _whole(dataset: Any) -> Part:
-    return Part(dataset, torch.arange(len(dataset)))
-
-
-def _require_classes(labels: Tensor | None, batching: Batching, source: str) -> None:
-    if labels is not None:
-        batching.require_classes(labels, source)
