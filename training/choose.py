@@ -1,13 +1,13 @@
-"""Choose a subnet of a trained supernet, and keep the supernet as a file of the package.
+"""Choose a subnet of a supernet trained on CIFAR-10, and keep the supernet as a file.
 
     python -m training.choose --run-dir runs/nano --data-dir DATA --out nano.safetensors
 
 Candidates are compared on the held-out images with inherited weights, as they will be after
 rounding to fp16. The test set is opened once, after the choice is made: for the chosen subnet and,
-to show how good the supernet is all over, for random ones.
+to show how good the supernet is as a whole, for random ones. `training.search` searches by
+evolution and under constraints.
 
-Source: arXiv 2107.00651, section 3.3 (search with inherited weights); `training.search`
-searches by evolution.
+Source: arXiv 2107.00651, section 3.3 (search with inherited weights).
 """
 
 from __future__ import annotations
@@ -16,35 +16,29 @@ import json
 import random
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
+from autoformer_zoo.cli.command import check_output
 from autoformer_zoo.network.complexity import count_params
 from autoformer_zoo.space import SearchSpace, SubnetConfig
 from autoformer_zoo.weights.checkpoint import SupernetWeights, save_supernet
 from training.config import space_of
 from training.data.cifar10 import Images, load_test, load_train
 from training.run.command import run_command
-from training.run.directory import read_config, require_writable
+from training.run.directory import read_config
+from training.run.journal import write_json
 from training.search.evaluation import inherited_accuracy, load_averaged, memory_batches
 
 METADATA = {"origin": "trained by autoformer_zoo on CIFAR-10", "license": "MIT"}
 
 
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """A subnet and its top-1 accuracy in percent."""
-
-    subnet: SubnetConfig
-    params: int
-    acc1_percent: float
-
-
 def choose(
     run: Path, data_dir: Path, out: Path, candidates: int = 60, random_tested: int = 20
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Choose the best of random subnets on held-out images, test it, and write the supernet.
 
     Args:
@@ -58,59 +52,47 @@ def choose(
         What was measured, JSON-able.
 
     Raises:
-        ValueError: `candidates` or `random_tested` is below 0.
-        OSError: the run has no checkpoint, the data is not there, or `out` cannot be written.
+        OSError: the run has no checkpoint, the data is missing, or `out` cannot be written.
     """
-    for name, value in (("candidates", candidates), ("random_tested", random_tested)):
-        if value < 0:
-            raise ValueError(f"{name} is {value}; expected 0 or more")
-    require_writable(out)
     config = read_config(run)
     space = replace(space_of(config), img_size=config.largest_size)
     supernet = replace(load_averaged(run), metadata=METADATA)
     _, held_out = load_train(data_dir, config.held_out_per_class, config.seed)
     rng = random.Random(config.seed)
     drawn = [space.sample(rng) for _ in range(candidates)]
-    scored = score(supernet, [*drawn, space.smallest, space.largest], space, held_out)
-    chosen = max(scored, key=lambda each: (each.acc1_percent, -each.params))
+    subnets = [*drawn, space.smallest, space.largest]
+    sizes = (space.img_size, space.patch_size, space.num_classes)
+    scored: list[dict[str, Any]] = [
+        {"subnet": subnet.to_dict(), "params": count_params(subnet, *sizes), "acc1_percent": score}
+        for subnet, score in zip(subnets, scores(supernet, subnets, space, held_out), strict=True)
+    ]
+    chosen = max(scored, key=lambda candidate: (candidate["acc1_percent"], -candidate["params"]))
     save_supernet(supernet, out)
-
-    test = load_test(data_dir)
-    tested = score(supernet, [chosen.subnet, *drawn[:random_tested]], space, test)
+    best = subnets[scored.index(chosen)]
+    tested = scores(supernet, [best, *drawn[:random_tested]], space, load_test(data_dir))
     return {
-        "chosen": chosen.subnet.to_dict(),
-        "params": chosen.params,
-        "held_out_acc1_percent": chosen.acc1_percent,
-        "test_acc1_percent": tested[0].acc1_percent,
-        "random_test_acc1_percent": [each.acc1_percent for each in tested[1:]],
-        "held_out": [asdict(each) for each in scored],
+        "chosen": chosen["subnet"],
+        "params": chosen["params"],
+        "held_out_acc1_percent": chosen["acc1_percent"],
+        "test_acc1_percent": tested[0],
+        "random_test_acc1_percent": tested[1:],
+        "held_out": scored,
     }
 
 
-def score(
-    supernet: SupernetWeights,
-    subnets: Iterable[SubnetConfig],
-    space: SearchSpace,
-    images: Images,
-) -> list[Scored]:
-    """Measure subnets with inherited weights on images of the space's size."""
-    sizes = (space.img_size, space.patch_size, space.num_classes)
+def scores(
+    supernet: SupernetWeights, subnets: Iterable[SubnetConfig], space: SearchSpace, images: Images
+) -> list[float]:
+    """Return top-1 in percent of subnets with inherited weights, on images of the space's size."""
     batches = memory_batches(images, space.img_size)
     return [
-        Scored(
-            subnet,
-            count_params(subnet, *sizes),
-            inherited_accuracy(supernet, subnet, batches, img_size=space.img_size),
-        )
+        inherited_accuracy(supernet, subnet, batches, img_size=space.img_size)
         for subnet in tqdm(list(subnets), unit="subnet", desc="scoring", file=sys.stderr)
     ]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    from training.run.directory import require_writable
-    from training.run.journal import write_json
-    from training.run.plots import plot_run
 
     def command(
         run_dir: Path,
@@ -128,15 +110,17 @@ def main(argv: list[str] | None = None) -> int:
             data_dir: directory that holds cifar-10-batches-py.
             out: canonical supernet file to write, fp16.
             results: JSON file to write with everything measured.
-            plot: image to write, .svg or .png; none where it is not given.
+            plot: image to write, .svg or .png; none by default.
             candidates: random subnets to choose from.
             random_tested: of these, how many are tested on the test set, beside the chosen one.
         """
-        for path in (results, plot) if plot is not None else (results,):
-            require_writable(path)
+        for path in (out, results, *([plot] if plot else [])):
+            check_output(path)
         measured = choose(run_dir, data_dir, out, candidates, random_tested)
         write_json(measured, results)
         if plot is not None:
+            from training.run.plots import plot_run
+
             plot_run(run_dir, measured, plot)
         print(json.dumps({key: measured[key] for key in measured if key != "held_out"}))
 

@@ -6,7 +6,7 @@
         --weights.checkpoint supernet-small.pth --subnet autoformer_small
 
 Training of one fixed subnet by the same loop as everything else: new head, any input size, layer
-decay, frozen blocks, a teacher. Only the presets and the command stand here.
+decay, frozen blocks, a teacher.
 
 Source of the settings: DeiT's (arXiv 2012.12877, section 5.3; facebookresearch/deit, issues 45 for
 CIFAR and Cars and 105 for iNaturalist), which arXiv 2107.00651, section 4.4, follows at 384 px.
@@ -16,15 +16,22 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
 
 from training.config import (
+    DEFAULT_RESOURCES,
     DataConfig,
+    Resources,
     Stage,
     TrainConfig,
     WeightsConfig,
 )
 from training.presets import PAPER_AUGMENT
-from training.train import _run_config
+from training.run.command import run_command, value_of
+from training.train import print_summary, train
 
 # SGD 0.01, batch 768, 1000 epochs, weight decay 1e-4; random erasing and stochastic depth off, all
 # else as on ImageNet. AutoFormer-S at 384 px in the paper: CIFAR-10 99.1, CIFAR-100 91.1.
@@ -96,21 +103,42 @@ SMOKE = TrainConfig(
     log_every=2,
 )
 
-PRESETS = {
+Preset = Literal["smoke", "cifar10", "cifar100", "flowers", "cars", "pets", "inaturalist"]
+PRESETS: dict[str, TrainConfig] = {
+    "smoke": SMOKE,
     "cifar10": CIFAR10,
     "cifar100": CIFAR100,
     "flowers": FLOWERS,
     "cars": CARS,
     "pets": PETS,
     "inaturalist": INATURALIST,
-    "smoke": SMOKE,
 }
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    description = "Fine-tune one network on another data set."
-    return _run_config("python -m training.finetune", description, PRESETS, argv)
+    words = sys.argv[1:] if argv is None else argv
+    base = PRESETS.get(value_of("--preset", words) or "smoke", SMOKE)
+
+    def command(
+        data_dir: Path,
+        out: Path,
+        preset: Preset = "smoke",
+        stop_at: int | None = None,
+        config: Annotated[TrainConfig, tyro.conf.arg(name="")] = base,
+        resources: Annotated[Resources, tyro.conf.arg(name="")] = DEFAULT_RESOURCES,
+    ) -> None:
+        """Fine-tune one network on another data set.
+
+        Args:
+            data_dir: root of the data: holds cifar-10-batches-py, or train/CLASS/IMAGE.
+            out: run directory; an unfinished run in it is resumed.
+            preset: config to start from, changed by all other flags; smoke takes a minute.
+            stop_at: step to stop at, with a checkpoint; the last one by default.
+        """
+        print_summary(train(config, data_dir, out, stop_at=stop_at, resources=resources), out)
+
+    return run_command("python -m training.finetune", command, words)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""Presets of supernet training.
+"""Presets of supernet training: configs to start from, as in `--preset cifar10 --lr 2e-3`.
 
-What can be set is in `config.py`, presets of fine-tuning in `finetune.py`. A preset is a base
-for flags: `--preset cifar10 --lr 2e-3`.
+What can be set is in `config.py`, presets of fine-tuning are in `finetune.py`.
 
 Source: arXiv 2107.00651, section 4.1; microsoft/Cream@4a13c40, AutoFormer/supernet_train.py.
 """
@@ -9,13 +8,9 @@ Source: arXiv 2107.00651, section 4.1; microsoft/Cream@4a13c40, AutoFormer/super
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
-from training.config import (
-    AugmentConfig,
-    DataConfig,
-    Stage,
-    TrainConfig,
-)
+from training.config import AugmentConfig, DataConfig, Stage, TrainConfig
 
 # The supernet inside the package, on 2 cores with bf16 (see docs/nano.md): small images first,
 # which cost less, then the full size; the augmentation of small vision transformers (arXiv
@@ -33,18 +28,16 @@ NANO = TrainConfig(
     augment=AugmentConfig(policy="rand-m7-n2-mstd0.5-inc1", cutmix=1.0, mix_probability=0.3),
 )
 
-
 # A few steps on real images, to see that everything works: under a minute on 2 cores.
 # python -m training.train --data-dir DIR --out runs/smoke --preset smoke
 SMOKE = TrainConfig(stages=(Stage(1, 16),), held_out_per_class=4900, batch_size=100, log_every=2)
 
-
 # The nano space from scratch with the whole augmentation of arXiv 2104.05704, in one run. Meant for
 # one GPU with 16 cores.
 # python -m training.train --data-dir DIR --out runs/cifar10 --preset cifar10 --workers 16
-# Not run to its end, so no accuracy stands here, and no time was measured on a GPU. On the 2 cores
-# of nano above about 10 hours of steps: an estimate, nano's time by the tokens of both (150 epochs
-# each of 37 and 65 tokens, against 12 of 17, 40 of 37 and 24 of 65).
+# Not run to its end, so there is no accuracy here, and no time was measured on a GPU. On the 2
+# cores of nano above about 10 hours of steps: an estimate, nano's time by the tokens of both (150
+# epochs each of 37 and 65 tokens, against 12 of 17, 40 of 37 and 24 of 65).
 CIFAR10 = replace(
     NANO,
     stages=(Stage(150, 24), Stage(150, 32)),
@@ -57,7 +50,6 @@ CIFAR10 = replace(
     augment=AugmentConfig(policy="rand-m9-mstd0.5-inc1", erasing=0.25, mixup=0.8, cutmix=1.0),
 )
 
-
 # The paper's recipe: 500 epochs, global batch 1024, learning rate 5e-4 * 1024 / 512 falling to
 # 1e-5, 20 epochs of warm-up. Ours beyond it: clipping (upstream's base diverged under fp16 without
 # it), tables that do not decay (`--decay-rule upstream` for the paper's), an average of weights,
@@ -65,9 +57,10 @@ CIFAR10 = replace(
 # 81.7, base 82.4.
 # torchrun --nproc-per-node 8 -m training.train --data-dir IMAGENET --out runs/tiny \
 #     --preset imagenet-tiny --workers 10
-# Not run here, as no ImageNet is at hand: no accuracy and no time of ours. The paper used 16 V100
-# GPUs and does not give the hours. On 2 cores (Xeon at 2.5 GHz, docs/benchmarks.md) a step of tiny
-# takes 9.3 images a second, which would make two years: an estimate that only says to take GPUs.
+# Not run here, as ImageNet is not available: no accuracy and no time of ours. The paper used 16
+# V100 GPUs and does not give the hours. On 2 cores (Xeon at 2.5 GHz, docs/benchmarks.md) a step of
+# tiny takes 9.3 images a second, which would make two years: an estimate that only says to take
+# GPUs.
 PAPER_AUGMENT = AugmentConfig(
     crop="resized",
     policy="rand-m9-mstd0.5-inc1",
@@ -77,7 +70,6 @@ PAPER_AUGMENT = AugmentConfig(
     cutmix=1.0,
     repeats=3,
 )
-
 
 IMAGENET_TINY = TrainConfig(
     space="tiny",
@@ -96,12 +88,12 @@ IMAGENET_TINY = TrainConfig(
     augment=PAPER_AUGMENT,
 )
 
-
-PRESETS = {
-    "cifar10": CIFAR10,
+Preset = Literal["smoke", "nano", "cifar10", "imagenet-tiny", "imagenet-small", "imagenet-base"]
+PRESETS: dict[str, TrainConfig] = {
     "smoke": SMOKE,
+    "nano": NANO,
+    "cifar10": CIFAR10,
     "imagenet-tiny": IMAGENET_TINY,
     "imagenet-small": replace(IMAGENET_TINY, space="small"),
     "imagenet-base": replace(IMAGENET_TINY, space="base"),
-    "nano": NANO,
 }

@@ -65,11 +65,10 @@ def test_choose_scores_at_the_runs_own_size_and_classes(
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
-        ("--candidates -1", "candidates is -1; expected 0 or more"),
-        ("--random-tested -5", "random_tested is -5; expected 0 or more"),
-        ("--out nowhere/c.st", "nowhere/c.st: there is no folder nowhere; make it first"),
-        ("--results nowhere/r.json", "nowhere/r.json: there is no folder nowhere; make it first"),
-        ("--plot .", ". is a directory; expected the name of a file"),
+        ("--out nowhere/c.st", "the folder nowhere does not exist; make it first"),
+        ("--results nowhere/r.json", "the folder nowhere does not exist; make it first"),
+        ("--plot .", ". is a folder; expected the name of a file"),
+        ("", "run/config.json does not exist; expected the directory of a training run"),
     ],
 )
 def test_mistake_is_one_line_before_anything_is_read(
@@ -86,11 +85,3 @@ def test_mistake_is_one_line_before_anything_is_read(
     assert text in err
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
-
-
-def test_choose_command_names_the_missing_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["--run-dir", str(tmp_path), "--data-dir", str(tmp_path), "--out", "x.safetensors"]
-    assert main(arguments) == 2
-    assert "config.json" in capsys.readouterr().err

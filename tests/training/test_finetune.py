@@ -87,5 +87,5 @@ def test_model_of_another_family_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(
         "training.engine.network.create_model", lambda *_, **__: torch.nn.Identity()
     )
-    with pytest.raises(ValueError, match="'autoformer_nano' is no AutoFormer, but Identity"):
+    with pytest.raises(ValueError, match="'autoformer_nano' is not an AutoFormer, but a Identity"):
         make_network(NANO)

@@ -1,4 +1,4 @@
-"""The training loop: steps, log, held-out accuracy, checkpoints, stopping and going on.
+"""The training loop: steps, log, held-out accuracy, checkpoints, stopping and resuming.
 
 Supernet training, retraining and fine-tuning are this one loop; they differ in the network and in
 the subnets of a step.
@@ -22,8 +22,9 @@ from autoformer_zoo.space import SubnetConfig
 from training.config import Resources, TrainConfig, space_of
 from training.data.batch import DataSource
 from training.data.classes import keep_classes
+from training.data.transforms import NORMALISATIONS
 from training.engine.losses import Mixer, open_teacher
-from training.engine.network import Network, fixed_subnet, load_initial, make_network
+from training.engine.network import Network, load_initial, make_network
 from training.engine.step import RunState, StepContext, make_optimizer, take_step
 from training.run.checkpoints import (
     PREVIOUS,
@@ -34,7 +35,7 @@ from training.run.checkpoints import (
     set_damaged_aside,
 )
 from training.run.directory import HELD_OUT, LOG, TIMING, append, cut_log, write_text
-from training.run.distributed import Ranks, SharedError, telling_lost
+from training.run.distributed import Ranks, SharedError, lost_process_errors
 from training.run.schedule import Schedule, StepPlan
 from training.run.signals import catch_signals
 
@@ -42,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 
 class DivergedError(SharedError):
-    """Losses stay infinite or NaN, also after going back to the last good checkpoint."""
+    """Losses stay infinite or NaN, also after returns to the last good checkpoint."""
 
 
 def make_state(
@@ -59,10 +60,17 @@ def make_state(
 
     Raises:
         ValueError: the config names what cannot be made, or started from.
-        CheckpointError: weights cannot be had.
+        CheckpointError: weights are missing or damaged.
     """
     network = make(config).to(device)
-    optimizer = make_optimizer(network.weights, config)
+    optimizer = make_optimizer(
+        network.weights,
+        config.opt,
+        config.lr,
+        config.weight_decay,
+        decays_tables=config.decay_rule == "upstream",
+        layer_decay=config.layer_decay,
+    )
     ema = ModelEmaV3(network, decay=config.ema_decay, use_warmup=True)
     if config.initial:
         values = load_initial(config, network, device)
@@ -79,44 +87,42 @@ def make_context(
     """Put together what all steps share.
 
     Raises:
-        ValueError: torch.compile is asked for where each step has a network of its own.
+        ValueError: torch.compile is requested though each step has a network of its own.
     """
     space, network = space_of(config), state.network
     network.grad_checkpointing = resources.grad_checkpointing
     if resources.compile:
         if not network.uses_all:
             raise ValueError(
-                "compile would compile anew for each subnet; expected sampling fixed with it"
+                "compile would compile again for each subnet; expected sampling fixed with it"
             )
         network.weights.compile(dynamic=False)
     return StepContext(
         config,
         space,
-        fixed_subnet(config, network),
+        network.weights.cfg if config.sampling == "fixed" else None,
         Schedule(config, source.num_train),
         ranks,
         ranks.wrap(network, network.uses_all),
-        Mixer(config, space.num_classes),
-        open_teacher(config, space.num_classes, ranks.device),
+        Mixer(config.augment, config.label_smoothing, space.num_classes, config.seed),
+        open_teacher(
+            config.distill,
+            NORMALISATIONS[config.data.normalisation],
+            space.num_classes,
+            {stage.img_size for stage in config.stages},
+            ranks.device,
+        ),
     )
 
 
 def resume(state: RunState, run: Path, ranks: Ranks) -> None:
-    """Go on from the newest whole checkpoint, or write the one of step 0."""
+    """Load the newest whole checkpoint, or write the one of step 0."""
     if not ranks.by_first(lambda: has_checkpoint(run)):
         ranks.by_first(lambda: save_checkpoint(state.to_values(), run))
         return
     values, name = ranks.together(lambda: newest_whole(run, ranks.device))
     state.load(values)
-    ranks.by_first(lambda: _tidy(run, name, state.step))
-
-
-def _tidy(run: Path, name: str, step: int) -> None:
-    """Forget what is newer than the checkpoint that a run goes on from."""
-    if name == PREVIOUS:
-        set_damaged_aside(run)
-    for log in (LOG, TIMING):
-        cut_log(run / log, step)
+    ranks.by_first(lambda: _discard_newer(run, name, state.step))
 
 
 def run_steps(
@@ -127,7 +133,7 @@ def run_steps(
     stop_at: int | None = None,
     progress: bool = True,
 ) -> None:
-    """Do the steps that are left.
+    """Do the remaining steps.
 
     Args:
         state: changed in place.
@@ -154,19 +160,18 @@ def run_steps(
         while state.step < end:
             plan = schedule.plan(state.step)
             started = time.perf_counter()
-            with telling_lost():  # also amid a backward pass, which averages gradients
+            with lost_process_errors():  # a backward pass averages gradients, too
                 stop = take_step(state, context, batches, request)
             state.seconds += time.perf_counter() - started
             bar.update()
             if state.bad_in_row >= context.config.max_bad_steps:
-                roll_back(state, context.config, run, ranks)
+                roll_back(state, context, run)
             loss = write_logs(state, context, source, plan, run)
             if loss is not None:
                 bar.set_postfix(loss=f"{loss:.3f}", px=plan.img_size, epoch=plan.epoch)
             due = stop or state.step % context.config.checkpoint_every == 0
-            # Amid bad steps the last good checkpoint stays the last: it is what to go back to.
-            is_due = (due and not state.bad_in_row) or state.step == end
-            if is_due:
+            # Amid bad steps the last good checkpoint stays the last: it is what to return to.
+            if (due and not state.bad_in_row) or state.step == end:
                 ranks.by_first(lambda: save_checkpoint(state.to_values(), run))
             if stop:
                 ranks.wait()
@@ -179,13 +184,14 @@ def run_steps(
     ranks.wait()
 
 
-def roll_back(state: RunState, config: TrainConfig, run: Path, ranks: Ranks) -> None:
-    """Take the weights of the last good checkpoint, and go on with the next step's images.
+def roll_back(state: RunState, context: StepContext, run: Path) -> None:
+    """Return to the weights of the last good checkpoint, and continue with the next step's images.
 
     Raises:
         DivergedError: this was done too often.
     """
-    if state.rollbacks == config.max_rollbacks:
+    ranks, most = context.ranks, context.config.max_rollbacks
+    if state.rollbacks == most:
         raise DivergedError(
             f"{run}: {state.bad_in_row} steps in a row were not finite after {state.rollbacks} "
             f"returns to a checkpoint; give up at step {state.step}: try a lower lr, or precision "
@@ -194,7 +200,7 @@ def roll_back(state: RunState, config: TrainConfig, run: Path, ranks: Ranks) -> 
     state.rollbacks += 1
     _log.warning(
         "step %d: %d steps in a row were not finite; back to the last good weights (%d of %d)",
-        *(state.step, state.bad_in_row, state.rollbacks, config.max_rollbacks),
+        *(state.step, state.bad_in_row, state.rollbacks, most),
     )
     state.load_weights(ranks.together(lambda: load_checkpoint(run, ranks.device)))
     state.bad_in_row = 0
@@ -203,13 +209,13 @@ def roll_back(state: RunState, config: TrainConfig, run: Path, ranks: Ranks) -> 
 def write_logs(
     state: RunState, context: StepContext, source: DataSource, plan: StepPlan, run: Path
 ) -> float | None:
-    """Write the lines that are due after a step; returns the mean loss where one is known."""
+    """Write the lines that are due after a step; returns the mean loss if one is due."""
     config, ranks, loss = context.config, context.ranks, None
     if state.step % config.log_every == 0:
-        if state.recent:  # empty where all steps were skipped
+        if state.recent:  # empty if all steps were skipped
             loss = sum(state.recent) / len(state.recent)
         state.recent.clear()
-        ranks.by_first(lambda: _log_step(state, config, plan, loss, run))
+        ranks.by_first(lambda: _log_step(state, config.lr * plan.lr_scale, plan, loss, run))
     if context.schedule.evaluates_after(plan):
         acc1_percent, broken = held_out_accuracy(state, context, source, plan.img_size)
         if acc1_percent:
@@ -237,14 +243,14 @@ def held_out_accuracy(
     with torch.no_grad():
         for batch in source.held_out(img_size):
             for number, subnet in enumerate(subnets.values()):
-                answers = network(batch.x, subnet).argmax(1)
-                counts[number] += int((answers == batch.labels).sum())
+                predicted = network(batch.x, subnet).argmax(1)
+                counts[number] += int((predicted == batch.labels).sum())
             counts[-2] += int((batch.labels >= 0).sum())
             counts[-1] += batch.broken
     *correct, seen, broken = context.ranks.sums(counts)
     if not seen:
         return {}, int(broken)
-    percent = (100 * each / seen for each in correct)
+    percent = (100 * count / seen for count in correct)
     return dict(zip(subnets, percent, strict=True)), int(broken)
 
 
@@ -255,10 +261,16 @@ def write_held_out(source: DataSource, run: Path) -> None:
         write_text(run / "held_out.json", json.dumps(source.held_out_list) + "\n")
 
 
-def _log_step(
-    state: RunState, config: TrainConfig, plan: StepPlan, loss: float | None, run: Path
-) -> None:
-    line = _line(state, plan.epoch, plan.img_size) | {"lr": config.lr * plan.lr_scale}
+def _discard_newer(run: Path, name: str, step: int) -> None:
+    """Discard logs and checkpoints newer than the one that a run is resumed from."""
+    if name == PREVIOUS:
+        set_damaged_aside(run)
+    for log in (LOG, TIMING):
+        cut_log(run / log, step)
+
+
+def _log_step(state: RunState, lr: float, plan: StepPlan, loss: float | None, run: Path) -> None:
+    line = _line(state, plan.epoch, plan.img_size) | {"lr": lr}
     counted = {name: getattr(state, name) for name in ("skipped", "broken", "rollbacks")}
     if loss is not None:
         line["loss"] = round(loss, 5)

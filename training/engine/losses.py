@@ -1,13 +1,12 @@
-"""What is minimised: smoothed or mixed labels, a largest subnet's answers, a teacher's.
+"""What is minimised: smoothed or mixed labels, a largest subnet's logits, a teacher's classes.
 
 Losses are computed in fp32 whatever the network's precision is.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import timm
 import torch
@@ -17,22 +16,27 @@ from torch import Tensor, nn
 
 import autoformer_zoo  # noqa: F401 - its models can be teachers too
 from autoformer_zoo.weights.checkpoint import CheckpointError
-from training.config import TrainConfig
+from training.config import AugmentConfig, DistillConfig
 from training.data.batch import Batch, mixed_seed, seed_all
 from training.run.checkpoints import reason_of
+
+Normalisation = tuple[Sequence[float], Sequence[float]]  # mean and std of channels
 
 
 class Mixer:
     """Mixup and CutMix of a part of a batch: timm's, seeded by (seed, step, part).
 
     Args:
-        config: says how to mix.
+        augment: how to mix.
+        label_smoothing: of mixed labels.
         num_classes: classes of the labels.
+        seed: of the run.
     """
 
-    def __init__(self, config: TrainConfig, num_classes: int) -> None:
-        augment = config.augment
-        self._seed = config.seed
+    def __init__(
+        self, augment: AugmentConfig, label_smoothing: float, num_classes: int, seed: int
+    ) -> None:
+        self._seed = seed
         self._mixup: Mixup | None = None
         if augment.mixes:
             self._mixup = Mixup(
@@ -40,7 +44,7 @@ class Mixer:
                 augment.cutmix,
                 prob=augment.mix_probability,
                 mode=augment.mix_mode,
-                label_smoothing=config.label_smoothing,
+                label_smoothing=label_smoothing,
                 num_classes=num_classes,
             )
 
@@ -54,20 +58,15 @@ class Mixer:
 
 
 class Teacher:
-    """A network whose hard answers are learned (DeiT, arXiv 2012.12877, section 4).
+    """A network whose predicted classes are learned (DeiT, arXiv 2012.12877, section 4).
 
     Args:
         model: in eval mode, on the device.
-        own: the teacher's mean and deviation of channels.
-        given: those that images come with.
+        own: the teacher's normalisation.
+        given: that of the images.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        own: tuple[Sequence[float], Sequence[float]],
-        given: tuple[Sequence[float], Sequence[float]],
-    ) -> None:
+    def __init__(self, model: nn.Module, own: Normalisation, given: Normalisation) -> None:
         device = next(model.parameters()).device
         tensors = [torch.tensor(values, device=device).view(3, 1, 1) for values in (*own, *given)]
         own_mean, own_std, mean, std = tensors
@@ -76,94 +75,81 @@ class Teacher:
 
     @torch.no_grad()
     def labels(self, x: Tensor) -> Tensor:
-        """Return the class (n,) that the teacher answers for images normalised as the data."""
-        answers: Tensor = self._model(x * self._scale + self._shift).argmax(1)
-        return answers
+        """Return the class (n,) that the teacher predicts for images normalised as the data."""
+        logits: Tensor = self._model(x * self._scale + self._shift)
+        return logits.argmax(1)
 
 
-def open_teacher(config: TrainConfig, num_classes: int, device: torch.device) -> Teacher | None:
-    """Open the config's teacher; None where it has none.
+def open_teacher(
+    distill: DistillConfig,
+    given: Normalisation,
+    num_classes: int,
+    sizes: Iterable[int],
+    device: torch.device,
+) -> Teacher | None:
+    """Open the teacher; None without one.
+
+    Args:
+        distill: names it, and its weights.
+        given: normalisation of the images.
+        num_classes: classes of the data.
+        sizes: input sides in pixels, each of which is tried: not after hours of a first stage.
+        device: where it runs.
 
     Raises:
-        ValueError: the teacher is unknown, has another number of classes, or cannot read images
-            of a stage's size.
-        CheckpointError: its weights cannot be had or do not match.
+        ValueError: the teacher has another number of classes.
+        CheckpointError: it cannot be opened, or cannot read images of these sizes; timm's reason.
     """
-    from training.data.transforms import NORMALISATIONS
-
-    name, path = config.distill.teacher, config.distill.checkpoint
+    name, path = distill.teacher, distill.checkpoint
     if not name:
         return None
-    if ":" not in name and not timm.is_model(name):  # with a colon: on the Hub, or in a folder
-        near = difflib.get_close_matches(name, timm.list_models())
-        raise ValueError(
-            f"distill.teacher is {name!r}, which timm does not know; "
-            f"{'the nearest are ' + ', '.join(near) if near else 'timm.list_models() has all'}"
-        )
-    model = _load_teacher(name, path, num_classes) if path else _fetch_teacher(name, num_classes)
-    own = resolve_model_data_config(model)
-    model.requires_grad_(False)
-    given = NORMALISATIONS[config.data.normalisation]
-    teacher = Teacher(model.eval().to(device), (own["mean"], own["std"]), given)
-    for size in {stage.img_size for stage in config.stages}:
-        try:
+    # Without a file the teacher keeps its own head: timm would give another one random weights.
+    arguments: dict[str, Any] = (
+        {"checkpoint_path": path, "num_classes": num_classes} if path else {"pretrained": True}
+    )
+    try:
+        model = timm.create_model(name, **arguments).requires_grad_(False).eval().to(device)
+        own = resolve_model_data_config(model)
+        teacher = Teacher(model, (own["mean"], own["std"]), given)
+        for size in sizes:
             teacher.labels(torch.zeros(1, 3, size, size, device=device))
-        except (AssertionError, RuntimeError, ValueError) as error:
-            raise ValueError(
-                f"the teacher {name} cannot read images of {size} px ({reason_of(error)}); give "
-                f"one of any size, or stages of {own['input_size'][-1]} px alone"
-            ) from None
-    return teacher
-
-
-def _load_teacher(name: str, path: str, num_classes: int) -> nn.Module:
-    if not Path(path).is_file():
-        raise CheckpointError(f"distill.checkpoint {path} is not there; expected a file of weights")
-    try:
-        model = timm.create_model(name, num_classes=num_classes)
-        timm.models.load_checkpoint(model, path)
-    except Exception as error:  # what is no checkpoint makes readers raise errors of any kind
+    except Exception as error:  # timm has no error of its own for what it cannot open
         raise CheckpointError(
-            f"distill.checkpoint {path} is no {name} of {num_classes} classes: {reason_of(error)}"
-        ) from None
-    return model
-
-
-def _fetch_teacher(name: str, num_classes: int) -> nn.Module:
-    try:
-        model = timm.create_model(name, pretrained=True)  # with its own head, or not at all
-    except (RuntimeError, OSError) as error:
-        raise CheckpointError(
-            f"no weights for the teacher {name}: {reason_of(error)}; give distill.checkpoint"
-        ) from None
+            f"the teacher {name} cannot be opened from {path or 'timm'}: {reason_of(error)}"
+        ) from error
     if model.num_classes != num_classes:
         raise ValueError(
             f"the teacher {name} has {model.num_classes} classes, the data {num_classes}; "
             "give distill.checkpoint of one trained on this data"
         )
-    return model
+    return teacher
 
 
 def label_loss(
-    logits: Tensor, targets: Tensor, taught: Tensor | None, config: TrainConfig
+    logits: Tensor,
+    targets: Tensor,
+    smoothing: float,
+    teacher_labels: Tensor | None = None,
+    teacher_share: float = 0.0,
 ) -> Tensor:
     """Return the cross-entropy in fp32.
 
     Args:
         logits: (n, num_classes).
         targets: labels (n,), which are smoothed; or probabilities (n, num_classes).
-        taught: the teacher's labels (n,); None without one.
-        config: smoothing, and the teacher's share.
+        smoothing: label smoothing.
+        teacher_labels: classes (n,) that a teacher predicts; None without one.
+        teacher_share: weight of the teacher in the loss.
     """
     logits = logits.float()
-    smoothing = config.label_smoothing if targets.ndim == 1 else 0.0
+    smoothing = smoothing if targets.ndim == 1 else 0.0  # mixed ones are smoothed already
     loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
-    if taught is None:
+    if teacher_labels is None:
         return loss
-    share = config.distill.share
-    return (1 - share) * loss + share * F.cross_entropy(logits, taught)
+    taught = F.cross_entropy(logits, teacher_labels)
+    return (1 - teacher_share) * loss + teacher_share * taught
 
 
-def answer_loss(logits: Tensor, answers: Tensor) -> Tensor:
+def soft_cross_entropy(logits: Tensor, target_logits: Tensor) -> Tensor:
     """Return the cross-entropy to another network's logits, in fp32 (in-place distillation)."""
-    return F.cross_entropy(logits.float(), answers.float().softmax(1))
+    return F.cross_entropy(logits.float(), target_logits.float().softmax(1))

@@ -1,7 +1,7 @@
 """Make the network that a config trains: a supernet or one subnet, random or from trained weights.
 
-Official and PreNAS supernets go on under their own rule for the bias of q, k and v. A subnet may
-get another head and another input size; a supernet keeps both.
+Official and PreNAS supernets keep their own rule for the bias of q, k and v. A subnet may get
+another head and another input size; a supernet keeps both.
 """
 
 from __future__ import annotations
@@ -22,10 +22,16 @@ from autoformer_zoo.weights.checkpoint import open_checkpoint
 from autoformer_zoo.weights.layouts import same_sizes
 from autoformer_zoo.weights.pretrained import load_supernet
 from autoformer_zoo.weights.slicing import BiasRule
-from training.config import TrainConfig, differences, space_of
+from training.config import Stage, TrainConfig, WeightsConfig, differences, space_of
 from training.engine.sampling import parse_subnet
 from training.run.checkpoints import load_checkpoint
 from training.run.directory import read_config
+
+CHANNELS = 3  # of the images of every source
+
+# Fields that decide which images are held out, so that a run may start from another one's weights.
+_DATA = {"data.source", "data.train_split", "data.held_out_split"}
+_CUT = {"held_out_per_class", "seed"}  # which images are cut from the training set
 
 
 class FixedSubnet(nn.Module):
@@ -43,7 +49,7 @@ class FixedSubnet(nn.Module):
 
     @property
     def grad_checkpointing(self) -> bool:
-        """Whether blocks are run again in the backward pass."""
+        """Whether blocks are computed again in the backward pass."""
         return self.weights.grad_checkpointing
 
     @grad_checkpointing.setter
@@ -55,7 +61,7 @@ class FixedSubnet(nn.Module):
 
         Args:
             x: images (B, in_chans, height, width).
-            subnet: the network's own; nothing else can be asked for.
+            subnet: the network's own; there is no other.
 
         Returns:
             Logits (B, num_classes).
@@ -65,7 +71,6 @@ class FixedSubnet(nn.Module):
 
 
 Network = Supernet | FixedSubnet
-CHANNELS = 3  # of the images of every source
 
 
 def make_network(config: TrainConfig) -> Network:
@@ -73,27 +78,28 @@ def make_network(config: TrainConfig) -> Network:
 
     Raises:
         ValueError: a subnet does not fit, or the weights are for another network.
-        CheckpointError: the weights cannot be had.
+        CheckpointError: the weights are missing or damaged.
     """
     torch.manual_seed(config.seed)
     space = space_of(config)
-    network: Network
     if config.sampling == "fixed":
-        network = FixedSubnet(_make_subnet(config, space))
+        subnet = _make_subnet(config, space)
         if config.freeze_blocks:
-            _freeze(network.weights, config.freeze_blocks)
-    else:
-        network = _make_supernet(config, space)
-    return network.train()
+            _freeze(subnet, config.freeze_blocks)
+        return FixedSubnet(subnet).train()
+    if config.freeze_blocks:
+        raise ValueError("freeze_blocks is of sampling fixed: subnets share blocks; expected 0")
+    require_sizes(config.stages, space.patch_size)
+    return _make_supernet(space, config.weights, config.drop_path_rate).train()
 
 
-def require_sizes(config: TrainConfig, patch_size: int) -> None:
+def require_sizes(stages: tuple[Stage, ...], patch_size: int) -> None:
     """Refuse stages whose images cannot be cut into whole patches.
 
     Raises:
         ValueError: as said; the text has a size that can.
     """
-    for stage in config.stages:
+    for stage in stages:
         if stage.img_size % patch_size:
             near = max(1, round(stage.img_size / patch_size)) * patch_size
             raise ValueError(
@@ -102,14 +108,49 @@ def require_sizes(config: TrainConfig, patch_size: int) -> None:
             )
 
 
-def _make_supernet(config: TrainConfig, space: SearchSpace) -> Supernet:
-    require_sizes(config, space.patch_size)
-    if config.freeze_blocks:
-        raise ValueError("freeze_blocks is of sampling fixed: subnets share blocks; expected 0")
-    path = config.weights.checkpoint
+def load_initial(config: TrainConfig, network: Network, device: torch.device) -> dict[str, Any]:
+    """Load the checkpoint of the run that a config starts from.
+
+    Args:
+        config: names the run in `initial`.
+        network: what its weights are for.
+        device: where tensors are put.
+
+    Raises:
+        ValueError: the run learned from images that are held out now, or trained another network.
+        FileNotFoundError: there is no such run.
+        CheckpointError: no checkpoint of it is whole.
+    """
+    run = Path(config.initial)
+    deciding = _DATA if config.data.held_out_split else _DATA | _CUT
+    found = differences(asdict(read_config(run)), asdict(config))
+    if other := [text for text in found if text.partition("=")[0] in deciding]:
+        raise ValueError(
+            f"initial {run} has {'; '.join(other)}: it may have learned from images that are "
+            "held out now; give the same here"
+        )
+    values = load_checkpoint(run, device)
+    given, own = (
+        {name: tuple(t.shape) for name, t in tensors.items()}
+        for tensors in (values["network"], network.state_dict())
+    )
+    if wrong := [name for name in own | given if own.get(name) != given.get(name)]:
+        name = wrong[0]
+        raise ValueError(
+            f"initial {run} trained another network: {name} is {given.get(name, 'missing')}, here "
+            f"{own.get(name, 'missing')}, and {len(wrong) - 1} more differ; give the same space, "
+            "num_classes, sampling and subnet"
+        )
+    return values
+
+
+def _make_supernet(
+    space: SearchSpace, weights_config: WeightsConfig, drop_path_rate: float
+) -> Supernet:
+    path = weights_config.checkpoint
     if not path:
-        return Supernet(space, drop_path_rate=config.drop_path_rate)
-    weights = load_supernet(path, config.weights.layout or None)
+        return Supernet(space, drop_path_rate=drop_path_rate)
+    weights = load_supernet(path, weights_config.layout or None)
     given = (weights.num_classes, weights.img_size[0], weights.patch_size[0], weights.in_chans)
     own = (space.num_classes, space.img_size, space.patch_size, CHANNELS)
     if not same_sizes(weights.sizes, space.supernet) or given != own:
@@ -118,7 +159,7 @@ def _make_supernet(config: TrainConfig, space: SearchSpace) -> Supernet:
             f"channels) {given}; the config's space has {space.supernet.to_json()} for "
             f"{own}: name its space"
         )
-    supernet = Supernet(space, weights.bias_rule, config.drop_path_rate)
+    supernet = Supernet(space, weights.bias_rule, drop_path_rate)
     supernet.weights.load_state_dict({name: t.float() for name, t in weights.tensors.items()})
     return supernet
 
@@ -134,28 +175,22 @@ def _make_subnet(config: TrainConfig, space: SearchSpace) -> AutoFormer:
     subnet = parse_subnet(config.subnet) if config.subnet else None
     if name := config.weights.model:
         bare = _checked_autoformer(create_model(name, subnet=subnet, device="meta"), name)
-        require_sizes(config, bare.patch_embed.patch_size[0])
+        require_sizes(config.stages, bare.patch_embed.patch_size[0])
         model = create_model(name, pretrained=True, subnet=subnet, **arguments)
         return _checked_autoformer(model, name)
     if path := config.weights.checkpoint:
         weights = open_checkpoint(path, config.weights.layout or None).subnet(subnet)
-        require_sizes(config, weights.patch_size[0])
+        require_sizes(config.stages, weights.patch_size[0])
         if weights.in_chans != CHANNELS:
             raise ValueError(
                 f"{path} is for {weights.in_chans} channels; expected {CHANNELS}, as images have"
             )
         return build_static(weights, **arguments).float()
-    require_sizes(config, space.patch_size)
-    if subnet is None:
-        raise ValueError("sampling is fixed, but no subnet is given: name one in subnet")
+    assert subnet is not None  # a config of sampling fixed has a subnet or weights
+    require_sizes(config.stages, space.patch_size)
     # The space's own size, so that a subnet trained alone has the supernet's position embedding.
     arguments["img_size"] = space.img_size
     return AutoFormer(subnet, patch_size=space.patch_size, **arguments)
-
-
-def fixed_subnet(config: TrainConfig, network: Network) -> SubnetConfig | None:
-    """Return the one subnet of sampling fixed; None for a supernet."""
-    return network.weights.cfg if config.sampling == "fixed" else None
 
 
 def _freeze(model: AutoFormer, blocks: int) -> None:
@@ -170,48 +205,5 @@ def _freeze(model: AutoFormer, blocks: int) -> None:
 
 def _checked_autoformer(model: torch.nn.Module, name: str) -> AutoFormer:
     if not isinstance(model, AutoFormer):
-        raise ValueError(f"{name!r} is no AutoFormer, but {type(model).__name__}")
+        raise ValueError(f"{name!r} is not an AutoFormer, but a {type(model).__name__}")
     return model
-
-
-_DATA = {"data.source", "data.train_split", "data.held_out_split"}
-
-
-_CUT = {"held_out_per_class", "seed"}  # which images are cut from the training set
-
-
-def load_initial(config: TrainConfig, network: Network, device: torch.device) -> dict[str, Any]:
-    """Load the checkpoint of the run that a config starts from.
-
-    Args:
-        config: names the run.
-        network: what its weights are for.
-        device: where tensors shall be.
-
-    Raises:
-        ValueError: the run learned from images that are held out now, or trained another network.
-        FileNotFoundError: there is no such run.
-        CheckpointError: no checkpoint of it is whole.
-    """
-    run = Path(config.initial)
-    deciding = _DATA if config.data.held_out_split else _DATA | _CUT
-    found = differences(asdict(read_config(run)), asdict(config))
-    if other := [each for each in found if each.partition("=")[0] in deciding]:
-        raise ValueError(
-            f"initial {run} has {'; '.join(other)}: it may have learned from images that are "
-            "held out now; give the same here"
-        )
-    values = load_checkpoint(run, device)
-    _require_same_shapes(run, values["network"], network.state_dict())
-    return values
-
-
-def _require_same_shapes(run: Path, given: dict[str, Tensor], own: dict[str, Tensor]) -> None:
-    shapes = [{name: tuple(t.shape) for name, t in tensors.items()} for tensors in (given, own)]
-    wrong = [name for name in own | given if shapes[0].get(name) != shapes[1].get(name)]
-    if wrong:
-        has, expected = (each.get(wrong[0], "missing") for each in shapes)
-        raise ValueError(
-            f"initial {run} trained another network: {wrong[0]} is {has}, here {expected}, and "
-            f"{len(wrong) - 1} more differ; give the same space, num_classes, sampling and subnet"
-        )

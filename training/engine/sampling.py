@@ -2,7 +2,7 @@
 
 Uniform single path is AutoFormer's (arXiv 2107.00651, section 3.3). Sandwich is the rule of
 universally slimmable networks and BigNAS (arXiv 1903.05134, 2003.11142): the largest subnet learns
-from the labels, the smallest and some random ones from the largest's answers.
+from the labels, the smallest and some random ones from the largest's logits.
 """
 
 from __future__ import annotations
@@ -11,40 +11,32 @@ import random
 
 from autoformer_zoo.published import SUBNETS
 from autoformer_zoo.space import SearchSpace, SubnetConfig
-from training.config import TrainConfig
 
 
 def subnets_of_step(
-    config: TrainConfig, space: SearchSpace, fixed: SubnetConfig | None, step: int
+    space: SearchSpace, seed: int, step: int, sandwich_random: int = 0
 ) -> tuple[SubnetConfig, ...]:
     """Return the subnets that a step trains, in order.
 
     Args:
-        config: says how to sample.
         space: where to draw from.
-        fixed: the subnet of sampling fixed.
+        seed: of the run.
         step: number of the step.
+        sandwich_random: random subnets of a sandwich step; 0 for uniform sampling.
 
     Returns:
-        One subnet; under sandwich the largest, the smallest, and random ones, of which all but the
-        first learn from the first.
+        One random subnet; under sandwich the largest, the smallest, and random ones, of which all
+        but the first learn from the first.
     """
-    if fixed is not None:
-        return (fixed,)
-    if config.sampling == "uniform":
-        return (sample_subnet(space, config.seed, step),)
-    rng = random.Random(f"{config.seed}/{step}")
-    drawn = [space.sample(rng) for _ in range(config.sandwich_random)]
+    rng = random.Random(f"{seed}/{step}")
+    if not sandwich_random:
+        return (space.sample(rng),)
+    drawn = [space.sample(rng) for _ in range(sandwich_random)]
     return (space.largest, space.smallest, *drawn)
 
 
-def sample_subnet(space: SearchSpace, seed: int, step: int) -> SubnetConfig:
-    """Draw the subnet of a step: a function of (seed, step), so the same on every machine."""
-    return space.sample(random.Random(f"{seed}/{step}"))
-
-
 def sample_different(space: SearchSpace, count: int, rng: random.Random) -> list[SubnetConfig]:
-    """Draw so many different subnets, or all of a space that has fewer."""
+    """Draw `count` different subnets, or all of a space that has fewer."""
     drawn: dict[SubnetConfig, None] = {}
     while len(drawn) < min(count, space.size):
         drawn[space.sample(rng)] = None
@@ -55,7 +47,7 @@ def parse_subnet(text: str) -> SubnetConfig:
     """Return the subnet of a published name, or of JSON.
 
     Raises:
-        ValueError: it is neither; the text names what would be.
+        ValueError: it is neither; the text lists the names.
     """
     if text in SUBNETS:
         return SUBNETS[text]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,15 +17,17 @@ from torch import Tensor, nn
 
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.space import SearchSpace, SubnetConfig
-from training.config import Precision, TrainConfig
+from training.config import TrainConfig
 from training.data.batch import Batch, mixed_seed
-from training.engine.losses import Mixer, Teacher, answer_loss, label_loss
+from training.engine.losses import Mixer, Teacher, label_loss, soft_cross_entropy
 from training.engine.network import Network
 from training.engine.sampling import subnets_of_step
 from training.run.distributed import Ranks
 from training.run.schedule import Schedule, StepPlan
 from training.run.signals import StopRequest
 
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}  # types of autocast
+_COUNTERS = ("step", "seconds", "skipped", "broken", "bad_in_row", "rollbacks", "recent")
 _log = logging.getLogger(__name__)
 
 
@@ -41,7 +43,7 @@ class RunState:
     seconds: float = 0.0
     skipped: int = 0  # steps whose loss or gradient was not finite
     broken: int = 0  # images that could not be read
-    bad_in_row: int = 0  # of the skipped steps, those at the end that the scale is no excuse for
+    bad_in_row: int = 0  # consecutive non-finite steps that the loss scale does not explain
     rollbacks: int = 0
     recent: list[float] = field(default_factory=list)  # losses since the last line of the log
 
@@ -73,31 +75,25 @@ class RunState:
             setattr(self, name, values[name])
 
 
-_COUNTERS = ("step", "seconds", "skipped", "broken", "bad_in_row", "rollbacks", "recent")
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class StepContext:
     """What all steps of a run share."""
 
     config: TrainConfig
     space: SearchSpace
-    fixed: SubnetConfig | None
+    fixed: SubnetConfig | None  # the one subnet of sampling fixed
     schedule: Schedule
     ranks: Ranks
-    wrapped: nn.Module  # the network, with averaged gradients where there are several processes
+    wrapped: nn.Module  # the network, with averaged gradients if there are several processes
     mixer: Mixer
     teacher: Teacher | None
 
-    @property
-    def half(self) -> torch.dtype | None:
-        """The type of autocast; None for fp32."""
-        return half_type(self.config.precision)
-
-
-def half_type(precision: Precision) -> torch.dtype | None:
-    """Return the type of autocast under a precision; None for fp32."""
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    def subnets(self, step: int) -> tuple[SubnetConfig, ...]:
+        """Return the subnets that a step trains."""
+        if self.fixed is not None:
+            return (self.fixed,)
+        drawn = self.config.sandwich_random if self.config.sampling == "sandwich" else 0
+        return subnets_of_step(self.space, self.config.seed, step, drawn)
 
 
 def take_step(
@@ -116,7 +112,7 @@ def take_step(
     """
     config, ranks = context.config, context.ranks
     plan = context.schedule.plan(state.step)
-    subnets = subnets_of_step(config, context.space, context.fixed, plan.step)
+    subnets = context.subnets(plan.step)
     set_lr(state.optimizer, config.lr * plan.lr_scale)
     state.network.train()
     state.optimizer.zero_grad()
@@ -126,7 +122,8 @@ def take_step(
         broken += batch.broken
         loss += _backward(state, context, batch, plan, part, subnets) / ranks.parts
     state.scaler.unscale_(state.optimizer)
-    norm = clip(state.network, config.clip_grad)
+    largest = config.clip_grad or math.inf
+    norm = nn.utils.clip_grad_norm_(state.network.parameters(), largest).item()
     loss, broken = ranks.sums([loss, broken])
     state.step += 1
     state.broken += int(broken)
@@ -142,22 +139,44 @@ def take_step(
     return int(ranks.largest([request.signal])[0])
 
 
-def _skip(state: RunState, loss: float) -> None:
-    """Count a step that was not made, and take a smaller scale where that can help.
+def make_optimizer(
+    model: AutoFormer,
+    opt: str,
+    lr: float,
+    weight_decay: float,
+    decays_tables: bool = False,
+    layer_decay: float = 1.0,
+) -> torch.optim.Optimizer:
+    """Make the optimizer of a network's trainable parameters.
 
-    A gradient that overflows under a finite loss may be the scale's fault: the scaler halves it, at
-    the start several times until one fits, and none of these steps brings a return to a checkpoint
-    nearer. At a scale of 1, which is also that of fp32 and bf16, the gradient itself is bad; and no
-    scale mends a loss, which is computed without it.
+    Weight decay leaves norms, biases, position embedding and class token alone.
+
+    Args:
+        model: the network.
+        opt: timm's name.
+        lr: learning rate.
+        weight_decay: weight decay.
+        decays_tables: True for upstream's rule: it decays the relative position tables too, since
+            its pattern for them matches no parameter.
+        layer_decay: factor of the learning rate from each block to the one below.
+
+    Raises:
+        ValueError: the optimizer is unknown, or nothing is left to train.
     """
-    state.skipped += 1
-    scale = state.scaler.get_scale()
-    if math.isfinite(loss):
-        state.bad_in_row += scale <= 1
-        state.scaler.update()
+    kept = {"pos_embed", "cls_token"} if decays_tables else model.no_weight_decay()
+    arguments = {"weight_decay": weight_decay, "no_weight_decay_list": tuple(kept)}
+    if layer_decay < 1:
+        groups = partial(param_groups_layer_decay, layer_decay=layer_decay, **arguments)
     else:
-        state.bad_in_row += 1
-        state.scaler.update(scale)  # as it is; the next gradient would count as unscaled otherwise
+        groups = partial(param_groups_weight_decay, **arguments)
+    fused = {"fused": True} if opt == "adamw" else {}  # a tenth of a small step otherwise
+    return create_optimizer_v2(model, opt=opt, lr=lr, param_group_fn=groups, **fused)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of all groups, each with its layer's factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def _backward(
@@ -170,66 +189,49 @@ def _backward(
 ) -> float:
     """Add the gradient of one part of the batch; returns the part's loss."""
     config, ranks = context.config, context.ranks
+    half = HALF.get(config.precision)
     x, targets = context.mixer.mix(batch, plan.step, part)
-    taught = context.teacher.labels(x) if context.teacher else None
+    teacher_labels = context.teacher.labels(x) if context.teacher else None
     torch.manual_seed(mixed_seed(config.seed, plan.step, f"dropout/{part}" if part else "dropout"))
-    answers: Tensor | None = None
+    largest_logits: Tensor | None = None
     total = torch.zeros((), device=x.device)
     for number, subnet in enumerate(subnets):
         is_last = part == ranks.own_parts[-1] and number == len(subnets) - 1
         with _averaging(context.wrapped, is_last):
-            with torch.autocast(x.device.type, context.half, enabled=context.half is not None):
+            with torch.autocast(x.device.type, half, enabled=half is not None):
                 logits = context.wrapped(x, subnet)
-            if answers is None:
-                loss = label_loss(logits, targets, taught, config)
-                answers = logits.detach()
+            if largest_logits is None:
+                loss = label_loss(
+                    logits, targets, config.label_smoothing, teacher_labels, config.distill.share
+                )
+                largest_logits = logits.detach()
             else:
-                loss = answer_loss(logits, answers)
+                loss = soft_cross_entropy(logits, largest_logits)
             loss = loss / len(subnets)
             state.scaler.scale(loss / ranks.accumulate).backward()
         total += loss.detach()
     return total.item()
 
 
-def _averaging(wrapped: nn.Module, is_last: bool) -> Any:
+def _averaging(wrapped: nn.Module, is_last: bool) -> AbstractContextManager[None]:
     """Average gradients over processes once a step, in its last backward pass."""
     no_sync = getattr(wrapped, "no_sync", None)
     return nullcontext() if is_last or no_sync is None else no_sync()
 
 
-def make_optimizer(model: AutoFormer, config: TrainConfig) -> torch.optim.Optimizer:
-    """Make the optimizer of a network's trainable parameters.
+def _skip(state: RunState, loss: float) -> None:
+    """Count a step that changed nothing, and lower the loss scale if that can help.
 
-    Weight decay leaves norms, biases, position embedding, class token and relative position tables
-    alone. Upstream decays the tables: its pattern for them matches no parameter; the decay rule
-    "upstream" does the same.
-
-    Args:
-        model: the network.
-        config: optimizer, learning rate, weight decay, layer decay.
-
-    Raises:
-        ValueError: the optimizer is unknown, or nothing is left to train.
+    A gradient that overflows under a finite loss may be due to the scale: the scaler halves it, at
+    the start several times until one fits, and none of these steps counts towards a return to a
+    checkpoint. At a scale of 1, which is also that of fp32 and bf16, the gradient itself is bad;
+    and no scale mends a loss, which is computed without it.
     """
-    kept = (
-        {"pos_embed", "cls_token"} if config.decay_rule == "upstream" else model.no_weight_decay()
-    )
-    arguments = {"weight_decay": config.weight_decay, "no_weight_decay_list": tuple(kept)}
-    if config.layer_decay < 1:
-        groups = partial(param_groups_layer_decay, layer_decay=config.layer_decay, **arguments)
+    state.skipped += 1
+    scale = state.scaler.get_scale()
+    if math.isfinite(loss):
+        state.bad_in_row += scale <= 1
+        state.scaler.update()
     else:
-        groups = partial(param_groups_weight_decay, **arguments)
-    fused = {"fused": True} if config.opt == "adamw" else {}  # a tenth of a small step otherwise
-    return create_optimizer_v2(model, opt=config.opt, lr=config.lr, param_group_fn=groups, **fused)
-
-
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of all groups, each with its layer's factor."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group.get("lr_scale", 1.0)
-
-
-def clip(network: nn.Module, largest: float) -> float:
-    """Scale the gradient down to a largest norm, 0 for any, and return its norm before."""
-    parameters = network.parameters()
-    return nn.utils.clip_grad_norm_(parameters, largest or float("inf")).item()
+        state.bad_in_row += 1
+        state.scaler.update(scale)  # as it is; the next gradient would count as unscaled otherwise

@@ -96,7 +96,7 @@ class Reproduction:
         self.resources, self.progress = resources, progress
         self.space = space_of(config.train)
         self.searched = out / "search"
-        self.ranks = join(config.train, resources)
+        self.ranks = join(resources, config.train.batch_size, config.train.augment.mixes)
         share_threads(self.ranks.world)
         if (out / "config.json").exists():
             require_same(read_json(out / "config.json"), config.to_dict(), out)

@@ -8,7 +8,6 @@ this project: no file format holds such weights, and nothing but the comparison 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,14 +19,11 @@ from autoformer_zoo.network.supernet import Supernet
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.space import SearchSpace, SubnetConfig
 from training.config import DEFAULT_RESOURCES, Resources, TrainConfig, space_of
-from training.data.open import open_source
-from training.engine.loop import make_context, make_state, resume, run_steps
 from training.engine.network import require_sizes
 from training.engine.step import RunState
 from training.run.checkpoints import load_checkpoint
-from training.run.directory import open_run, read_config
-from training.run.distributed import join
-from training.train import resolve_precision
+from training.run.directory import read_config
+from training.train import train
 
 MLP_PARTS = ("mlp.", "norm2.")
 
@@ -89,7 +85,7 @@ def make_separate(config: TrainConfig) -> SeparateSupernet:
     """Make the untrained network, from the config's seed."""
     torch.manual_seed(config.seed)
     space = space_of(config)
-    require_sizes(config, space.patch_size)
+    require_sizes(config.stages, space.patch_size)
     return SeparateSupernet(space, config.drop_path_rate).train()
 
 
@@ -101,15 +97,7 @@ def train_separate(
     resources: Resources = DEFAULT_RESOURCES,
 ) -> RunState:
     """Train as `training.train.train` does, with weights of their own per choice."""
-    ranks = join(config, resources)
-    config = replace(config, precision=resolve_precision(config.precision, ranks.device))
-    source = ranks.together(lambda: open_source(config, data_dir, ranks, resources))
-    state = ranks.together(lambda: make_state(config, ranks.device, make_separate))
-    context = make_context(config, state, source, ranks, resources)
-    ranks.by_first(lambda: open_run(out, config, ranks.device, ranks.world))
-    resume(state, out, ranks)
-    run_steps(state, context, source, out, progress=progress)
-    return state
+    return train(config, data_dir, out, progress, resources=resources, make=make_separate)
 
 
 def load_separate(run: Path) -> SeparateSupernet:

@@ -1,7 +1,7 @@
 """The run directory: config.json, environment.json, held_out.json, log.jsonl, timing.jsonl.
 
-log.jsonl holds what follows from the config alone, so that a run that was stopped and went on has
-the log of one that was not; how long it took stands in timing.jsonl.
+log.jsonl holds what follows from the config alone, so that a run that was stopped and resumed has
+the log of an undisturbed one; how long it took is kept apart, in timing.jsonl.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import os
 import platform
-from contextlib import suppress
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,6 @@ import torch
 import torchvision
 
 from autoformer_zoo import __version__
-from benchmarks.measure.rows import current_commit
 from training.config import TrainConfig, require_same
 
 LOG = "log.jsonl"
@@ -48,12 +49,12 @@ def read_config(run: Path) -> TrainConfig:
     """Read the config of a run.
 
     Raises:
-        FileNotFoundError: it is no run directory.
+        FileNotFoundError: it is not a run directory.
         ValueError: the file is damaged; the text says what is wrong in it.
     """
     path = run / "config.json"
     if not path.exists():
-        raise FileNotFoundError(f"{path} is not there; expected the directory of a training run")
+        raise FileNotFoundError(f"{path} does not exist; expected the directory of a training run")
     try:
         return TrainConfig.from_json(path.read_text())
     except ValueError as error:
@@ -61,7 +62,7 @@ def read_config(run: Path) -> TrainConfig:
 
 
 def describe_environment(device: torch.device, world: int) -> dict[str, Any]:
-    """Say what a run was made with: versions, machine, threads and commit."""
+    """Return what a run is made with: versions, machine, threads and commit."""
     is_cuda = device.type == "cuda"
     return {
         "autoformer_zoo": __version__,
@@ -76,38 +77,47 @@ def describe_environment(device: torch.device, world: int) -> dict[str, Any]:
         "processes": world,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "commit": current_commit(),
+        "commit": _current_commit(),
     }
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small file under a temporary name first, so that it is always whole.
+def _current_commit() -> str:
+    """Return the commit of this code, with -dirty if files were changed."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    folder = Path(__file__).parent
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):  # no git, or not in a repository
+        return "unknown"
+    return done.stdout.strip()
+
+
+@contextmanager
+def write_atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary name to write to; it becomes `path` if the block ends without an error.
+
+    A file is thus whole or not there at all, whenever the process is killed.
 
     Raises:
-        OSError: it cannot be written; the text has its own name, and nothing is left behind.
+        OSError: it cannot be written; the text has the file's own name, and nothing is left behind.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")  # savers go by the suffix
     try:
-        temporary.write_text(text)
+        yield temporary
         os.replace(temporary, path)
     except OSError as error:
+        if error.errno is None:  # not of the system: it has a text of its own
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
         with suppress(OSError):
             temporary.unlink()
-        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
-def require_writable(path: Path) -> None:
-    """Refuse a file that could not be written, before hours are spent on what it shall hold.
-
-    Raises:
-        OSError: it is a directory, or its folder is not there or not to be written to.
-    """
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a directory; expected the name of a file")
-    if not path.parent.is_dir():
-        raise NotADirectoryError(f"{path}: there is no folder {path.parent}; make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError(f"{path}: {path.parent} may not be written to; name another file")
+def write_text(path: Path, text: str) -> None:
+    """Write a small file; errors as in `write_atomic`."""
+    with write_atomic(path) as temporary:
+        temporary.write_text(text)
 
 
 def append(path: Path, values: dict[str, Any]) -> None:
@@ -130,7 +140,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def cut_log(path: Path, step: int) -> None:
-    """Forget the lines of steps after `step`, which will be done again."""
+    """Discard the lines of steps after `step`, which will be computed again."""
     if path.exists():
         kept = [line for line in read_log(path) if line["step"] <= step]
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))

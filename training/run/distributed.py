@@ -1,8 +1,11 @@
-"""One process or many: ranks, and the few things that they tell each other.
+"""One process or many: ranks, and the few values that they exchange.
 
-`torchrun` starts the processes and says who they are; without it there is one. The batch is the
-config's whatever their number: part p of P takes every P-th image from p on, and a process does
-its `accumulate` parts one after the other.
+`torchrun` starts the processes and numbers them; without it there is one. The batch is the config's
+whatever their number: part p of P takes every P-th image from p on, and a process computes its
+`accumulate` parts one after the other.
+
+What one rank refuses, all refuse: otherwise the others would wait for it in their next collective
+call until a timeout of many minutes. Rank 0 reports the error for all.
 """
 
 from __future__ import annotations
@@ -10,7 +13,6 @@ from __future__ import annotations
 import atexit
 import inspect
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,13 +23,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from autoformer_zoo.weights.checkpoint import CheckpointError
-from training.config import Resources, TrainConfig
+from autoformer_zoo.cli.command import USER_ERRORS
+from training.config import Resources
 
 T = TypeVar("T")
-_LOST = re.compile(r"[Cc]onnection|by peer|Broken pipe|[Tt]imed out|remote process exited")
-_PLACE = re.compile(r"^\[\S+\] ")  # in torch's source
-REFUSALS = (ValueError, OSError, CheckpointError)  # what one process tells the others
 
 
 class TrainingError(RuntimeError):
@@ -35,7 +34,7 @@ class TrainingError(RuntimeError):
 
 
 class SharedError(TrainingError):
-    """A failure that every process meets: the first one alone tells it."""
+    """A failure that is raised on all ranks and reported by rank 0."""
 
 
 class LostProcessError(TrainingError):
@@ -43,8 +42,13 @@ class LostProcessError(TrainingError):
 
 
 def is_shared(error: BaseException) -> bool:
-    """Say whether every process raises this: by its kind, or since one told the others."""
+    """Return True if every rank raises this error, itself or another one because of it."""
     return isinstance(error, SharedError) or isinstance(error.__cause__, SharedError)
+
+
+def current_rank() -> int:
+    """Return the number of this process among those that torchrun started; 0 without torchrun."""
+    return int(os.environ.get("RANK", "0"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,7 @@ class Ranks:
 
     @property
     def parts(self) -> int:
-        """Parts that a batch is done in, over all processes."""
+        """Parts that a batch is divided into, over all processes."""
         return self.world * self.accumulate
 
     @property
@@ -86,52 +90,48 @@ class Ranks:
             LostProcessError: one of them ended.
         """
         if self.world > 1:
-            with telling_lost():
+            with lost_process_errors():
                 dist.barrier()
 
     def together(self, work: Callable[[], T]) -> T:
-        """Do work in every process, and wait for all; what one refuses, all refuse.
+        """Run `work` on every rank and wait for all; a user's mistake on one is raised on all.
 
         Args:
-            work: talks to no other process itself.
+            work: communicates with no other process itself.
 
         Returns:
             This process's result.
 
         Raises:
-            ValueError: raised by the work in some process; as are OSError and CheckpointError.
-            LostProcessError: a process ended, as after any other error of its work.
+            ValueError: raised by the work on some rank; as are OSError and CheckpointError.
+            LostProcessError: a process ended, as it does after any other error of its work.
         """
         if self.world == 1:
             return work()
-        error: Exception | None = None
+        mistake: Exception | None = None
         try:
             result = work()
-        except REFUSALS as refusal:
-            error = refusal
-        for told in self._gathered(error and (_kind_of(error), str(error))):
-            if told is not None:
-                number, text = told
-                raise REFUSALS[number](text) from SharedError(text)
+        except USER_ERRORS as error:
+            mistake = error
+        for found in self._gathered(mistake):
+            if found is not None:
+                raise found from SharedError(str(found))
         return result
 
     def by_first(self, work: Callable[[], T]) -> T:
-        """Let the first process do work while all wait; what it refuses, all refuse.
+        """Run `work` on rank 0 while all wait; errors as in `together`.
 
         Args:
             work: as of `together`; its result can be pickled.
 
         Returns:
-            The first process's result.
-
-        Raises:
-            ValueError: as `together`, which it also is in its other errors.
+            The result of rank 0.
         """
         result = self.together(work if self.is_first else lambda: None)
         return self._gathered(result)[0]
 
     def wrap(self, network: nn.Module, uses_all: bool) -> nn.Module:
-        """Make a network whose gradients are averaged over processes, where there are several.
+        """Return a network whose gradients are averaged over processes, if there are several.
 
         Args:
             network: the same in every process.
@@ -151,93 +151,84 @@ class Ranks:
         if self.world == 1:
             return list(values)
         # Apple's and other devices without float64 have no process groups either.
-        summed = torch.tensor(values, dtype=torch.float64, device=self.device)
-        with telling_lost():
-            dist.all_reduce(summed, how)
-            return summed.tolist()
+        reduced = torch.tensor(values, dtype=torch.float64, device=self.device)
+        with lost_process_errors():
+            dist.all_reduce(reduced, how)
+            return reduced.tolist()
 
     def _gathered(self, value: Any) -> list[Any]:  # whatever can be pickled
         """Return the values of all processes, in order."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
-        with telling_lost():
+        with lost_process_errors():
             dist.all_gather_object(values, value)
         return values
-
-
-@contextmanager
-def telling_lost() -> Iterator[None]:
-    """Around what waits for other processes: turn what torch says of a lost one into a line.
-
-    Raises:
-        LostProcessError: one of them ended.
-    """
-    try:
-        yield
-    except RuntimeError as error:  # gloo has no kind of its own
-        if not _LOST.search(str(error)):
-            raise
-        reason = _PLACE.sub("", str(error).splitlines()[0]).partition(". ")[0]
-        raise LostProcessError(
-            f"a process was lost ({reason}); give the same command again to go on from the last "
-            "checkpoint"
-        ) from error
-
-
-def _kind_of(error: Exception) -> int:
-    """Return the number of the first kind in REFUSALS that an error is of."""
-    return next(i for i, kind in enumerate(REFUSALS) if isinstance(error, kind))
 
 
 SINGLE = Ranks(torch.device("cpu"))
 
 
-def join(config: TrainConfig, resources: Resources) -> Ranks:
+@contextmanager
+def lost_process_errors() -> Iterator[None]:
+    """Raise LostProcessError for the errors of torch.distributed inside the block.
+
+    gloo has no exception of its own: its messages begin with the file that they come from.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        line = str(error).partition("\n")[0]
+        if not isinstance(error, dist.DistError) and "gloo" not in line:
+            raise
+        raise LostProcessError(
+            f"a process was lost ({line}); give the same command again to go on from the last "
+            "checkpoint"
+        ) from error
+
+
+def join(resources: Resources, batch_size: int, makes_pairs: bool) -> Ranks:
     """Join the processes that torchrun started, if it did.
 
     The group is left when the process ends, not before: a second run in the same processes, as in a
     search after training, could not find the others again.
 
+    Args:
+        resources: device and accumulated parts.
+        batch_size: images per step, over all processes.
+        makes_pairs: True if mixup or CutMix mixes pairs of a part of the batch.
+
     Raises:
         ValueError: the batch cannot be divided into equal parts, or the device is unknown.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
-    ranks = Ranks(device_of(resources.device, local, world), rank, world, resources.accumulate)
+    world, rank = int(os.environ.get("WORLD_SIZE", "1")), current_rank()
+    device = device_of(resources.device, int(os.environ.get("LOCAL_RANK", "0")), world)
+    ranks = Ranks(device, rank, world, resources.accumulate)
     if world > 1 and not dist.is_initialized():
-        if ranks.device.type == "cuda":
-            torch.cuda.set_device(ranks.device)
-        dist.init_process_group("nccl" if ranks.device.type == "cuda" else "gloo")
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         atexit.register(dist.destroy_process_group)
-    ranks.by_first(lambda: _require_parts(config, ranks))
+    expected = ranks.parts * 2 if makes_pairs else ranks.parts
+    if batch_size % expected:  # the same on every rank
+        raise ValueError(
+            f"batch_size {batch_size} cannot be divided into {world} processes x "
+            f"{resources.accumulate} accumulated parts{' of pairs to mix' if makes_pairs else ''}; "
+            f"expected a multiple of {expected}"
+        ) from (SharedError() if world > 1 else None)
     return ranks
 
 
-def _require_parts(config: TrainConfig, ranks: Ranks) -> None:
-    size, parts = config.batch_size, ranks.parts
-    if size % parts:
-        raise ValueError(
-            f"batch_size {size} cannot be divided into {ranks.world} processes x "
-            f"{ranks.accumulate} accumulated parts; expected a multiple of {parts}"
-        )
-    if config.augment.mixes and (size // parts) % 2:
-        raise ValueError(
-            f"mixup and cutmix mix pairs, but a part has {size // parts} images; expected a "
-            f"batch_size that is a multiple of {2 * parts}"
-        )
-
-
 def device_of(name: str, local_rank: int = 0, world: int = 1) -> torch.device:
-    """Return the device of that name; auto: CUDA where there is some.
+    """Return the device of that name; auto: CUDA if there is a GPU.
 
     Args:
-        name: as PyTorch has it.
-        local_rank: number of this process on its machine: of its GPU, where there are several.
+        name: PyTorch's name.
+        local_rank: number of this process on its machine, which is that of its GPU.
         world: number of processes.
 
     Raises:
-        ValueError: there is no such device, or it is of no use here.
+        ValueError: there is no such device, or it cannot be used here.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

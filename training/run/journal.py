@@ -1,8 +1,8 @@
 """The small files of a search or report: written whole, or line by line so that a kill costs one.
 
-A journal is JSON lines: a header that says what the lines belong to, then one line for everything
-that was worked out. Whoever is killed at any point starts again, reads it back, and goes on; under
-another header nothing is read back but the difference shown.
+A journal is JSON lines: a header that describes what the lines belong to, then one line for every
+result. A process that is killed at any point starts again, reads the lines back, and continues;
+under another header nothing is read back but the difference reported.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class Journal:
     """Lines of JSON under a header, appended one by one.
 
     Args:
-        path: the file; made with its folder where it is not there.
+        path: the file; made with its folder if it does not exist.
         header: what the lines belong to.
 
     Raises:
-        ValueError: the file has another header; the text shows the first difference.
+        ValueError: the file has another header; the text shows the differences.
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:

@@ -1,51 +1,85 @@
-"""Draw the curve of a run, and how its subnets do."""
+"""Figures of runs and searches: one row of axes, drawn without a display.
+
+The same numbers give the same file, so that a figure in the repository changes only with them.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from training.run.directory import HELD_OUT, LOG, read_log
+from training.run.directory import HELD_OUT, LOG, read_log, write_atomic
 
 CURVE = "curve.svg"
+COSTS = {"params": ("parameters, M", 1e6), "macs": ("multiply-adds, M", 1e6)}
+
+
+@contextmanager
+def figure(out: Path, columns: int, width: float = 4, height: float = 3.4) -> Iterator[list[Any]]:
+    """Yield axes to draw on, and write the figure when the block ends.
+
+    Args:
+        out: image to write; its suffix is the format.
+        columns: number of axes, side by side.
+        width: of each, in inches.
+        height: of each, in inches.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.hashsalt": "autoformer_zoo"}):  # ids are random otherwise
+        drawn = Figure((width * columns, height), layout="constrained")
+        yield list(drawn.subplots(1, columns, squeeze=False)[0])
+        with write_atomic(out) as temporary:
+            drawn.savefig(temporary, metadata={"Date": None} if out.suffix == ".svg" else None)
 
 
 def plot_curve(run: Path) -> Path:
     """Draw loss and held-out accuracy over training into the run directory; returns the file."""
-    figure, (left, right) = _figure(2)
-    _draw_log(run, left, right)
-    return _save(figure, run / CURVE)
+    with figure(run / CURVE, 2) as (left, right):
+        _draw_log(run, left, right)
+    return run / CURVE
 
 
-def plot_run(run: Path, results: dict[str, Any], out: Path) -> None:
+def plot_run(run: Path, results: Mapping[str, Any], out: Path) -> None:
     """Draw loss and held-out accuracy over training, and accuracy over parameters.
 
     Args:
         run: run directory with log.jsonl.
         results: what `training.choose` returned.
-        out: image to write; its ending says the format.
+        out: image to write; its suffix is the format.
     """
-    figure, (left, middle, right) = _figure(3)
-    _draw_log(run, left, middle)
-    scored = results["held_out"]
-    params = [each["params"] / 1e6 for each in scored]
-    right.scatter(params, [each["acc1_percent"] for each in scored], s=10, label="candidates")
-    best = results["params"] / 1e6, results["held_out_acc1_percent"]
-    right.scatter(*best, marker="*", s=90, label="chosen")
-    right.set(xlabel="parameters, M", ylabel="held-out top-1, %, 32 px")
-    right.legend()
-    _save(figure, out)
+    with figure(out, 3) as (left, middle, right):
+        _draw_log(run, left, middle)
+        scored = results["held_out"]
+        params = [candidate["params"] / 1e6 for candidate in scored]
+        accuracies = [candidate["acc1_percent"] for candidate in scored]
+        right.scatter(params, accuracies, s=10, label="candidates")
+        best = results["params"] / 1e6, results["held_out_acc1_percent"]
+        right.scatter(*best, marker="*", s=90, label="chosen")
+        right.set(xlabel="parameters, M", ylabel="held-out top-1, %, 32 px")
+        right.legend()
 
 
-def _figure(columns: int) -> Any:
-    import matplotlib
+def plot_search(result: Mapping[str, Any], out: Path) -> None:
+    """Draw a search: accuracy over cost with the front, and accuracy over generations.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    return plt.subplots(1, columns, figsize=(4 * columns, 3.4), layout="constrained")
+    Args:
+        result: content of search.json.
+        out: image to write; its suffix is the format.
+    """
+    candidates = result["candidates"]
+    scores = [candidate["score"] for candidate in candidates]
+    generations = [candidate["generation"] for candidate in candidates]
+    groups = [
+        [score for score, other in zip(scores, generations, strict=True) if other == generation]
+        for generation in range(max(generations) + 1)
+    ]
+    with figure(out, 2, 5.5, 3.8) as (left, right):
+        _draw_front(result, scores, generations, left)
+        _draw_generations(groups, right)
 
 
 def _draw_log(run: Path, left: Any, right: Any) -> None:
@@ -67,61 +101,30 @@ def _draw_log(run: Path, left: Any, right: Any) -> None:
         right.legend()
 
 
-def _save(figure: Any, out: Path) -> Path:
-    from matplotlib import pyplot as plt
+def _draw_front(
+    result: Mapping[str, Any], scores: Sequence[float], generations: Sequence[int], axes: Any
+) -> None:
+    from matplotlib.ticker import MaxNLocator
 
-    temporary = out.with_name(f"{out.stem}.tmp{out.suffix}")
-    figure.savefig(temporary, metadata={"Date": None} if out.suffix == ".svg" else None)
-    plt.close(figure)
-    os.replace(temporary, out)
-    return out
+    label, unit = COSTS[result["front_cost"]]
+    costs = [candidate[result["front_cost"]] / unit for candidate in result["candidates"]]
+    dots = axes.scatter(costs, scores, c=generations, s=9, cmap="viridis")
+    front, best = result["front"], result["best"]
+    x, y = [costs[i] for i in front], [scores[i] for i in front]
+    axes.step(x, y, where="post", color="tab:red", linewidth=1, label="front")
+    axes.scatter(costs[best], scores[best], marker="*", s=110, color="tab:red", label="winner")
+    axes.set(xlabel=label, ylabel="held-out top-1, %, inherited weights")
+    axes.legend(loc="lower right")
+    whole = MaxNLocator(integer=True)
+    axes.figure.colorbar(dots, ax=axes, label="generation", ticks=whole)
 
 
-LABELS = {"params": ("parameters, M", 1e6), "macs": ("multiply-adds, M", 1e6)}
-
-
-def plot_search(result: Mapping[str, Any], out: Path) -> None:
-    """Draw a search.
-
-    Args:
-        result: content of search.json.
-        out: image to write; its ending says the format.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-    from matplotlib import ticker
-
-    with plt.rc_context({"svg.hashsalt": "search"}):  # the same search, the same file
-        figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
-        candidates = result["candidates"]
-        generations = [each["generation"] for each in candidates]
-        scores = [each["score"] for each in candidates]
-        label, unit = LABELS[result["front_cost"]]
-        costs = [each[result["front_cost"]] / unit for each in candidates]
-        dots = left.scatter(costs, scores, c=generations, s=9, cmap="viridis")
-        front = result["front"]
-        x, y = [costs[i] for i in front], [scores[i] for i in front]
-        left.step(x, y, where="post", color="tab:red", linewidth=1, label="front")
-        best = result["best"]
-        left.scatter(costs[best], scores[best], marker="*", s=110, color="tab:red", label="winner")
-        left.set(xlabel=label, ylabel="held-out top-1, %, inherited weights")
-        left.legend(loc="lower right")
-        whole = ticker.MaxNLocator(integer=True)
-        figure.colorbar(dots, ax=left, label="generation", ticks=whole)
-        groups = [
-            [s for s, g in zip(scores, generations, strict=True) if g == n]
-            for n in range(max(generations) + 1)
-        ]
-        right.boxplot(
-            groups, positions=range(len(groups)), widths=0.6, flierprops={"markersize": 3}
-        )
-        highest = [max(s for group in groups[: n + 1] for s in group) for n in range(len(groups))]
-        right.plot(range(len(groups)), highest, color="tab:red", linewidth=1, label="best so far")
-        right.set(xlabel="generation", ylabel="held-out top-1, %")
-        right.set_xticks(range(0, len(groups), max(1, len(groups) // 10)))
-        right.set_xticklabels(range(0, len(groups), max(1, len(groups) // 10)))
-        right.legend(loc="lower right")
-        figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None)
-        plt.close(figure)
+def _draw_generations(groups: Sequence[Sequence[float]], axes: Any) -> None:
+    positions = range(len(groups))
+    axes.boxplot(groups, positions=positions, widths=0.6, flierprops={"markersize": 3})
+    best = [max(max(group) for group in groups[: n + 1]) for n in positions]
+    axes.plot(positions, best, color="tab:red", linewidth=1, label="best so far")
+    axes.set(xlabel="generation", ylabel="held-out top-1, %")
+    ticks = positions[:: max(1, len(groups) // 10)]
+    axes.set_xticks(ticks, ticks)
+    axes.legend(loc="lower right")

@@ -13,7 +13,7 @@ from training.config import TrainConfig
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """What a step works on; all of it follows from the config and the step's number."""
+    """What a step works on."""
 
     step: int
     epoch: int
@@ -56,31 +56,28 @@ class Schedule:
 
     def plan(self, step: int) -> StepPlan:
         """Return what step number `step` works on."""
-        return plan_step(self.config, step, self.steps_per_epoch)
+        epoch, batch = divmod(step, self.steps_per_epoch)
+        return StepPlan(step, epoch, batch, self._img_size(epoch), self._lr_scale(step))
 
     def evaluates_after(self, plan: StepPlan) -> bool:
-        """Tell whether held-out images are looked at after a step."""
+        """Return True if the held-out images are evaluated after a step."""
         if plan.batch_in_epoch != self.steps_per_epoch - 1:
             return False
         return (plan.epoch + 1) % self.config.evaluate_every == 0 or plan.step + 1 == self.total
 
+    def _img_size(self, epoch: int) -> int:
+        end = 0
+        for stage in self.config.stages:
+            end += stage.epochs
+            if epoch < end:
+                return stage.img_size
+        return self.config.largest_size
 
-def plan_step(config: TrainConfig, step: int, steps_per_epoch: int) -> StepPlan:
-    """Return what step number `step` works on: stage, batch, and learning rate."""
-    epoch, batch = divmod(step, steps_per_epoch)
-    end = 0
-    img_size = config.largest_size
-    for stage in config.stages:
-        end += stage.epochs
-        if epoch < end:
-            img_size = stage.img_size
-            break
-    total = config.epochs * steps_per_epoch
-    warmup = max(1, int(total * config.warmup_fraction))
-    if step < warmup:
-        scale = (step + 1) / warmup
-    else:
-        done = (step - warmup) / max(1, total - warmup)
-        low = config.min_lr_ratio
-        scale = low + (1 - low) * 0.5 * (1 + math.cos(math.pi * done))
-    return StepPlan(step, epoch, batch, img_size, scale)
+    def _lr_scale(self, step: int) -> float:
+        """Rise linearly over the warm-up, then fall along a cosine to `min_lr_ratio`."""
+        warmup = max(1, int(self.total * self.config.warmup_fraction))
+        if step < warmup:
+            return (step + 1) / warmup
+        done = (step - warmup) / max(1, self.total - warmup)
+        low = self.config.min_lr_ratio
+        return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * done))

@@ -1,4 +1,4 @@
-"""Stop on SIGTERM and SIGINT after the step at hand, so that a checkpoint can be written."""
+"""Stop on SIGTERM and SIGINT after the current step, so that a checkpoint can be written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import FrameType
 
 @dataclass(slots=True)
 class StopRequest:
-    """The signal that came, or 0."""
+    """The signal that was received, or 0."""
 
     signal: int = 0
 
@@ -27,17 +27,19 @@ def catch_signals() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     def note(number: int, _: FrameType | None) -> None:
         request.signal = number
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        restore()
 
-    for each in before:
-        signal.signal(each, note)
+    for number in before:
+        signal.signal(number, note)
     try:
         yield request
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        restore()

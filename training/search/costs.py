@@ -23,6 +23,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 
+from autoformer_zoo.cli.command import check_output
 from autoformer_zoo.network.complexity import count_macs, count_params
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.published import find_space
@@ -40,7 +41,7 @@ from benchmarks.measure.timing import (
 )
 from training.config import config_dataclass, describe_errors
 from training.run.command import run_command
-from training.run.directory import require_writable, write_text
+from training.run.directory import write_text
 from training.search.constraints import Cost
 
 NS_PER_MS = 1_000_000
@@ -283,7 +284,7 @@ def measure_command(
         rounds: largest number of timed calls of every network.
         seconds: start no further round after this time.
     """
-    require_writable(out)
+    check_output(out)
     sized = find_space(space)
     if img_size is not None:
         sized = replace(sized, img_size=img_size)

@@ -95,14 +95,14 @@ from pathlib import Path
 
 warnings.simplefilter("ignore")
 import torch
-from tests.made_training import MINI_CONFIG, QUICK, split_in_memory
-from training import sources
+from tests.helpers.made_training import MINI_CONFIG, QUICK, split_in_memory
+from training.data import open as data_open
 from training.config import Stage
 from training.train import train
 from dataclasses import replace
 
 torch.set_num_threads(1)
-sources.load_train = split_in_memory
+data_open.load_train = split_in_memory
 config = replace(MINI_CONFIG, stages=(Stage(60, 16),), log_every=7, evaluate_every=20)
 print("ready", flush=True)
 train(config, Path("."), Path(sys.argv[1]), progress=False, resources=QUICK)
@@ -184,7 +184,7 @@ def test_run_without_a_whole_checkpoint_says_so(tmp_path: Path) -> None:
 
 
 def test_missing_checkpoint_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"checkpoint\.pt is not there; train first"):
+    with pytest.raises(FileNotFoundError, match=r"checkpoint\.pt does not exist; train first"):
         load_checkpoint(tmp_path)
 
 
@@ -212,7 +212,7 @@ def test_full_disk_stops_with_the_last_checkpoint_whole(
         with pytest.raises(OSError, match=r"No space left on device.*the last one is whole"):
             run(tmp_path / "cut")
     assert load_checkpoint(tmp_path / "cut")["step"] == 3
-    assert not list((tmp_path / "cut").glob("*.tmp"))
+    assert not list((tmp_path / "cut").glob("*.tmp*"))
     run(tmp_path / "cut")
     assert_same_run(whole, tmp_path / "cut")
 
@@ -318,7 +318,7 @@ def test_run_directory_says_what_it_was_made_with(whole: Path) -> None:
     environment = json.loads((whole / "environment.json").read_text())
     assert environment["torch"] == torch.__version__
     assert {"timm", "commit", "cores", "device"} <= environment.keys()
-    assert not list(whole.glob("*.tmp"))
+    assert not list(whole.glob("*.tmp*"))
 
 
 def test_times_stand_apart_from_the_log(whole: Path) -> None:

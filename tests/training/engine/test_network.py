@@ -1,0 +1,259 @@
+"""The network that a config trains, and the weights that it starts from."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from autoformer_zoo.factory import extract_subnet
+from autoformer_zoo.network.supernet import Supernet
+from autoformer_zoo.network.vit import AutoFormer
+from autoformer_zoo.published import SPACES
+from autoformer_zoo.space import SubnetConfig
+from autoformer_zoo.weights.checkpoint import (
+    CheckpointError,
+    SubnetWeights,
+    SupernetWeights,
+    save_subnet,
+    save_supernet,
+)
+from autoformer_zoo.weights.layouts import Architecture
+from autoformer_zoo.weights.pretrained import load_supernet
+from autoformer_zoo.weights.slicing import slice_supernet
+from tests.helpers.made_training import ALONE, MINI, MINI_CONFIG, QUICK, split_in_memory
+from training.config import DataConfig, Stage, TrainConfig, WeightsConfig
+from training.data import open as data_open
+from training.engine.loop import make_state
+from training.engine.network import make_network
+from training.engine.sampling import parse_subnet
+from training.engine.weights import WEIGHTS
+from training.reproduce.separate import make_separate
+from training.run.checkpoints import load_checkpoint, save_checkpoint
+from training.train import train
+
+CPU = torch.device("cpu")
+NANO = SPACES["nano"]
+NANO_MODEL = replace(ALONE, subnet="", weights=WeightsConfig(model="autoformer_nano"))
+
+
+@pytest.fixture(autouse=True)
+def made_up_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_open, "load_train", split_in_memory)
+
+
+# Laws of the supernet
+
+
+def test_supernet_runs_what_extraction_gives() -> None:
+    torch.manual_seed(0)
+    supernet = Supernet(NANO).eval()
+    rng = random.Random(1)
+    x = torch.randn(2, 3, 32, 32)
+    weights = load_supernet(supernet.weights.state_dict())
+    for _ in range(3):
+        subnet = NANO.sample(rng)
+        with torch.no_grad():
+            torch.testing.assert_close(
+                supernet(x, subnet), extract_subnet(weights, subnet)(x), rtol=0, atol=2e-5
+            )
+
+
+def test_supernet_step_touches_only_the_subnet() -> None:
+    supernet = Supernet(NANO)
+    subnet = SubnetConfig(5, 128, (2,) * 5, (3.0,) * 5)
+    supernet(torch.randn(2, 3, 16, 16), subnet).sum().backward()
+    weights = supernet.weights
+    qkv = weights.blocks[0].attn.qkv.weight.grad
+    assert qkv[:128, :128].abs().min() > 0
+    assert not qkv[128:192].any()
+    assert not qkv[:, 128:].any()
+    assert weights.blocks[5].mlp.fc1.weight.grad is None
+    assert not weights.head.weight.grad[:, 128:].any()
+
+
+def test_supernet_refuses_a_subnet_that_does_not_fit() -> None:
+    supernet = Supernet(NANO)
+    with pytest.raises(ValueError, match=r"blocks\.1\.attn needs 4 heads, the supernet has 3"):
+        supernet(torch.zeros(1, 3, 32, 32), SubnetConfig(2, 128, (3, 4), (3.0, 3.0)))
+
+
+def test_supernet_packed_bias_rule_changes_the_v_bias_only() -> None:
+    supernet = Supernet(NANO)
+    tensors = {name: torch.randn_like(p) for name, p in supernet.weights.named_parameters()}
+    subnet = SubnetConfig(2, 128, (2, 3), (3.0, 3.0))
+    clean = slice_supernet(tensors, NANO.supernet, subnet, "prefix")
+    packed = slice_supernet(tensors, NANO.supernet, subnet, "packed_prefix")
+    different = [name for name in clean if not torch.equal(clean[name], packed[name])]
+    assert different == ["blocks.0.attn.qkv.bias"]
+
+
+# Starting from another run
+
+
+def first_run(out: Path, config: TrainConfig = MINI_CONFIG) -> str:
+    """Train a step; returns the run directory."""
+    train(config, out, out / "first", progress=False, stop_at=1, resources=QUICK)
+    return str(out / "first")
+
+
+def test_run_starts_from_another_runs_weights_and_averages(tmp_path: Path) -> None:
+    first = load_checkpoint(Path(first_run(tmp_path)))
+    start = make_state(replace(MINI_CONFIG, initial=str(tmp_path / "first"), lr=0.1), CPU)
+    torch.testing.assert_close(dict(start.network.state_dict()), dict(first["network"]))
+    torch.testing.assert_close(dict(start.ema.module.state_dict()), dict(first["ema"]))
+
+
+def test_official_bias_rule_is_kept(tmp_path: Path) -> None:
+    first = Path(first_run(tmp_path))
+    save_checkpoint({**load_checkpoint(first), "bias_rule": "packed_prefix"}, first)
+    state = make_state(replace(MINI_CONFIG, initial=str(first)), CPU)
+    assert (state.network.bias_rule, state.ema.module.bias_rule) == ("packed_prefix",) * 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"seed": 1}, r"first has seed=0, requested 1: it may have learned from images that"),
+        ({"held_out_per_class": 1}, "has held_out_per_class=2, requested 1: it may"),
+        ({"data": DataConfig("folder")}, "has data.source='cifar10', requested 'folder': it may"),
+        (
+            {"data": DataConfig(train_split="half"), "seed": 2},
+            "has seed=0, requested 2; data.train_split='train', requested 'half': it may .* same",
+        ),
+    ],
+    ids=["seed", "held out", "source", "split"],
+)
+def test_other_held_out_images_are_refused_before_a_directory_is_made(
+    tmp_path: Path, changes: dict[str, object], text: str
+) -> None:
+    config = replace(MINI_CONFIG, initial=first_run(tmp_path), **changes)
+    with pytest.raises(ValueError, match=text):
+        make_state(config, CPU)
+
+
+def test_seed_is_free_where_a_split_of_its_own_is_held_out(tmp_path: Path) -> None:
+    data = DataConfig(held_out_split="kept")
+    config = replace(MINI_CONFIG, data=data)
+    start = replace(config, initial=first_run(tmp_path, config), seed=5, held_out_per_class=0)
+    assert make_state(start, CPU).step == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        (replace(MINI_CONFIG, num_classes=7), r"head.* is \(4, 64\), here \(7, 64\), and 1 more"),
+        (replace(MINI_CONFIG, space="nano"), "trained another network: .* give the same space"),
+        (ALONE, r"trained another network: .* is \(1, 1, 64\), here \(1, 1, 32\), and .* sampling"),
+    ],
+    ids=["classes", "space", "fixed"],
+)
+def test_another_network_is_refused(tmp_path: Path, config: TrainConfig, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        make_state(replace(config, initial=first_run(tmp_path)), CPU)
+
+
+def test_subnet_alone_may_be_the_supernets_own(tmp_path: Path) -> None:
+    config = replace(ALONE, subnet=MINI.largest.to_json(), initial=first_run(tmp_path))
+    assert make_state(config, CPU).network.weights.cfg == MINI.largest
+
+
+def test_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"config\.json does not exist; expected"):
+        make_state(replace(MINI_CONFIG, initial=str(tmp_path)), CPU)
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(
+    ("size", "near"), [(17, 16), (30, 32), (2, 4)], ids=["above", "below", "no patch"]
+)
+@pytest.mark.parametrize(
+    ("make", "config"),
+    [
+        (make_network, MINI_CONFIG),
+        (make_network, ALONE),
+        (make_network, NANO_MODEL),
+        (make_separate, MINI_CONFIG),
+    ],
+    ids=["supernet", "subnet", "model", "separate"],
+)
+def test_stage_that_is_no_multiple_of_the_patch_is_refused(
+    make: Callable[[TrainConfig], object], config: TrainConfig, size: int, near: int
+) -> None:
+    with pytest.raises(ValueError, match=f"stage 1:{size}: .* 4 px; expected .* as 1:{near}$"):
+        make(replace(config, stages=(Stage(1, size),)))
+
+
+# Weights
+
+
+def test_subnet_may_be_a_name_or_json() -> None:
+    assert parse_subnet("autoformer_tiny").embed_dim == 192
+    assert parse_subnet(MINI.smallest.to_json()) == MINI.smallest
+    with pytest.raises(ValueError, match="subnet is 'huge'; expected a SubnetConfig as JSON or"):
+        parse_subnet("huge")
+
+
+@pytest.fixture
+def supernet_file(tmp_path: Path) -> Path:
+    torch.manual_seed(5)
+    made = Supernet(MINI)
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    tensors = {name: t.contiguous() for name, t in made.weights.state_dict().items()}
+    weights = SupernetWeights(tensors, Architecture.of_space(MINI), "packed_prefix")
+    save_supernet(weights, tmp_path / "supernet.safetensors")
+    return tmp_path / "supernet.safetensors"
+
+
+def test_official_supernet_goes_on_under_its_own_bias_rule(
+    tmp_path: Path, supernet_file: Path
+) -> None:
+    config = replace(MINI_CONFIG, weights=WeightsConfig(checkpoint=str(supernet_file)))
+    network = make_network(config).eval()
+    assert isinstance(network, Supernet)
+    assert network.bias_rule == "packed_prefix"
+    subnet, x = MINI.smallest, torch.randn(2, 3, 16, 16)
+    expected = extract_subnet(load_supernet(supernet_file), subnet)(x)
+    torch.testing.assert_close(network(x, subnet), expected, rtol=0, atol=1e-5)
+    train(config, tmp_path, tmp_path / "run", progress=False, resources=QUICK)
+    assert load_supernet(tmp_path / "run" / WEIGHTS).bias_rule == "packed_prefix"
+
+
+def test_supernet_of_another_space_is_refused(supernet_file: Path) -> None:
+    weights = WeightsConfig(checkpoint=str(supernet_file))
+    with pytest.raises(ValueError, match=r"supernet\.safetensors holds the supernet .*name its"):
+        make_network(replace(MINI_CONFIG, space="nano", weights=weights))
+
+
+def test_subnet_is_retrained_from_inherited_weights(supernet_file: Path) -> None:
+    weights = WeightsConfig(checkpoint=str(supernet_file))
+    network = make_network(replace(ALONE, weights=weights)).eval()
+    subnet, x = SubnetConfig.from_json(ALONE.subnet), torch.randn(2, 3, 16, 16)
+    expected = extract_subnet(load_supernet(supernet_file), subnet)(x)
+    torch.testing.assert_close(network(x, subnet), expected, rtol=0, atol=1e-5)
+
+
+def test_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    torch.save(timm.create_model("test_efficientnet").state_dict(), tmp_path / "other.pth")
+    weights = WeightsConfig(checkpoint=str(tmp_path / "other.pth"))
+    for config in (MINI_CONFIG, ALONE):
+        with pytest.raises(CheckpointError, match=r"other\.pth: bn1\.num_batches_tracked is of"):
+            make_network(replace(config, weights=weights))
+
+
+def test_weights_for_other_channels_are_refused(tmp_path: Path) -> None:
+    subnet = SubnetConfig.from_json(ALONE.subnet)
+    network = AutoFormer(subnet, img_size=16, patch_size=4, num_classes=4, in_chans=1)
+    net = Architecture(subnet, (16, 16), (4, 4), in_chans=1, num_classes=4)
+    save_subnet(SubnetWeights(network.state_dict(), net), tmp_path / "grey.safetensors")
+    weights = WeightsConfig(checkpoint=str(tmp_path / "grey.safetensors"))
+    with pytest.raises(ValueError, match=r"grey\.safetensors is for 1 channels; expected 3, as"):
+        make_network(replace(ALONE, weights=weights))
