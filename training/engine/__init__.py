@@ -1,1 +1,5 @@
-"""TODO docstring."""
+"""What a training run computes.
+
+Read `network` (what is trained), `sampling` (which subnets a step trains), `losses`, `step` (one
+step), `loop` (all of them, with log, evaluation and checkpoints), `weights` (the final file).
+"""
