@@ -12,6 +12,7 @@ exactly the sum of its blocks: the search measures its winner and logs both.
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -44,8 +45,11 @@ from training.run.command import run_command
 from training.run.directory import write_text
 from training.search.constraints import Cost
 
+_log = logging.getLogger(__name__)
+
 NS_PER_MS = 1_000_000
 Nanoseconds = Annotated[int, Field(ge=0, lt=2**63)]
+Device = Literal["cpu", "cuda"]
 BlockKey = tuple[int, int, float]  # embed_dim, heads, MLP ratio
 
 
@@ -77,7 +81,7 @@ class LatencyTable:
         ValueError: a value has the wrong type or is out of its range.
     """
 
-    device: Literal["cpu", "cuda"]
+    device: Device
     threads: PositiveInt
     batch_size: PositiveInt
     img_size: PositiveInt
@@ -152,7 +156,7 @@ def macs_cost(space: SearchSpace) -> Cost:
 
 def measure_latencies(
     space: SearchSpace,
-    device: str = "cpu",
+    device: Device = "cpu",
     batch_size: int = 1,
     rounds: int = 20,
     seconds: float = 60.0,
@@ -178,6 +182,7 @@ def measure_latencies(
     plan = TimingConfig(rounds, seconds)
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is 'cuda', which this machine does not have; expected cpu")
+    _log.info("measuring the blocks of the space on this machine, for about %.0f s", seconds)
     depth, keys = space.depth[-1], _block_keys(space)
     first = {key[0]: key for key in reversed(keys)}  # one block of each width
     networks = [(1, key) for key in first.values()] + [(depth, key) for key in keys]
@@ -267,7 +272,7 @@ def _ns(ms: float) -> int:
 def measure_command(
     out: Path,
     space: str = "nano",
-    device: Literal["cpu", "cuda"] = "cpu",
+    device: Device = "cpu",
     batch_size: int = 1,
     img_size: int | None = None,
     rounds: int = 20,

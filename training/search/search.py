@@ -98,10 +98,10 @@ def in_bf16(
     Raises:
         ValueError: bf16 ranks subnets otherwise than fp32.
     """
-    fp32, bf16 = replace(task, precision="fp32"), replace(task, precision="bf16")
+    bf16 = replace(task, precision="bf16")
     scorers = [
-        JournaledScorer(each.accuracy, out / f"ranking-{each.precision}", header, ranks, progress)
-        for each in (fp32, bf16)
+        JournaledScorer(scored.accuracy, out / f"ranking-{name}", header, ranks, progress)
+        for name, scored in {"fp32": replace(task, precision="fp32"), "bf16": bf16}.items()
     ]
     tau = require_same_ranking(task.space, *scorers)
     if ranks.is_first:
