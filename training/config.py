@@ -41,6 +41,7 @@ RENAMED = {"most_bad_steps": "max_bad_steps", "most_rollbacks": "max_rollbacks"}
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Share = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
+CountOrShare = NonNegativeInt | Annotated[float, Field(gt=0, lt=1)]
 
 _MAX_SHOWN = 60  # characters of a wrong value in an error
 _MAX_DIFFERENCES = 5  # of two configs, in an error
@@ -242,7 +243,7 @@ class TrainConfig:
     ema_decay: BelowOne = 0.999  # decay of the average of weights, per step
     initial: str = ""  # run directory whose weights and averages to start from
     precision: Precision = "auto"  # auto: bf16 if the device is fast at it
-    held_out_per_class: NonNegativeInt = 500  # training images held out per class (0: none)
+    held_out_per_class: CountOrShare = 500  # images held out per class (0: none; <1: a share)
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0  # seed of everything random
     evaluate_every: PositiveInt = 2  # epochs between evaluations on the held-out images
     log_every: PositiveInt = 50  # steps between lines of the log

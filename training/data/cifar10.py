@@ -53,13 +53,13 @@ class Images:
 
 
 def load_train(
-    root: Path, held_out_per_class: int, seed: int, download: bool = False
+    root: Path, held_out_per_class: float, seed: int, download: bool = False
 ) -> tuple[Images, Images]:
     """Load CIFAR-10's training set and cut the held-out images from it.
 
     Args:
         root: the directory that holds cifar-10-batches-py, as torchvision has it.
-        held_out_per_class: images of each class to hold out.
+        held_out_per_class: images of each class to hold out, or below 1 their share.
         seed: decides which.
         download: fetch CIFAR-10 if it is missing.
 

@@ -6,6 +6,8 @@ are opened.
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -23,9 +25,12 @@ KINDS = {
 FOLDERS = ("folder", "torch/folder", "torch/image_folder")
 # A folder may have any of these names, as in timm.
 TRAIN_NAMES = ("train", "training")
-SYNONYMS = (TRAIN_NAMES, ("val", "valid", "validation", "eval", "evaluation"))
+EVAL_NAMES = ("val", "valid", "validation", "eval", "evaluation")
 # torchvision's sets of two parts: every name but those of the training set opens the test set.
 TWO_PARTS = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")
+
+
+_log = logging.getLogger(__name__)
 
 
 def is_folder(source: str) -> bool:
@@ -93,9 +98,17 @@ def require_apart(data: DataConfig, data_dir: Path) -> None:
             )
 
 
-def has_folder(data_dir: Path, split: str) -> bool:
-    """Return True if `folder_of` finds a folder."""
-    return _find_folder(data_dir, split) is not None
+def settle_held_out(data: DataConfig, data_dir: Path) -> DataConfig:
+    """Return the data with the held-out images that are there: a folder may have no val/.
+
+    They are then cut from the training split. A run keeps what was settled, so that a val/ that is
+    added later does not change the held-out images of a run that is resumed.
+    """
+    split = data.held_out_split
+    if not is_folder(data.source) or split not in EVAL_NAMES or _find_folder(data_dir, split):
+        return data
+    _log.warning("%s has no %s: held-out images are cut from the training split", data_dir, split)
+    return replace(data, held_out_split="")
 
 
 def folder_of(data_dir: Path, split: str) -> Path:
@@ -123,7 +136,7 @@ def _find_folder(data_dir: Path, split: str) -> Path | None:
 
 def _names_of(split: str) -> tuple[str, ...]:
     """Return the names of a split, its own first."""
-    synonyms = next((names for names in SYNONYMS if split in names), ())
+    synonyms = next((names for names in (TRAIN_NAMES, EVAL_NAMES) if split in names), ())
     return (split, *(name for name in synonyms if name != split))
 
 
