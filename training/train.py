@@ -25,9 +25,9 @@ import torch
 import tyro
 
 from autoformer_zoo.network.vit import AutoFormer
-from training.config import DEFAULT_RESOURCES, Precision, Resources, TrainConfig, space_of
+from training.config import DEFAULT_RESOURCES, Precision, Resources, TrainConfig
 from training.data.classes import check_classes
-from training.data.open import open_source
+from training.data.open import open_source, with_classes_of
 from training.data.splits import settle_held_out
 from training.engine.loop import make_context, make_state, resume, run_steps, write_held_out
 from training.engine.network import Network, make_network
@@ -77,8 +77,7 @@ def train(
     config = replace(config, data=settle_held_out(config.data, data_dir))
     source = ranks.together(lambda: open_source(config, data_dir, ranks, resources))
     ranks.by_first(lambda: check_classes(source.class_names, out))
-    if source.num_classes != space_of(config).num_classes:
-        config = replace(config, num_classes=source.num_classes)
+    config = with_classes_of(config, source)
     state = ranks.together(lambda: make_state(config, ranks.device, make))
     context = make_context(config, state, source, ranks, resources)
     ranks.by_first(lambda: open_run(out, config, ranks.device, ranks.world))

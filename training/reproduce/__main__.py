@@ -54,9 +54,10 @@ def main(argv: list[str] | None = None) -> int:
         selected = whole.select(first, last)
         remaining = [name for name in selected if not whole.is_done(name)]
         if whole.ranks.is_first:
-            seconds = expected_seconds(config, measure(config.train, data_dir, resources))
+            measured = measure(whole.config.train, data_dir, resources)
+            seconds = expected_seconds(whole.config, measured)
             shared = {name: value / whole.ranks.world for name, value in seconds.items()}
-            print("\n".join(describe_plan(config, selected, remaining, shared)), flush=True)
+            print("\n".join(describe_plan(whole.config, selected, remaining, shared)), flush=True)
         if not plan_only:
             whole.run(first, last)
         if not whole.ranks.is_first:

@@ -29,7 +29,7 @@ from autoformer_zoo.network.complexity import count_params
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.weights.checkpoint import open_checkpoint
 from training.config import DEFAULT_RESOURCES, Resources, TrainConfig, space_of
-from training.data.open import open_test
+from training.data.open import open_test, settle
 from training.data.splits import require_split
 from training.engine.sampling import sample_different
 from training.engine.weights import WEIGHTS
@@ -92,11 +92,12 @@ class Reproduction:
         resources: Resources = DEFAULT_RESOURCES,
         progress: bool = True,
     ) -> None:
-        self.config, self.data_dir, self.out = config, data_dir, out
+        self.data_dir, self.out = data_dir, out
         self.resources, self.progress = resources, progress
-        self.space = space_of(config.train)
-        self.searched = out / "search"
         self.ranks = join(resources, config.train.batch_size, config.train.augment.mixes)
+        config = replace(config, train=self.ranks.together(lambda: settle(config.train, data_dir)))
+        self.config, self.space = config, space_of(config.train)
+        self.searched = out / "search"
         share_threads(self.ranks.world)
         if (out / "config.json").exists():
             require_same(read_json(out / "config.json"), config.to_dict(), out)

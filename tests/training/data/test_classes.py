@@ -12,6 +12,8 @@ from tests.helpers.made_training import FOLDER, QUICK, write_folder
 from training.config import Stage
 from training.data.classes import CLASSES, check_classes, keep_classes, read_classes
 from training.data.open import open_source, open_test
+from training.reproduce.config import ReproduceConfig
+from training.reproduce.phases import Reproduction
 from training.run.directory import read_config
 from training.run.distributed import SINGLE
 from training.search.evaluation import open_task
@@ -37,6 +39,13 @@ def test_number_of_classes_comes_from_the_data(tmp_path: Path) -> None:
     assert read_classes(tmp_path / "run") == ["blue", "green", "red"]
     again = train(CONFIG, root, tmp_path / "run", progress=False, resources=QUICK)
     assert again.step == state.step
+
+
+def test_reproduction_searches_subnets_with_the_classes_of_the_data(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "data", classes=3)
+    config = ReproduceConfig(train=CONFIG, tests=False)
+    whole = Reproduction(config, root, tmp_path / "out", QUICK, progress=False)
+    assert whole.space.num_classes == whole.config.train.num_classes == 3
 
 
 @pytest.mark.parametrize("change", ["new", "missing"])
