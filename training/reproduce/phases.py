@@ -31,12 +31,13 @@ from autoformer_zoo.weights.checkpoint import open_checkpoint
 from training.config import DEFAULT_RESOURCES, Resources, TrainConfig, space_of
 from training.data.open import open_test, settle
 from training.data.splits import require_split
+from training.engine.network import make_network
 from training.engine.sampling import sample_different
 from training.engine.weights import WEIGHTS
 from training.reproduce.answers import answer
 from training.reproduce.config import PHASE_NAMES, PhaseName, ReproduceConfig, TrainingRun
 from training.reproduce.report import write_report
-from training.reproduce.separate import load_separate, train_separate
+from training.reproduce.separate import load_separate, make_separate
 from training.run.directory import HELD_OUT, LOG, TIMING, describe_environment, read_log
 from training.run.distributed import Ranks, join
 from training.run.journal import read_json, require_same, write_json
@@ -369,8 +370,14 @@ def _train(whole: Reproduction, run: TrainingRun, config: TrainConfig) -> dict[s
     """Train one network; returns what the comparison needs of its log."""
     whole.log(f"training {run.name}")
     folder = whole.run_dir(run)
-    begin = train_separate if run.kind == "separate" else train
-    state = begin(config, whole.data_dir, folder, whole.progress, resources=whole.resources)
+    state = train(
+        config,
+        whole.data_dir,
+        folder,
+        whole.progress,
+        resources=whole.resources,
+        make=make_separate if run.kind == "separate" else make_network,
+    )
     timing = read_log(folder / TIMING)
     measured = [line for line in read_log(folder / LOG) if HELD_OUT in line]
     return {

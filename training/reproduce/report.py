@@ -11,6 +11,7 @@ from training.reproduce.answers import Mean
 from training.reproduce.config import ReproduceConfig
 from training.run.directory import write_text
 from training.run.journal import read_json, write_json
+from training.run.plots import figure
 
 FIGURES = {
     "b": "![Held-out accuracy of random subnets of one supernet.](subnets.svg)",
@@ -135,35 +136,16 @@ def _number(value: float | None) -> str:
 
 
 def _plot_subnets(scores: list[float], out: Path) -> None:
-    figure, axes = _figure()
-    axes.hist(scores, bins=min(30, max(5, len(scores) // 5)))
-    axes.set(xlabel="held-out top-1, %, inherited weights", ylabel=f"of {len(scores)} subnets")
-    _save(figure, out)
+    with figure(out, 1, width=6) as (axes,):
+        axes.hist(scores, bins=min(30, max(5, len(scores) // 5)))
+        axes.set(xlabel="held-out top-1, %, inherited weights", ylabel=f"of {len(scores)} subnets")
 
 
 def _plot_traces(traces: Mapping[str, list[list[float]]], out: Path) -> None:
-    figure, axes = _figure()
-    for color, (name, seeds) in zip(("tab:blue", "tab:orange"), traces.items(), strict=True):
-        for i, trace in enumerate(seeds):
-            label = name if i == 0 else None
-            axes.plot(range(1, len(trace) + 1), trace, color=color, linewidth=1, label=label)
-    axes.set(xlabel="evaluations", ylabel="best held-out top-1 so far, %")
-    axes.legend()
-    _save(figure, out)
-
-
-def _figure() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    return plt.subplots(figsize=(6, 3.4), layout="constrained")
-
-
-def _save(figure: Any, out: Path) -> None:
-    from matplotlib import pyplot as plt
-
-    with plt.rc_context({"svg.hashsalt": "report"}):
-        figure.savefig(out, metadata={"Date": None})
-    plt.close(figure)
+    with figure(out, 1, width=6) as (axes,):
+        for color, (name, seeds) in zip(("tab:blue", "tab:orange"), traces.items(), strict=True):
+            for i, trace in enumerate(seeds):
+                label = name if i == 0 else None
+                axes.plot(range(1, len(trace) + 1), trace, color=color, linewidth=1, label=label)
+        axes.set(xlabel="evaluations", ylabel="best held-out top-1 so far, %")
+        axes.legend()

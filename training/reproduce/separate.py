@@ -18,12 +18,10 @@ from torch import Tensor, nn
 from autoformer_zoo.network.supernet import Supernet
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.space import SearchSpace, SubnetConfig
-from training.config import DEFAULT_RESOURCES, Resources, TrainConfig, space_of
+from training.config import TrainConfig, space_of
 from training.engine.network import require_sizes
-from training.engine.step import RunState
 from training.run.checkpoints import load_checkpoint
 from training.run.directory import read_config
-from training.train import train
 
 MLP_PARTS = ("mlp.", "norm2.")
 
@@ -38,7 +36,7 @@ class SeparateWeights(nn.Module):
 
     def __init__(self, space: SearchSpace, arguments: dict[str, Any]) -> None:
         super().__init__()
-        self.cfg = space.supernet  # what a checkpoint says it holds
+        self.cfg = space.supernet  # recorded in checkpoints
         self.patch_embed = SimpleNamespace(img_size=(space.img_size, space.img_size))
         self.tensors = nn.ParameterDict()
         for dim in space.embed_dim:
@@ -71,7 +69,7 @@ class SeparateSupernet(Supernet):
 
 
 def key_of(name: str, subnet: SubnetConfig) -> str:
-    """Return under which name a subnet's parameter is kept: its own for each choice."""
+    """Return the name of a subnet's parameter among all: each choice has its own."""
     parts = name.split(".")
     choice = f"{subnet.embed_dim}"
     if parts[0] == "blocks":
@@ -89,19 +87,8 @@ def make_separate(config: TrainConfig) -> SeparateSupernet:
     return SeparateSupernet(space, config.drop_path_rate).train()
 
 
-def train_separate(
-    config: TrainConfig,
-    data_dir: Path,
-    out: Path,
-    progress: bool = True,
-    resources: Resources = DEFAULT_RESOURCES,
-) -> RunState:
-    """Train as `training.train.train` does, with weights of their own per choice."""
-    return train(config, data_dir, out, progress, resources=resources, make=make_separate)
-
-
 def load_separate(run: Path) -> SeparateSupernet:
-    """Load the averaged weights of a run of `train_separate`, in eval mode.
+    """Load the averaged weights of a run that trained `make_separate`'s network, in eval mode.
 
     Raises:
         FileNotFoundError: the run has no checkpoint.

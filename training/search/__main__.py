@@ -9,17 +9,19 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from training.config import Resources
 from training.presets import PRESETS
 from training.run.command import run_command
+from training.run.distributed import join
 from training.search.config import DEFAULT_SEARCH, SearchConfig
 from training.search.evaluation import open_task
+from training.search.scoring import share_threads
 from training.search.search import search
 
 
@@ -49,9 +51,13 @@ def main(argv: list[str] | None = None) -> int:
         """
         if preset not in PRESETS:
             raise ValueError(f"preset is {preset!r}; expected one of {', '.join(PRESETS)}")
-        task = open_task(data_dir, run_dir, supernet, preset, config.half, device, images)
-        result = search(task, config, out)
-        if os.environ.get("RANK", "0") == "0":
+        # A search has no batches to divide between processes.
+        ranks = join(Resources(device=device), batch_size=0, makes_pairs=False)
+        share_threads(ranks.world)
+        used = str(ranks.device)
+        task = open_task(data_dir, run_dir, supernet, preset, config.half, used, images)
+        result = search(task, config, out, ranks)
+        if ranks.is_first:
             print(json.dumps({**result["candidates"][result["best"]], "out": str(out)}))
 
     return run_command("python -m training.search", command, argv)

@@ -21,7 +21,7 @@ from autoformer_zoo.space import SearchSpace, SubnetConfig
 from autoformer_zoo.weights.checkpoint import SupernetWeights
 from autoformer_zoo.weights.pretrained import load_supernet
 from training.config import Resources, space_of
-from training.data.batch import Batch, DataSource
+from training.data.batch import EVAL_BATCH, Batch, DataSource
 from training.data.cifar10 import Images, eval_batch
 from training.data.classes import check_classes
 from training.data.open import open_source
@@ -30,8 +30,6 @@ from training.presets import PRESETS
 from training.run.directory import read_config
 from training.run.distributed import SINGLE, device_of
 
-# On 2 cores, nano: 4 % faster than 125 and 25 % faster than 250; 20 is no better.
-BATCH_SIZE = 100
 MAX_KEPT_BYTES = 8 << 30  # of held-out images in memory; more are read again for every candidate
 
 
@@ -104,9 +102,8 @@ def open_task(
     else:
         assert supernet is not None
         config, weights = PRESETS[preset], load_supernet(supernet)
-    unmixed = replace(config, batch_size=1, augment=replace(config.augment, mixup=0.0, cutmix=0.0))
     # Every process opens all images: processes share candidates, not images.
-    source = open_source(unmixed, data_dir, SINGLE, Resources())
+    source = open_source(config, data_dir, SINGLE, Resources())
     if run is not None:
         check_classes(source.class_names, run)
     batches, held_out = keep_held_out(source, config.largest_size, images)
@@ -195,7 +192,7 @@ class _Spread:
                 yield Batch(batch.x[kept], batch.labels[kept], batch.broken)
 
 
-def memory_batches(images: Images, img_size: int, batch_size: int = BATCH_SIZE) -> list[Batch]:
+def memory_batches(images: Images, img_size: int, batch_size: int = EVAL_BATCH) -> list[Batch]:
     """Resize and normalise images in memory, once for all networks that classify them.
 
     Args:

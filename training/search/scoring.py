@@ -7,7 +7,6 @@ kill loses one round at most.
 
 from __future__ import annotations
 
-import atexit
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from tqdm import tqdm
 
 from autoformer_zoo.space import SearchSpace, SubnetConfig
@@ -111,20 +109,6 @@ def _read_scores(journal: Journal) -> Iterator[tuple[SubnetConfig, float]]:
                 f"{journal.path} is damaged (line {number} is not a subnet with its score: "
                 f"{error}); delete it to start again"
             ) from None
-
-
-def join_ranks() -> Ranks:
-    """Join the processes that torchrun started, if any, to exchange scores on the CPU.
-
-    The group is left when the process ends, as in `distributed.join`.
-    """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
-        return SINGLE
-    if not dist.is_initialized():
-        dist.init_process_group("gloo")
-        atexit.register(dist.destroy_process_group)
-    return Ranks(torch.device("cpu"), dist.get_rank(), world)
 
 
 def share_threads(world: int) -> None:

@@ -20,7 +20,7 @@ from autoformer_zoo.factory import extract_subnet
 from autoformer_zoo.space import SearchSpace, SubnetConfig, misfit
 from autoformer_zoo.weights.checkpoint import SubnetWeights, SupernetWeights, save_subnet
 from training.run.directory import write_text
-from training.run.distributed import Ranks
+from training.run.distributed import SINGLE, Ranks
 from training.run.journal import read_json, require_same, write_json
 from training.search.config import Bounds, SearchConfig, config_to_dict
 from training.search.constraints import INFINITE, Constraint, Cost, Feasible
@@ -35,9 +35,7 @@ from training.search.evaluation import SearchTask
 from training.search.evolution import Candidate, evolve, pareto_front, random_search
 from training.search.scoring import (
     JournaledScorer,
-    join_ranks,
     require_same_ranking,
-    share_threads,
 )
 
 _log = logging.getLogger(__name__)
@@ -46,7 +44,11 @@ LATENCIES, BEGUN = "latency.json", "search-config.json"
 
 
 def search(
-    task: SearchTask, config: SearchConfig, out: Path, progress: bool = True
+    task: SearchTask,
+    config: SearchConfig,
+    out: Path,
+    ranks: Ranks = SINGLE,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Search, resuming if `out` holds this very search, and write the results.
 
@@ -54,6 +56,7 @@ def search(
         task: weights, space and images.
         config: method and constraints.
         out: directory for search.json, front.svg, subnet.json and subnet.safetensors.
+        ranks: this process among all.
         progress: show a progress bar.
 
     Returns:
@@ -66,8 +69,6 @@ def search(
     """
     if problem := misfit(task.space.largest, task.supernet.sizes):
         raise ValueError(f"the supernet is not of this space: {problem}")
-    ranks = join_ranks()
-    share_threads(ranks.world)
     header: dict[str, Any] = {"config": config_to_dict(config), **task.identity}
     table = find_latencies(task.scored_space, config, out, header, ranks)
     costs = costs_of(task.scored_space, table)

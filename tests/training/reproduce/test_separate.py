@@ -13,8 +13,9 @@ from autoformer_zoo.network.supernet import Supernet
 from tests.helpers.made_reproduction import CONFIG, use_made_images
 from tests.helpers.made_training import MINI, QUICK
 from training.config import Stage
-from training.reproduce.separate import SeparateSupernet, load_separate, train_separate
+from training.reproduce.separate import SeparateSupernet, load_separate, make_separate
 from training.search.evaluation import load_averaged
+from training.train import train
 
 
 def test_separate_weights_share_only_what_was_chosen_alike() -> None:
@@ -50,12 +51,12 @@ def test_separate_run_resumes_and_is_read_back(
 ) -> None:
     use_made_images(monkeypatch)
     config = replace(CONFIG.train, stages=(Stage(2, 16),))
-    state = train_separate(config, tmp_path, tmp_path / "run", False, QUICK)
+    state = train(config, tmp_path, tmp_path / "run", False, resources=QUICK, make=make_separate)
     network, x = load_separate(tmp_path / "run"), torch.randn(2, 3, 16, 16)
     subnet = MINI.sample(random.Random(0))
     with torch.no_grad():
         torch.testing.assert_close(network(x, subnet), state.ema.module.eval()(x, subnet))
-    again = train_separate(config, tmp_path, tmp_path / "run", False, QUICK)
+    again = train(config, tmp_path, tmp_path / "run", False, resources=QUICK, make=make_separate)
     assert again.step == state.step == 4
     with pytest.raises(ValueError, match=r"run trained weights of their own for each choice"):
         load_averaged(tmp_path / "run")
