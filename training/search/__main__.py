@@ -3,6 +3,7 @@
     python -m training.search --run-dir runs/cifar10 --data-dir DATA --out runs/search
     python -m training.search --run-dir runs/cifar10 --data-dir DATA --out runs/small \
         --bounds.max-params 2e6 --bounds.max-latency-ms 4
+    python -m training.search --supernet autoformer_nano --data-dir DATA --out runs/nano
     torchrun --nproc-per-node 2 -m training.search ...
 """
 
@@ -32,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
         data_dir: Path,
         out: Path,
         run_dir: Path | None = None,
-        supernet: Path | None = None,
+        supernet: str | None = None,
         preset: str = "cifar10",
         device: Literal["auto", "cpu", "cuda"] = "auto",
         images: int = 0,
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
             data_dir: root of the data.
             out: directory to write; an unfinished search in it is resumed.
             run_dir: run directory of training.train.
-            supernet: file of a supernet, instead of a run.
+            supernet: name of a model or file of a supernet, instead of a run.
             preset: with --supernet: preset for the space, the data and the held-out images.
             device: device that candidates run on.
             images: number of held-out images to score candidates on (0: all).

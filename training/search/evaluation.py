@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from torch import Tensor
 from autoformer_zoo.factory import extract_subnet
 from autoformer_zoo.space import SearchSpace, SubnetConfig
 from autoformer_zoo.weights.checkpoint import SupernetWeights
+from autoformer_zoo.weights.header import notes_to_cfg
 from autoformer_zoo.weights.pretrained import load_supernet
 from training.config import Resources, space_of
 from training.data.batch import EVAL_BATCH, Batch, DataSource
@@ -71,7 +72,7 @@ class SearchTask:
 def open_task(
     data_dir: Path,
     run: Path | None = None,
-    supernet: str | Path | None = None,
+    supernet: str | None = None,
     preset: str = "cifar10",
     half: bool = True,
     device: str = "auto",
@@ -82,20 +83,20 @@ def open_task(
     Args:
         data_dir: root of the data.
         run: run directory of `training.train`; or
-        supernet: file of a supernet: official, PreNAS or canonical.
+        supernet: name of a model, or file of a supernet: official, PreNAS or canonical.
         preset: for a supernet: whose space, data and held-out images to use.
         half: round the run's weights to fp16.
         device: where candidates run; auto: CUDA if there is a GPU.
         images: held-out images to score on, spread evenly over all of them; 0: all.
 
     Raises:
-        ValueError: both or neither of run and supernet is given, `images` is below 0, or the
-            device cannot be used.
+        ValueError: both or neither of run and supernet is given, the weights and the data have
+            different classes, `images` is below 0, or the device cannot be used.
         FileNotFoundError: the run, the file or the data does not exist.
         CheckpointError: the weights cannot be read.
     """
     if (run is None) == (supernet is None):
-        raise ValueError("give either --run-dir, a training run, or --supernet, a file")
+        raise ValueError("give either --run-dir, a training run, or --supernet, a name or file")
     device = str(device_of(device))
     if run is not None:
         config, weights = read_config(run), load_averaged(run, half)
@@ -106,6 +107,8 @@ def open_task(
     source = open_source(config, data_dir, SINGLE, Resources())
     if run is not None:
         check_classes(source.class_names, run)
+    else:
+        _check_names(source.class_names, weights)
     batches, held_out = keep_held_out(source, config.largest_size, images)
     identity = {
         "supernet_sha256": hash_tensors(weights.tensors),
@@ -116,6 +119,20 @@ def open_task(
         **held_out,
     }
     return SearchTask(weights, space_of(config), batches, identity, device, config.largest_size)
+
+
+def _check_names(names: tuple[str, ...], weights: SupernetWeights) -> None:
+    """Refuse images whose classes are not those in the header of the weights, if both are known."""
+    known = notes_to_cfg(weights.metadata).get("label_names", names)
+    if names and tuple(known) != names:
+        raise ValueError(
+            f"the supernet's classes are {_first(known)}, those of the data {_first(names)}; "
+            "use the data that it was trained on, and the preset for it"
+        )
+
+
+def _first(names: Sequence[str]) -> str:
+    return f"{len(names)}: " + ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def load_averaged(run: Path, half: bool = True) -> SupernetWeights:
@@ -173,8 +190,8 @@ class _Spread:
     Args:
         source: where they come from.
         img_size: their side in pixels.
-        count: how many
-        total: of how many.
+        count: number of images to yield.
+        total: number of images that the source has.
     """
 
     def __init__(self, source: DataSource, img_size: int, count: int, total: int) -> None:

@@ -16,6 +16,7 @@ from tests.helpers.made_training import MINI, MINI_CONFIG, QUICK, make_images, s
 from training.config import Stage
 from training.data import open as data_open
 from training.data.batch import Batch
+from training.data.cifar10 import Images
 from training.run import plots
 from training.search import evaluation
 from training.search.config import SearchConfig
@@ -119,6 +120,19 @@ def test_task_of_a_run_is_its_rounded_average(run: Path, tmp_path: Path) -> None
         open_task(tmp_path, run, device="tpu9")
     with pytest.raises(FileNotFoundError):
         open_task(tmp_path, tmp_path / "nowhere")
+
+
+def test_supernet_is_not_scored_on_other_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("truck", "ship", "horse", "frog", "dog", "deer", "cat", "bird", "automobile", "plane")
+
+    def load(*_: object) -> list[Images]:
+        return [replace(images, class_names=names) for images in split_in_memory()]
+
+    monkeypatch.setattr(data_open, "load_train", load)
+    with pytest.raises(ValueError, match=r"classes are 10: airplane, .* the data 10: truck, "):
+        open_task(tmp_path, supernet="autoformer_nano", preset="smoke")
 
 
 def test_costs_and_the_winners_file_have_the_size_that_was_scored(

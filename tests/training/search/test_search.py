@@ -197,6 +197,11 @@ def test_command_searches_a_run_or_a_file(
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert MINI.contains(SubnetConfig.from_dict(printed["subnet"]))
 
+    named = ["--supernet", "autoformer_nano", "--preset", "smoke", "--evolution.generations", "1"]
+    assert main([*common, *named, "--out", str(tmp_path / "nano")]) == 0
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert az.SPACES["nano"].contains(SubnetConfig.from_dict(printed["subnet"]))
+
     file = tmp_path / "supernet.safetensors"
     save_supernet(make_weights(), file)
     for flags, text in (
