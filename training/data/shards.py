@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from training.data.batch import DataError
 INFO_FILES = ("_info.json", "info.json")  # beside the shards, as timm reads them
 LABEL_MEMBERS = ("cls", "txt", "label", "json")
 LABEL_FIELDS = ("label", "cls", "class", "target", "category", "class_name", "label_name")
+MAX_RARE = 10  # classes that may have one image each; more of them are no classes
 SHUFFLED = 8192  # samples in memory that the next one is drawn from, and how many at first; timm's
 SHUFFLED_FIRST = 2048
 
@@ -144,14 +146,22 @@ def find_classes(
         DataError: a sample has no label.
     """
     first = next(read_samples(shards, labels_only=True), None)
-    is_number = first is not None and label_of(first, label_key).isdecimal()
-    is_remote = any(":" in shard for shard in shards)
-    if is_number and (is_count_known or is_remote):
-        return {}, 0
+    if first is not None and _is_number(label_of(first, label_key)):
+        if is_count_known:
+            return {}, 0
+        if any(":" in shard for shard in shards):  # not worth a second download
+            _log.warning("labels of remote shards are not counted: give --num-classes")
+            return {}, 0
     _log.info("reading the labels of %d shards", len(shards))
-    labels = {label_of(sample, label_key) for sample in read_samples(shards, labels_only=True)}
-    if all(label.isdecimal() for label in labels):
+    labels = Counter(label_of(sample, label_key) for sample in read_samples(shards, True))
+    if all(map(_is_number, labels)):
         return {}, max(map(int, labels), default=-1) + 1
+    if len(labels) > MAX_RARE and len(labels) > labels.total() / 2:
+        raise DataError(
+            f"{labels.total()} samples have {len(labels)} different labels, such as "
+            f"{next(iter(labels))!r:.60}: these seem to be captions; name the labels with "
+            "--data.label-key"
+        )
     names = sorted(labels, key=lambda name: (natural_key(name), name))
     return {name: number for number, name in enumerate(names)}, len(names)
 
@@ -201,7 +211,11 @@ def label_of(sample: Sample, key: str = "") -> str:
             f"{_name(sample)} has no label among its members {members}; expected one of "
             f"{', '.join(LABEL_MEMBERS)}, or name one with --data.label-key"
         )
-    text = sample[member].decode().strip() if isinstance(sample[member], bytes) else sample[member]
+    text = (
+        sample[member].decode(errors="replace").strip()
+        if isinstance(sample[member], bytes)
+        else sample[member]
+    )
     if member == "json":
         return _field_of(text, key, sample)
     return str(text)
@@ -242,6 +256,10 @@ def _members(sample: Sample) -> list[str]:
 
 def _is_image(name: str) -> bool:
     return f".{name.rpartition('.')[2].lower()}" in SUFFIXES
+
+
+def _is_number(label: str) -> bool:
+    return label.removeprefix("-").isdecimal()
 
 
 def _name(sample: Sample) -> str:

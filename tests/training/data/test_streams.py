@@ -225,6 +225,7 @@ def test_labels_of_shards_are_found(
             {"jpg": b"", "json": b'{"label": [1]}'},
             r"label is \[1\]; expected a number or a name",
         ),
+        ({"jpg": b"", "cls": b"-1"}, "has the label '-1'; expected a class number"),
         ({"jxl": b"", "cls": b"1"}, r"no image among its members \['jxl', 'cls'\]; .*--data.image"),
     ],
 )
@@ -235,6 +236,13 @@ def test_members_that_are_not_found_are_listed_with_the_flag_that_names_them(
     config = shard_config("a.tar|2")
     with pytest.raises(DataError, match=f"^sample a000 of .*a.tar.*{text}"):
         next(open_source(config, tmp_path, SINGLE, QUICK).train(Schedule(config, 2), 0, 1))
+
+
+def test_captions_are_not_taken_for_classes(tmp_path: Path) -> None:
+    captions = [{"jpg": encoded(), "txt": f"cat number {n}".encode()} for n in range(12)]
+    write_shard(tmp_path / "a.tar", captions)
+    with pytest.raises(DataError, match="12 samples have 12 different labels, such as 'cat number"):
+        open_source(shard_config("a.tar|12"), tmp_path, SINGLE, QUICK)
 
 
 def test_members_may_be_named(tmp_path: Path) -> None:
