@@ -13,7 +13,7 @@ SIDE = 48
 
 
 def write_photos(root: Path, **splits: int) -> Path:
-    """Write ROOT/SPLIT/CLASS/.../NAME, so many images of each class; returns the root."""
+    """Write ROOT/SPLIT/CLASS/.../IMAGE, with that many images of each class; returns the root."""
     rng = np.random.default_rng(0)
     for split, count in splits.items():
         for number in range(count):

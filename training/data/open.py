@@ -129,6 +129,11 @@ class _Opening:
         batching.require_classes(labels, data.source)
         if self.held_out_split:
             held_out = self._open(self.held_out_split, getattr(train, "class_to_idx", None))
+            if class_names_of(held_out) != names:
+                raise ValueError(
+                    f"{data.source}: split {self.held_out_split} has other classes than "
+                    f"{data.train_split}, or in another order"
+                )
             batching.require_classes(labels_of(held_out), data.source)
             parts = (Part.whole(train), Part.whole(held_out))
         elif labels is not None:

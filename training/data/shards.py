@@ -203,22 +203,15 @@ def label_of(sample: Sample, key: str = "") -> str:
         DataError: there is none; the text lists what was found.
     """
     members = _members(sample)
-    member = next((name for name in ((key,) if key else LABEL_MEMBERS) if name in members), None)
-    if member is None and "json" in members:
-        member = "json"
+    wanted = (key, "json") if key else LABEL_MEMBERS
+    member = next((name for name in wanted if name in members), None)
     if member is None:
         raise DataError(
             f"{_name(sample)} has no label among its members {members}; expected one of "
             f"{', '.join(LABEL_MEMBERS)}, or name one with --data.label-key"
         )
-    text = (
-        sample[member].decode(errors="replace").strip()
-        if isinstance(sample[member], bytes)
-        else sample[member]
-    )
-    if member == "json":
-        return _field_of(text, key, sample)
-    return str(text)
+    text: str = sample[member].decode(errors="replace").strip()
+    return _field_of(text, key, sample) if member == "json" else text
 
 
 def _field_of(text: str, key: str, sample: Sample) -> str:

@@ -76,8 +76,8 @@ def test_erasing_in_memory_follows_from_the_step() -> None:
     config = replace(MINI_CONFIG, augment=AugmentConfig(crop="none", erasing=1.0))
     plain = replace(MINI_CONFIG, augment=AugmentConfig(crop="none"))
     one, same, other = (
-        next(memory_source(each).train(Schedule(each, 40), 2, 3)).x
-        for each in (config, config, plain)
+        next(memory_source(made).train(Schedule(made, 40), 2, 3)).x
+        for made in (config, config, plain)
     )
     assert torch.equal(one, same)
     changed = (one != other).any(1).flatten(1).float().mean(1)

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torchvision.datasets import ImageFolder
 
 from tests.helpers.made_training import FOLDER, QUICK, write_folder
 from training.config import Stage
+from training.data import datasets
 from training.data.classes import CLASSES, check_classes, keep_classes, read_classes
 from training.data.open import open_source, open_test
 from training.reproduce.config import ReproduceConfig
@@ -86,6 +88,20 @@ def test_class_that_the_training_split_does_not_have_is_refused(tmp_path: Path) 
     (root / "val" / "n00000000").rename(root / "val" / "Dog")
     with pytest.raises(ValueError, match=r"val has class folders that are not among .* 'Dog'"):
         open_source(SPLITS, root, SINGLE, QUICK)
+
+
+def test_splits_that_number_classes_otherwise_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split in ("train", "val"):
+        (write_folder(tmp_path / f"{split}-", classes=2) / "train").rename(tmp_path / split)
+    (tmp_path / "val" / "n00000000").rename(tmp_path / "val" / "z")
+    monkeypatch.setattr(
+        datasets, "create_dataset", lambda _, root, split, **__: ImageFolder(Path(root, split))
+    )
+    config = replace(SPLITS, data=replace(SPLITS.data, source="torch/imagenet"))
+    with pytest.raises(ValueError, match="imagenet: split val has other classes than train"):
+        open_source(config, tmp_path, SINGLE, QUICK)
 
 
 def test_one_class_is_refused(tmp_path: Path) -> None:
