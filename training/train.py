@@ -28,7 +28,6 @@ from autoformer_zoo.network.vit import AutoFormer
 from training.config import DEFAULT_RESOURCES, Precision, Resources, TrainConfig
 from training.data.classes import check_classes
 from training.data.open import open_source, with_classes_of
-from training.data.splits import settle_held_out
 from training.engine.loop import make_context, make_state, resume, run_steps, write_held_out
 from training.engine.network import Network, make_network
 from training.engine.step import RunState
@@ -74,7 +73,6 @@ def train(
     """
     ranks = join(resources, config.batch_size, config.augment.mixes)
     config = replace(config, precision=resolve_precision(config.precision, ranks.device))
-    config = replace(config, data=settle_held_out(config.data, data_dir))
     source = ranks.together(lambda: open_source(config, data_dir, ranks, resources))
     ranks.by_first(lambda: check_classes(source.class_names, out))
     config = with_classes_of(config, source)

@@ -18,7 +18,7 @@ from training.data.batch import Batching, DataSource, cut_held_out
 from training.data.cifar10 import MAX_EVALUATED, Images, MemorySource, load_test, load_train
 from training.data.datasets import class_names_of, labels_of, open_dataset
 from training.data.indexed import IndexedSource, Part
-from training.data.splits import is_folder, is_shards, require_apart, require_kind, settle_held_out
+from training.data.splits import is_folder, is_shards, require_apart, require_kind
 from training.data.streams import Reader, StreamSource
 from training.data.transforms import train_transform
 from training.run.distributed import SINGLE, Ranks
@@ -54,19 +54,15 @@ def open_source(
     return opening.by_name()
 
 
-def settle(config: TrainConfig, data_dir: Path) -> TrainConfig:
-    """Return the config with what its data decides: number of classes, where held-out images are.
-
-    For what needs them before it trains; `training.train.train` settles both itself.
+def settle_classes(config: TrainConfig, data_dir: Path) -> TrainConfig:
+    """Return the config with the number of classes that its data has, before anything is trained.
 
     Raises:
         FileNotFoundError, ValueError: as `open_source`.
     """
-    config = replace(config, data=settle_held_out(config.data, data_dir))
     if config.num_classes or config.data.source == MEMORY:
         return config
-    source = open_source(config, data_dir, SINGLE, Resources(workers=0))
-    return with_classes_of(config, source)
+    return with_classes_of(config, open_source(config, data_dir, SINGLE, Resources(workers=0)))
 
 
 def with_classes_of(config: TrainConfig, source: DataSource) -> TrainConfig:

@@ -6,8 +6,6 @@ are opened.
 
 from __future__ import annotations
 
-import logging
-from dataclasses import replace
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -28,9 +26,6 @@ TRAIN_NAMES = ("train", "training")
 EVAL_NAMES = ("val", "valid", "validation", "eval", "evaluation")
 # torchvision's sets of two parts: every name but those of the training set opens the test set.
 TWO_PARTS = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")
-
-
-_log = logging.getLogger(__name__)
 
 
 def is_folder(source: str) -> bool:
@@ -98,17 +93,9 @@ def require_apart(data: DataConfig, data_dir: Path) -> None:
             )
 
 
-def settle_held_out(data: DataConfig, data_dir: Path) -> DataConfig:
-    """Return the data with the held-out images that are there: a folder may have no val/.
-
-    They are then cut from the training split. A run keeps what was settled, so that a val/ that is
-    added later does not change the held-out images of a run that is resumed.
-    """
-    split = data.held_out_split
-    if not is_folder(data.source) or split not in EVAL_NAMES or _find_folder(data_dir, split):
-        return data
-    _log.warning("%s has no %s: held-out images are cut from the training split", data_dir, split)
-    return replace(data, held_out_split="")
+def has_folder(data_dir: Path, split: str) -> bool:
+    """Return True if `folder_of` finds a folder."""
+    return _find_folder(data_dir, split) is not None
 
 
 def folder_of(data_dir: Path, split: str) -> Path:

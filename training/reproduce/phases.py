@@ -29,7 +29,7 @@ from autoformer_zoo.network.complexity import count_params
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.weights.checkpoint import open_checkpoint
 from training.config import DEFAULT_RESOURCES, Resources, TrainConfig, space_of
-from training.data.open import open_test, settle
+from training.data.open import open_test, settle_classes
 from training.data.splits import require_split
 from training.engine.network import make_network
 from training.engine.sampling import sample_different
@@ -96,8 +96,9 @@ class Reproduction:
         self.data_dir, self.out = data_dir, out
         self.resources, self.progress = resources, progress
         self.ranks = join(resources, config.train.batch_size, config.train.augment.mixes)
-        config = replace(config, train=self.ranks.together(lambda: settle(config.train, data_dir)))
-        self.config, self.space = config, space_of(config.train)
+        settled = self.ranks.together(lambda: settle_classes(config.train, data_dir))
+        self.config = config = replace(config, train=settled)
+        self.space = space_of(config.train)
         self.searched = out / "search"
         share_threads(self.ranks.world)
         if (out / "config.json").exists():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from dataclasses import replace
@@ -16,12 +15,11 @@ from timm.data import dataset_factory
 from tests.helpers.made_training import FOLDER, QUICK, write_folder
 from training.config import DataConfig, Stage, TrainConfig
 from training.data.open import open_source, open_test
-from training.data.splits import folder_of, require_apart, require_kind, require_split
+from training.data.splits import folder_of, has_folder, require_apart, require_kind, require_split
 from training.presets import PRESETS
 from training.reproduce.config import ReproduceConfig
 from training.reproduce.phases import Reproduction
 from training.run.distributed import SINGLE
-from training.train import train
 
 
 @pytest.fixture(scope="module")
@@ -48,28 +46,13 @@ def test_held_out_images_may_be_a_split_of_their_own(folder: Path, tmp_path: Pat
     assert sum(len(batch.x) for batch in source.held_out(8)) == 24
 
 
-def test_folder_without_val_has_held_out_images_of_its_training_split(
-    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    root, run = copy_splits(tmp_path / "data", folder, "train"), tmp_path / "run"
-    config = with_splits(FOLDER, held_out_split="val", test_split="test")
-    config = replace(config, held_out_per_class=0.34, stages=(Stage(1, 8),))
-    state = train(config, root, run, progress=False, resources=QUICK)
-    assert "has no val: held-out images are cut from the training split" in caplog.text
-    assert len(json.loads((run / "held_out.json").read_text())) == 8  # two of six of each class
-    assert train(config, root, run, progress=False, resources=QUICK).step == state.step
-    copy_splits(root, folder, "validation")
-    with pytest.raises(ValueError, match=r"data\.held_out_split='', requested 'val'"):
-        train(config, root, run, progress=False, resources=QUICK)
-    with pytest.raises(FileNotFoundError, match="vall is not there"):
-        train(with_splits(config, held_out_split="vall"), root, tmp_path, resources=QUICK)
-
-
 @pytest.mark.parametrize("split", ["train", "training", "val", "validation", "eval", "test"])
 def test_folder_of_a_split_is_the_one_that_timm_takes(tmp_path: Path, split: str) -> None:
     for name in ("training", "val", "test"):
         (tmp_path / name).mkdir()
     assert str(folder_of(tmp_path, split)) == dataset_factory._search_split(str(tmp_path), split)
+    assert has_folder(tmp_path, split)
+    assert not has_folder(tmp_path, "vall")
 
 
 def test_imagenet_preset_tests_on_the_folder_val(folder: Path, tmp_path: Path) -> None:
