@@ -1,1 +1,5 @@
-"""TODO docstring."""
+"""From images to class names.
+
+Read images.py (anything that holds an image to RGB), predictions.py (probabilities to the best
+classes; no torch), predict.py (any timm model).
+"""

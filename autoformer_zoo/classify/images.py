@@ -1,58 +1,58 @@
 """Any image to 8-bit RGB: files, folders, PIL images and arrays.
 
-What stands before `predict.py`'s transform. Resizes, crops and normalises nothing, fetches nothing
-from the network. Colour profiles are ignored, as timm and torchvision ignore them, so that an
-ordinary RGB image arrives exactly as `Image.open(path).convert("RGB")` gives it.
+The one reader of images: prediction, training, calibration and benchmarks use it, so that they see
+the same pixels. Resizes, crops and normalises nothing, and fetches nothing from the network. Colour
+profiles are ignored, as timm and torchvision ignore them, so that an ordinary RGB image is exactly
+what `Image.open(path).convert("RGB")` returns.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 import warnings
 from collections.abc import Iterable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 _logger = logging.getLogger(__name__)
 
-# Any of numpy's element types: what is refused is said by value, not by type.
-ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any]
-"""One image, or a folder of them where the text says so."""
+# Any element type of numpy: which ones are accepted is checked by `_from_array`.
+ImageLike: TypeAlias = str | os.PathLike[str] | IO[bytes] | Image.Image | np.ndarray[Any, Any]
+"""One image, or a folder of them where the documentation says so."""
 
 # What a folder is searched for; a path given by itself may end as it likes.
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp"})
-SUFFIXES |= {".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".tga"}
-BACKGROUND = (255, 255, 255)  # what transparent pixels are laid on
-_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://|data:")
-_KINDS = "a path, a PIL image or a numpy array"
+SUFFIXES |= {".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".tga", ".heic", ".heif"}
+BACKGROUND = (255, 255, 255)  # shown through transparent pixels
+MAX_ASPECT = 64  # longer images are cropped to their middle, see `trim`
 
 
 def iter_inputs(images: ImageLike | Iterable[ImageLike]) -> Iterator[tuple[str, ImageLike]]:
-    """Name images one by one, folders opened; nothing is read yet.
+    """Yield names and images; folders are expanded, nothing is decoded.
 
     Args:
-        images: a image, a folder, or any iterable of these. Of a folder, all files below it
-            whose suffix is a image's, sorted by path; hidden ones are left out.
+        images: an image, a folder, or any iterable of these. Of a folder, all files below it,
+            links included, whose suffix is an image's, sorted by path, without hidden ones.
 
     Yields:
         The image's path, or its kind and place ("array 2"), and the image.
 
     Raises:
-        ValueError: a URL, a folder without images, or something that is no image.
+        ValueError: a folder without images, or something that is not an image.
         FileNotFoundError: a path does not exist.
     """
-    items: Iterable[Any]
-    if isinstance(images, (str, bytes, os.PathLike, Image.Image, np.ndarray)):
-        items = [images]
-    elif isinstance(images, Iterable) and not _is_tensor_or_file(images):
-        items = images
-    else:
-        raise ValueError(f"a image is {_kind(images)}; expected {_KINDS}, or a list of those")
+    is_one = isinstance(images, (str, os.PathLike, Image.Image, np.ndarray)) or hasattr(
+        images, "read"
+    )
+    items: Any = [images] if is_one else images
+    if not isinstance(items, Iterable) or isinstance(items, bytes):
+        raise _not_an_image(images)
     place = 0
     for item in items:
         for name, entry in _expand(item, place):
@@ -63,14 +63,14 @@ def iter_inputs(images: ImageLike | Iterable[ImageLike]) -> Iterator[tuple[str, 
 def iter_images(
     images: ImageLike | Iterable[ImageLike], skip_unreadable: bool = False
 ) -> Iterator[tuple[str, Image.Image]]:
-    """Name and read images one by one: `iter_inputs`, then `read_image`.
+    """Yield names and decoded images: `iter_inputs`, then `read_image`.
 
     Args:
         images: as in `iter_inputs`.
-        skip_unreadable: log a warning for a image that cannot be read, and go on.
+        skip_unreadable: log a warning for an image that cannot be read, and go on.
 
     Raises:
-        ValueError: a image is refused.
+        ValueError: an image is refused.
         FileNotFoundError: a path does not exist.
     """
     for name, entry in iter_inputs(images):
@@ -85,47 +85,68 @@ def iter_images(
 
 
 def read_image(source: ImageLike) -> Image.Image:
-    """Return a image as an upright RGB image of 8 bits.
+    """Return an image as an upright RGB image of 8 bits.
 
     EXIF orientation is applied; transparency is laid on white; of an animation the first frame is
     taken; 16 bits become 8. A JPEG of more pixels than `PIL.Image.MAX_IMAGE_PIXELS` is decoded at
     half its sides; other images of that size are refused.
 
     Args:
-        source: a path; a PIL image of any mode; or an array (height, width), or (height, width, 3
-            or 4) as RGB or RGBA, of uint8, uint16 (65535 is white) or floats from 0 to 1.
+        source: a path; an open binary file; a PIL image of any mode; or an array (height, width),
+            or (height, width, 3 or 4) as RGB or RGBA, of uint8, uint16 (65535 is white) or floats
+            from 0 to 1.
 
     Returns:
         A new image of mode RGB.
 
     Raises:
-        ValueError: not a image, damaged, too large, or of a kind that has no plain RGB.
+        ValueError: not an image, damaged, too large, or of a kind that has no plain RGB.
         FileNotFoundError: the path does not exist.
     """
     if isinstance(source, np.ndarray):
         return _to_rgb(_from_array(source))
     if isinstance(source, Image.Image):
         return _decode(source, getattr(source, "filename", "") or "the given image")
-    path = _checked_path(source)
-    if not path.is_file():
-        raise ValueError(f"{path} is a folder or a device; expected a image")
+    if isinstance(source, (str, os.PathLike)):
+        source = _existing_path(source)
+        if not source.is_file():
+            raise ValueError(f"{source} is a folder or a device; expected an image")
+    name = str(getattr(source, "name", "the given file")) if hasattr(source, "read") else source
+    is_heif = Path(name).suffix.lower() in (".heic", ".heif")
+    if is_heif and find_spec("pillow_heif"):
+        import_module("pillow_heif").register_heif_opener()
     try:
         with warnings.catch_warnings():
             # Pillow warns above its limit and refuses above twice that; `_limit_size` decides here.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
-    except UnidentifiedImageError:
-        raise ValueError(f"{path} is not a image that Pillow can read") from None
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{path} is too large: {error}; reduce it first") from None
+            image = Image.open(source)
     except PermissionError:
         raise
     except Exception as error:  # plugins raise what they like on damaged headers
-        raise ValueError(f"{path} cannot be read as a image: {error}") from None
+        hint = "; HEIC needs `pip install pillow-heif`" if is_heif else ""
+        raise ValueError(f"{name} cannot be read as an image: {error}{hint}") from None
     with image:
-        if image.format == "EPS":
-            raise ValueError(f"{path} is a PostScript program, which is not run; convert it first")
-        return _decode(image, str(path))
+        if image.format == "EPS":  # Pillow would run the program with Ghostscript
+            raise ValueError(f"{name} is a PostScript program, which is not run; convert it first")
+        return _decode(image, str(name))
+
+
+def trim(image: Image.Image) -> Image.Image:
+    """Return the middle of an extremely long image, `MAX_ASPECT` times as long as it is wide.
+
+    The centre crop of every model lies within it. Resizing the whole of an image of 8000 x 1
+    pixels, so that its shorter side is 256, would take 2 GiB.
+    """
+    longest = MAX_ASPECT * min(image.size)
+    left, top = (max(0, side - longest) // 2 for side in image.size)
+    return image.crop((left, top, image.width - left, image.height - top)) if left or top else image
+
+
+def _not_an_image(thing: object, name: str = "an image") -> ValueError:
+    return ValueError(
+        f"{name} is of type {type(thing).__name__}; expected a path, an open binary file, a PIL "
+        "image or a numpy array, or a list of those"
+    )
 
 
 def _expand(item: object, place: int) -> Iterator[tuple[str, Any]]:
@@ -134,19 +155,33 @@ def _expand(item: object, place: int) -> Iterator[tuple[str, Any]]:
     elif isinstance(item, Image.Image):
         yield getattr(item, "filename", "") or f"image {place}", item
     elif isinstance(item, (str, os.PathLike)):
-        path = _checked_path(item)
+        path = _existing_path(item)
         if path.is_dir():
             yield from _walk(path)
         else:
             yield str(path), path
+    elif hasattr(item, "read"):
+        yield str(getattr(item, "name", f"file {place}")), item
     else:
-        raise ValueError(f"image {place} is {_kind(item)}; expected {_KINDS}")
+        raise _not_an_image(item, f"image {place}")
+
+
+def _existing_path(path: str | os.PathLike[str]) -> Path:
+    if not os.path.exists(path):
+        hint = "; a URL has to be downloaded first" if "://" in str(path) else ""
+        raise FileNotFoundError(f"{path} does not exist; expected an image or a folder{hint}")
+    return Path(path)
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Give the images below a folder, one directory's names in memory at a time."""
-    found = False
-    for root, folders, files in os.walk(folder, onerror=_raise):
+    """Yield the images below a folder, one directory's names in memory at a time."""
+    found, seen = False, set()
+    for root, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:  # a link to a folder above itself
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
@@ -161,35 +196,20 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _checked_path(path: str | os.PathLike[str]) -> Path:
-    text = os.fspath(path)
-    if isinstance(text, str) and _URL.match(text):
-        shown = text if len(text) <= 100 else f"{text[:97]}..."
-        raise ValueError(f"{shown} is a URL; images are not fetched: download it, give its path")
-    if not isinstance(text, str) or not text or "\0" in text:
-        raise ValueError(f"{text!r} is no path; expected {_KINDS}")
-    path = Path(text)
-    if not path.exists():
-        raise FileNotFoundError(f"{text} does not exist; expected a image or a folder")
-    return path
-
-
 def _decode(image: Image.Image, name: str) -> Image.Image:
     _limit_size(image, name)
     try:
         image.load()
         return _to_rgb(_upright(image))
-    except MemoryError:
-        raise
     except Exception as error:  # decoders raise what they like on damaged data
-        raise ValueError(f"{name} cannot be read as a image: {error}") from None
+        raise ValueError(f"{name} cannot be read as an image: {error}") from None
 
 
 def _limit_size(image: Image.Image, name: str) -> None:
     """Refuse more pixels than Pillow's limit; a JPEG is decoded at half its sides instead."""
     pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
-    on_disk = getattr(image, "fp", None) is not None  # else decoded before: the memory is spent
-    if limit is None or pixels <= limit or not on_disk:
+    is_on_disk = getattr(image, "fp", None) is not None  # else the memory is already spent
+    if limit is None or pixels <= limit or not is_on_disk:
         return
     width, height = image.size
     if image.draft("RGB", (width // 2, height // 2)) is None:
@@ -211,8 +231,7 @@ def _upright(image: Image.Image) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
-    has_alpha = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
-    if not has_alpha:
+    if image.mode not in ("LA", "La", "PA", "RGBA", "RGBa") and "transparency" not in image.info:
         return image.convert("RGB")
     if image.mode in ("La", "RGBa"):  # premultiplied: Pillow converts to the plain mode only
         image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
@@ -222,8 +241,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
-    grey = array.ndim == 2
-    if not (grey or (array.ndim == 3 and array.shape[2] in (3, 4))) or array.size == 0:
+    is_colour = array.ndim == 3 and array.shape[2] in (3, 4)
+    if not (is_colour or array.ndim == 2) or array.size == 0:
         raise ValueError(
             f"the array has the shape {array.shape}; expected (height, width) or (height, width, 3 "
             "or 4); give several images as a list"
@@ -247,12 +266,3 @@ def _eight_bits(values: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uin
     if low < 0 or high > 65535:
         raise ValueError(f"numbers run from {low} to {high}; expected 16 bits, 0 to 65535")
     return np.asarray(values >> 8, dtype=np.uint8)  # as Pillow reduces 16-bit colour
-
-
-def _is_tensor_or_file(value: object) -> bool:
-    """Tell what could be iterated, but not image by image."""
-    return hasattr(value, "shape") or hasattr(value, "read")
-
-
-def _kind(value: object) -> str:
-    return f"of type {type(value).__module__}.{type(value).__qualname__}".replace("builtins.", "")

@@ -2,6 +2,7 @@
 
 `autoformer-zoo`, `python -m training...`, `python -m benchmarks...` and `python -m hub...` all run
 through `run_command`. Arguments are parsed by tyro from a dataclass or a function's signature.
+Imports neither torch nor timm: a wrong flag and `--help` are answered at once.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial, wraps
 from pathlib import Path
@@ -20,15 +22,8 @@ from typing import Any, TypeVar
 
 import tyro
 
-from autoformer_zoo.weights.files import CheckpointError
-
 PROGRAM = "autoformer-zoo"
 LOGGERS = ("autoformer_zoo", "benchmarks", "hub", "training")
-USER_ERRORS = (ValueError, OSError, CheckpointError)  # wrong input: exit code 2
-
-_RULE = re.compile(r"^ *-+ *$", re.MULTILINE)
-_FLAG = re.compile(r"^ +(--[\w.-]+)", re.MULTILINE)
-_MAX_SIMILAR = 3  # flags that an error suggests
 
 Parsed = TypeVar("Parsed")
 
@@ -61,8 +56,8 @@ def run_command(
         log_level: of the project's own loggers, which write to stderr while the command runs.
 
     Returns:
-        The exit code: 0, 1 after one of `failures`, 2 for wrong input, 130 for Ctrl-C, 141 if the
-        reader of stdout went away.
+        The exit code: 0, 1 after one of `failures`, 2 for wrong input (ValueError, OSError,
+        CheckpointError), 130 for Ctrl-C, 141 if the reader of stdout went away.
     """
     if inspect.isfunction(arguments):
         arguments, run = _bound(arguments), lambda call: call()
@@ -83,11 +78,12 @@ def run_command(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
-        if not isinstance(error, (*USER_ERRORS, *failures)):
+        is_wrong_input = _is_wrong_input(error)
+        if not is_wrong_input and not isinstance(error, failures):
             raise  # a fault of the program: its traceback is wanted
         if not is_silent(error):
             print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2 if isinstance(error, USER_ERRORS) else 1
+        return 2 if is_wrong_input else 1
 
 
 def parse_arguments(
@@ -111,13 +107,17 @@ def parse_arguments(
         )
 
     # tyro looks at stdout to draw: if that is no terminal, there are neither lines nor colours.
-    with contextlib.redirect_stderr(io.StringIO()) as text:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stderr(err):
         try:
-            with contextlib.redirect_stdout(io.StringIO()):
+            with contextlib.redirect_stdout(out):
                 return parse()
         except SystemExit as stop:
             if stop.code:
-                raise ValueError(f"{_message(text.getvalue())}; see {prog} --help") from None
+                raise ValueError(_message(err.getvalue(), prog)) from None
+    if os.environ.get("NO_COLOR"):  # https://no-color.org, which tyro does not read
+        print(out.getvalue(), end="")
+        raise SystemExit(0)
     return parse()  # --help, drawn for the terminal
 
 
@@ -155,12 +155,22 @@ def check_output(
     """
     if suffixes and out.suffix not in suffixes:
         raise ValueError(f"{out}: expected a file name that ends in {' or '.join(suffixes)}")
-    if not make_folder and not out.parent.is_dir():
-        raise ValueError(f"the folder {out.parent} does not exist; make it first")
     if out.is_dir():
         raise ValueError(f"{out} is a folder; expected the name of a file")
     if out.exists() and any(path.exists() and out.samefile(path) for path in inputs):
         raise ValueError(f"{out} is an input as well; give the result another name")
+    if out.parent.is_dir():
+        try:  # by doing it: permissions say nothing of a full disk, and to root nothing at all
+            tempfile.TemporaryFile(dir=out.parent).close()
+        except OSError as error:
+            raise ValueError(f"cannot write to the folder {out.parent}: {error.strerror}") from None
+    elif not make_folder:
+        raise ValueError(f"the folder {out.parent} does not exist; make it first")
+
+
+def option(metavar: str, default: str = "") -> Any:
+    """Annotate a flag that is None if left out; `--help` then shows `default`, not None."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=default)
 
 
 def _bound(function: Callable[..., Any]) -> Callable[..., Callable[[], Any]]:
@@ -173,15 +183,29 @@ def _bound(function: Callable[..., Any]) -> Callable[..., Callable[[], Any]]:
     return bind
 
 
-def _message(text: str) -> str:
-    """Return the message of a frame (title, message, similar flags, advice), and those flags."""
-    _, message, *rest = [*_RULE.split(text), "", ""]
-    line = " ".join(message.split()).rstrip(".") or "the arguments were not understood"
-    similar = list(dict.fromkeys(_similar(rest)))[:_MAX_SIMILAR]
-    return f"{line} (perhaps {' or '.join(similar)})" if similar else line
+def _is_wrong_input(error: Exception) -> bool:
+    if isinstance(error, (ValueError, OSError)):
+        return True
+    from autoformer_zoo.weights.files import CheckpointError  # imports torch, so not before
+
+    return isinstance(error, CheckpointError)
 
 
-def _similar(parts: list[str]) -> Iterator[str]:
-    for part in parts:
+def _message(text: str, prog: str) -> str:
+    """Turn tyro's text about wrong arguments into one line.
+
+    The text consists of parts between rules of dashes: title, message, similar flags or known
+    subcommands, and which `--help` to read.
+    """
+    _, message, *rest = [*re.split(r"^ *-+ *$", text, flags=re.MULTILINE), "", ""]
+    # Below each missing argument, indented further, stands its help: too much for one line.
+    lines = [line.strip() for line in message.splitlines() if not line.startswith(" " * 8)]
+    found = " ".join(filter(None, lines)).rstrip(".") or "the arguments were not understood"
+    for part in rest:
         if part.lstrip().startswith(("Perhaps you meant", "Arguments similar")):
-            yield from _FLAG.findall(part)
+            similar = dict.fromkeys(re.findall(r"^ +(--[\w.-]+)", part, re.MULTILINE))
+            found += f" (perhaps {' or '.join(list(similar)[:3])})"
+        elif part.lstrip().startswith("Available subcommands"):
+            found += f" ({' '.join(part.split()).lower()})"
+    helped = re.findall(r"(?:run|see):?\s+(\S[^\n]*?) --help", text)
+    return f"{found}; see {helped[-1] if helped else prog} --help"

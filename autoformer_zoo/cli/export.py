@@ -1,7 +1,4 @@
-"""ONNX on the command line: the verb `export`, and `predict --backend onnxruntime`.
-
-Arguments to calls and results to lines; `export.py` and `classifier.py` do the work.
-"""
+"""The verb `export`: a model as an ONNX file that was compared with PyTorch."""
 
 from __future__ import annotations
 
@@ -9,63 +6,59 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from torch import nn
 
-from autoformer_zoo.cli.inputs import LayoutOption, load_model, read_config
-from autoformer_zoo.factory import create_model
-from autoformer_zoo.onnx.check import OnnxReport
-from autoformer_zoo.onnx.export import OLDEST, Precision, export_onnx
+from autoformer_zoo.cli.command import check_output, option
+from autoformer_zoo.cli.extract import LayoutOption
+from autoformer_zoo.onnx.metadata import OLDEST_OPSET, Precision
+
+if TYPE_CHECKING:
+    from autoformer_zoo.onnx.check import OnnxReport
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """Write a model as an ONNX file, and compare the file with the network in torch."""
+    """Write a model as an ONNX file, and compare it with PyTorch."""
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME|FILE")]
-    """A model of `list`, or a file of weights: one subnet's, or a supernet's."""
+    """A model of `list`, or a file that holds a subnet's or a supernet's weights."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT.onnx")]
-    """The file to write; one that is there is replaced."""
-    config: Annotated[
-        Path | None,
-        tyro.conf.arg(metavar="CONFIG.json", help_behavior_hint="(default: the model's own)"),
-    ] = None
-    """The subnet to cut out of a supernet."""
-    model: Annotated[
-        str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: ImageNet's)")
-    ] = None
-    """With FILE: the model of `list` whose normalisation and class names hold."""
+    """The file to write; an existing one is replaced."""
+    config: Annotated[Path | None, option("CONFIG.json", "(default: the model's own)")] = None
+    """Cut this subnet out of a supernet."""
+    model: Annotated[str | None, option("NAME", "(default: as the file records)")] = None
+    """With FILE: use the normalisation and class names of this model of `list`."""
     layout: LayoutOption = None
-    """How q, k and v lie in a supernet's .pth that has no header."""
+    """Packing of q, k and v in a supernet's .pth file, which does not record it."""
     precision: Precision = "fp32"
-    """Of the weights; int8-static needs --calibration."""
-    calibration: Annotated[
-        Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(for int8-static)")
-    ] = None
-    """Images like those that the network will see; some hundred are enough."""
-    img_size: Annotated[
-        int | None, tyro.conf.arg(metavar="PIXELS", help_behavior_hint="(default: the model's)")
-    ] = None
-    """Input side in pixels."""
-    batch_size: Annotated[
-        int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: any)")
-    ] = None
-    """The only batch size that the file takes."""
-    opset: int = OLDEST
-    """Version of ONNX' operators."""
+    """Number format of the weights; int8-static needs --calibration."""
+    calibration: Annotated[Path | None, option("FOLDER", "(for int8-static)")] = None
+    """Measure the ranges of activations on these images, some hundred typical ones."""
+    img_size: Annotated[int | None, option("PIXELS", "(default: the model's)")] = None
+    """Make the file for inputs of this side."""
+    batch_size: Annotated[int | None, option("N", "(default: any)")] = None
+    """Make the file for batches of exactly this many images."""
+    opset: int = OLDEST_OPSET
+    """Version of the ONNX operator set."""
     preprocess: bool = False
-    """Put resizing, cropping and normalising into the file: it takes uint8 images."""
+    """Include resizing, cropping and normalising: the file then takes uint8 images of any size."""
     softmax: bool = False
-    """Put softmax into the file: it gives probabilities."""
+    """Include softmax: the file then returns probabilities."""
     json: bool = False
     """Print one JSON object instead of text."""
 
     def run(self) -> Iterator[str]:
-        """Write the file and yield what was written, and how near it is to torch."""
+        """Write the file, and yield its size and its differences from PyTorch."""
+        check_output(self.out, [Path(self.source)], [".onnx"])
+        if (self.precision == "int8-static") != (self.calibration is not None):
+            raise ValueError("--precision int8-static and --calibration FOLDER need each other")
+
+        from autoformer_zoo.onnx.export import export_onnx
+
         report = export_onnx(
             self._load(),
             self.out,
@@ -82,13 +75,16 @@ class Export:
         else:
             yield from _report_lines(report)
 
-    def _load(self) -> nn.Module:
+    def _load(self) -> Any:  # a timm classifier
+        from autoformer_zoo import factory
+        from autoformer_zoo.cli.inputs import load_model, read_config
+
         subnet = None if self.config is None else read_config(self.config)
         path = Path(self.source)
         if path.suffix not in WEIGHT_SUFFIXES and not path.is_file():
             if self.model is not None or self.layout is not None:
                 raise ValueError("--model and --layout describe a file: give one instead of a name")
-            return create_model(self.source, pretrained=True, subnet=subnet)
+            return factory.create_model(self.source, pretrained=True, subnet=subnet)
         return load_model(path, self.model, self.layout, subnet)
 
 
@@ -98,8 +94,8 @@ def _report_lines(report: OnnxReport) -> Iterator[str]:
         f"{report.size_bytes:,} bytes"
     )
     for batch, difference in zip(report.batch_sizes, report.max_differences, strict=True):
-        yield f"  batch {batch}: at most {difference:.2g} from torch"
+        yield f"  batch {batch}: outputs differ from PyTorch by at most {difference:.2g}"
     yield (
-        f"  best class as in torch: {100 * report.top1_agreement:.1f} % "
-        f"(tolerance of differences {report.tolerance:.2g})"
+        f"  best class as in PyTorch: {100 * report.top1_agreement:.1f} % "
+        f"(differences up to {report.tolerance:.2g} are allowed)"
     )

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""The verb `extract`: a subnet out of a supernet's file, into a file of its own."""
 
 from __future__ import annotations
 
@@ -6,16 +6,24 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from autoformer_zoo.cli.command import check_output
-from autoformer_zoo.cli.inputs import LayoutOption, read_config
-from autoformer_zoo.factory import extract_subnet
-from autoformer_zoo.space import SubnetConfig
-from autoformer_zoo.weights.checkpoint import SubnetWeights, save_subnet
-from autoformer_zoo.weights.pretrained import load_supernet
+from autoformer_zoo.cli.command import check_output, option
+
+if TYPE_CHECKING:
+    from autoformer_zoo.space import SubnetConfig
+    from autoformer_zoo.weights.checkpoint import SubnetWeights
+
+# `weights.layouts.Layout`, without importing torch.
+LayoutOption = Annotated[
+    Literal["packed_prefix", "packed_interleaved"] | None,
+    option(
+        "{packed_prefix,packed_interleaved}",
+        "(default: as the file's header records, else packed_prefix)",
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +35,19 @@ class Extract:
     config: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG.json")]
     """The subnet: {"depth": ..., "embed_dim": ..., "num_heads": [...], "mlp_ratio": [...]}."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT.safetensors")]
-    """The file to write; one that is there is replaced."""
+    """The file to write; an existing one is replaced."""
     layout: LayoutOption = None
-    """How q, k and v lie in a .pth: packed_prefix (official) or packed_interleaved (PreNAS)."""
-    img_size: Annotated[
-        int | None,
-        tyro.conf.arg(metavar="PIXELS", help_behavior_hint="(default: the supernet's)"),
-    ] = None
-    """Input side in pixels."""
+    """Packing of q, k and v in a .pth file: packed_prefix if official, else packed_interleaved."""
+    img_size: Annotated[int | None, option("PIXELS", "(default: the supernet's)")] = None
+    """Resample the position embedding to inputs of this side."""
     json: bool = False
     """Print one JSON object instead of text."""
 
     def run(self) -> Iterator[str]:
         """Write the file and yield what was written."""
+        from autoformer_zoo.cli.inputs import read_config
+        from autoformer_zoo.weights.checkpoint import save_subnet
+
         check_output(self.out, (self.supernet, self.config), (".safetensors",))
         subnet = read_config(self.config)
         weights = _extract(self.supernet, subnet, self.layout, self.img_size)
@@ -62,6 +70,10 @@ class Extract:
 def _extract(
     path: Path, subnet: SubnetConfig, layout: str | None, img_size: int | None
 ) -> SubnetWeights:
+    from autoformer_zoo.factory import extract_subnet
+    from autoformer_zoo.weights.checkpoint import SubnetWeights
+    from autoformer_zoo.weights.pretrained import load_supernet
+
     supernet = load_supernet(path, layout)
     model = extract_subnet(supernet, subnet, img_size)
     net = replace(supernet.net, sizes=subnet, img_size=model.patch_embed.img_size)

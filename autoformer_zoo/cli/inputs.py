@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import tyro
 from torch import nn
 
 from autoformer_zoo.factory import create_model
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.weights.checkpoint import open_checkpoint
-from autoformer_zoo.weights.layouts import Layout
-
-LayoutOption = Annotated[
-    Layout | None,
-    tyro.conf.arg(
-        metavar="{packed_prefix,packed_interleaved}",
-        help_behavior_hint="(default: the file's header, else packed_prefix)",
-    ),
-]
 
 
 def load_model(

@@ -1,15 +1,18 @@
 """The command `autoformer-zoo`: list, info, predict, extract, export.
 
-A thin layer: each verb is a dataclass whose fields are its arguments and whose `run` yields lines
-of output. What a verb does lives in the package and can be called from Python. Results go to
-stdout, everything else to stderr; wrong input is one line there and exit code 2.
+Each verb is a dataclass whose fields are its arguments and whose `run` yields lines of output.
+Results go to stdout, everything else to stderr; wrong input is one line there and exit code 2.
+
+Verbs import torch and timm in `run`, not above: `--version`, `--help` and `list` answer at once.
 """
 
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
@@ -18,42 +21,50 @@ from autoformer_zoo import __version__
 from autoformer_zoo.cli.command import PROGRAM, run_command
 from autoformer_zoo.cli.export import Export
 from autoformer_zoo.cli.extract import Extract
-from autoformer_zoo.cli.models import (
-    Info,
-    List,
-)
+from autoformer_zoo.cli.models import Info, List
 from autoformer_zoo.cli.predict import Predict
 
-Command = (
-    Annotated[List, tyro.conf.subcommand("list")]
-    | Annotated[Info, tyro.conf.subcommand("info")]
-    | Annotated[Predict, tyro.conf.subcommand("predict")]
-    | Annotated[Extract, tyro.conf.subcommand("extract")]
-    | Annotated[Export, tyro.conf.subcommand("export")]
-)
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """What stands on the command line."""
+
+    verb: (
+        Annotated[List, tyro.conf.subcommand("list")]
+        | Annotated[Info, tyro.conf.subcommand("info")]
+        | Annotated[Predict, tyro.conf.subcommand("predict")]
+        | Annotated[Extract, tyro.conf.subcommand("extract")]
+        | Annotated[Export, tyro.conf.subcommand("export")]
+    )
+    version: bool = False
+    """Print the version."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; exit codes as in `run_command`."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # so that starting is quiet, `__init__`
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     words = list(sys.argv[1:] if argv is None else argv)
-    if words == ["--version"]:
+    if words == ["--version"]:  # tyro insists on a verb
         print(f"{PROGRAM} {__version__}")
         return 0
     return run_command(
         PROGRAM,
-        Command,
+        Arguments,
         words,
         _run,
-        description="List, run, extract and export AutoFormer models; --version shows the version.",
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-        log_level=logging.WARNING,
+        description="List, run, extract and export AutoFormer models.",
+        config=(
+            tyro.conf.OmitArgPrefixes,
+            tyro.conf.OmitSubcommandPrefixes,
+            tyro.conf.FlagCreatePairsOff,
+        ),
+        # Progress is for someone who watches; warnings are for log files too.
+        log_level=logging.INFO if sys.stderr.isatty() else logging.WARNING,
     )
 
 
-def _run(command: Command) -> None:
-    for line in command.run():
+def _run(arguments: Arguments) -> None:
+    lines = [f"{PROGRAM} {__version__}"] if arguments.version else arguments.verb.run()
+    for line in lines:
         print(line, flush=True)  # each image's predictions appear as soon as they are known
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,135 +1,156 @@
-"""TODO docstring."""
+"""The verb `predict`: class names of images, with PyTorch or onnxruntime."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from autoformer_zoo.classify.predict import iter_predictions
-from autoformer_zoo.classify.predictions import Prediction
-from autoformer_zoo.cli.inputs import LayoutOption, load_model
-from autoformer_zoo.cli.models import answer_lines
-from autoformer_zoo.factory import create_model
-from autoformer_zoo.onnx.classifier import OnnxClassifier
+from autoformer_zoo.cli.command import option
+from autoformer_zoo.cli.extract import LayoutOption
+
+if TYPE_CHECKING:
+    from autoformer_zoo.classify.images import ImageLike
+    from autoformer_zoo.classify.predictions import Prediction
 
 DEFAULT_MODEL = "autoformer_nano"
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}  # of onnxruntime
 
 
 @dataclass(frozen=True, slots=True)
 class Predict:
-    """Say what is on images, with probabilities."""
+    """Classify images."""
 
     images: Annotated[
         tuple[str, ...],
         tyro.conf.Positional,
         tyro.conf.arg(metavar="IMAGE [IMAGE ...]", help_behavior_hint="(one or more)"),
     ]
-    """Files, or folders, which are searched for images."""
-    model: Annotated[
-        str | None,
-        tyro.conf.arg(metavar="NAME", help_behavior_hint=f"(default: {DEFAULT_MODEL})"),
-    ] = None
-    """A model of `list`; with --checkpoint, the one whose normalisation and class names hold."""
-    checkpoint: Annotated[
-        Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: the model's own)")
-    ] = None
-    """Weights to use: one subnet, or a supernet, out of which --model is cut; or a .onnx file."""
+    """Image files, folders that are searched for images, or - for standard input."""
+    model: Annotated[str | None, option("NAME", f"(default: {DEFAULT_MODEL})")] = None
+    """Use this model of `list`. With --checkpoint, use its normalisation and class names."""
+    checkpoint: Annotated[Path | None, option("FILE", "(default: the model's own)")] = None
+    """Load weights from this file: a subnet, a supernet to cut --model from, or an .onnx file."""
     layout: LayoutOption = None
-    """How q, k and v lie in a supernet's .pth that has no header."""
+    """Packing of q, k and v in a supernet's .pth file, which does not record it."""
     top_k: int = 5
-    """Answers a image."""
+    """Print this many classes of each image, the most probable first."""
     batch_size: int = 32
-    """Images in memory at a time."""
+    """Classify this many images at a time."""
     backend: Literal["torch", "onnxruntime"] = "torch"
-    """What runs the network; onnxruntime takes the .onnx file that `export` wrote."""
+    """Run the network with this library; onnxruntime needs an .onnx file that `export` wrote."""
     device: str = "cpu"
-    """Where to run, as PyTorch names it: cpu, cuda, cuda:1, mps; with onnxruntime cpu or cuda."""
+    """Run on this device: cpu, cuda, cuda:1, mps, ...; with onnxruntime, cpu or cuda."""
+    threads: Annotated[int | None, option("N", "(default: the library's choice)")] = None
+    """Use this many threads on the CPU."""
     skip_unreadable: bool = False
-    """Warn of a image that cannot be read, and go on."""
+    """Exit with code 0 even if some images cannot be read."""
     json: bool = False
     """Print one JSON array instead of text."""
 
     def run(self) -> Iterator[str]:
         """Yield each image's answers as they come."""
+        from autoformer_zoo.classify.images import iter_inputs
+        from autoformer_zoo.classify.predictions import require_positive
+
         if not self.images:
             raise ValueError("no image was given; expected files or folders")
-        if self.backend == "onnxruntime":
-            if self.model is not None or self.layout is not None:
-                raise ValueError(
-                    "--model and --layout are for torch: the .onnx file says all of itself"
-                )
-            answers = iter_onnx_predictions(
-                self.checkpoint,
-                self.images,
-                self.top_k,
-                self.batch_size,
-                self.device,
-                self.skip_unreadable,
+        for flag, number in (("--top-k", self.top_k), ("--batch-size", self.batch_size)):
+            require_positive(flag, number)
+        require_positive("--threads", 1 if self.threads is None else self.threads)
+        images = [sys.stdin.buffer if image == "-" else image for image in self.images]
+        # Names are cheap: a missing path is reported before the network is made.
+        total = sum(1 for _ in iter_inputs(images))
+        answers = _with_progress(self._answers(images), total)
+
+        answered, failure = 0, None
+        try:
+            for predictions in answers:
+                if self.json:
+                    yield ("," if answered else "[") + _to_json(predictions)
+                else:
+                    yield from answer_lines(predictions)
+                answered += 1
+        except Exception as error:  # what stands on standard output stays valid JSON
+            failure = error
+        if self.json:
+            yield "]" if answered else "[]"
+        if failure:
+            raise failure
+        if answered < total and not self.skip_unreadable:
+            raise ValueError(
+                f"{total - answered} of {total} images could not be read, see above; give "
+                "--skip-unreadable if that is expected"
             )
-        else:
-            answers = self._run_torch()
-        yield from _json_array(answers) if self.json else answer_lines(answers)
 
-    def _run_torch(self) -> Iterator[list[Prediction]]:
-        if self.checkpoint is not None and self.checkpoint.suffix == ".onnx":
+    def _answers(self, images: Sequence[ImageLike]) -> Iterator[list[Prediction]]:
+        options: dict[str, Any] = {
+            "top_k": self.top_k,
+            "batch_size": self.batch_size,
+            "skip_unreadable": True,  # `run` counts them
+        }
+        if self.backend == "onnxruntime":
+            return self._onnx_classifier().iter_predictions(images, **options)
+
+        import torch
+
+        from autoformer_zoo.classify.predict import iter_predictions
+
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        return iter_predictions(self._torch_model().eval(), images, device=self.device, **options)
+
+    def _torch_model(self) -> Any:  # a timm classifier
+        from autoformer_zoo import factory
+        from autoformer_zoo.cli.inputs import load_model
+
+        if self.checkpoint is None:
+            if self.layout is not None:
+                raise ValueError("--layout describes a file: give --checkpoint with it")
+            return factory.create_model(self.model or DEFAULT_MODEL, pretrained=True)
+        if self.checkpoint.suffix == ".onnx":
             raise ValueError(f"{self.checkpoint} is an ONNX file: give --backend onnxruntime")
-        if self.checkpoint is not None:
-            model = load_model(self.checkpoint, self.model, self.layout)
-        elif self.layout is not None:
-            raise ValueError("--layout describes a file: give --checkpoint with it")
-        else:
-            model = create_model(self.model or DEFAULT_MODEL, pretrained=True)
-        return iter_predictions(
-            model.eval(),
-            self.images,
-            self.top_k,
-            self.batch_size,
-            self.device,
-            self.skip_unreadable,
-        )
+        return load_model(self.checkpoint, self.model, self.layout)
+
+    def _onnx_classifier(self) -> Any:  # an OnnxClassifier
+        from autoformer_zoo.onnx.classifier import OnnxClassifier
+
+        if self.model is not None or self.layout is not None:
+            raise ValueError("--model and --layout are for torch: an .onnx file describes itself")
+        if self.checkpoint is None or self.checkpoint.suffix != ".onnx":
+            raise ValueError(
+                "--backend onnxruntime runs an ONNX file: give --checkpoint FILE.onnx, which "
+                "`autoformer-zoo export` writes"
+            )
+        if self.device not in PROVIDERS:
+            known = " or ".join(PROVIDERS)
+            raise ValueError(f"onnxruntime cannot use device {self.device!r}; expected {known}")
+        return OnnxClassifier(self.checkpoint, [PROVIDERS[self.device]], self.threads)
 
 
-def _json_array(answers: Iterator[list[Prediction]]) -> Iterator[str]:
-    """Give one JSON array, an element a line, without holding it all."""
-    opening = "["
-    for predictions in answers:
-        top = [
-            {"label": p.label, "index": p.index, "probability": p.probability} for p in predictions
-        ]
-        yield f"{opening}{json.dumps({'image': predictions[0].image, 'top': top})}"
-        opening = ","
-    yield "]" if opening == "," else "[]"
+def answer_lines(predictions: Iterable[Prediction]) -> Iterator[str]:
+    """Yield the image's name and, below it, its classes."""
+    best, *rest = predictions
+    yield best.image
+    for prediction in (best, *rest):
+        yield f"  {100 * prediction.probability:5.1f} %  {prediction.label}"
 
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+def _to_json(predictions: Sequence[Prediction]) -> str:
+    top = [{"label": p.label, "index": p.index, "probability": p.probability} for p in predictions]
+    return json.dumps({"image": predictions[0].image, "top": top})
 
 
-def iter_onnx_predictions(
-    file: Path | None,
-    images: Sequence[str],
-    top_k: int,
-    batch_size: int,
-    device: str,
-    skip_unreadable: bool,
-) -> Iterator[list[Prediction]]:
-    """Classify images with an ONNX file; arguments as `predict` has them on the command line.
+def _with_progress(answers: Iterator[list[Prediction]], total: int) -> Iterable[list[Prediction]]:
+    """Show a bar on stderr if someone watches it while the answers go elsewhere."""
+    if sys.stdout.isatty() or not sys.stderr.isatty():
+        return answers
+    from tqdm import tqdm
 
-    Raises:
-        ValueError: no .onnx file was given, or the device is none of onnxruntime's here.
-        FileNotFoundError: the file does not exist.
-    """
-    if file is None or file.suffix != ".onnx":
-        raise ValueError(
-            "--backend onnxruntime runs an ONNX file: give --checkpoint FILE.onnx, which "
-            "`autoformer-zoo export` writes"
-        )
-    if device not in PROVIDERS:
-        known = " or ".join(PROVIDERS)
-        raise ValueError(f"device {device!r} cannot be used with onnxruntime; expected {known}")
-    classifier = OnnxClassifier(file, providers=[PROVIDERS[device]])
-    return classifier.iter_predictions(images, top_k, batch_size, skip_unreadable)
+    bar: Iterable[list[Prediction]] = tqdm(answers, total=total, unit="image")
+    return bar

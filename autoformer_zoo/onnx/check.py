@@ -1,7 +1,7 @@
-"""Whether an exported file answers as the network in torch does: figures, and what they may be.
+"""Compare an exported file with PyTorch: differences and tolerances.
 
-`export.py` runs this after every export; a file that fails never gets its name. Says nothing
-of accuracy: that needs labelled images.
+`export.py` runs this after every export; a file that fails is not written. Accuracy is another
+matter: it needs labelled images.
 """
 
 from __future__ import annotations
@@ -24,25 +24,38 @@ Array = NDArray[np.float32]
 TOLERANCES: Mapping[str, float] = MappingProxyType(
     {"fp32": 1e-4, "fp16": 2e-2, "int8-dynamic": 0.25, "int8-static": 0.25}
 )
-# Resize in the graph may round a pixel to the next grey level, 1/255, where Pillow does not.
+# Resizing in the graph may round a pixel to the next grey level, 1/255, where Pillow does not.
 RESIZED = 1e-2
 CHECK_BATCHES = (1, 3, 8)
 
 
 @dataclass(frozen=True, slots=True)
-class OnnxReport:
-    """What an export wrote, and how near it is to torch.
+class Agreement:
+    """How near a file is to PyTorch.
+
+    Args:
+        batch_sizes: that were compared.
+        max_differences: for each of them, the largest difference between the outputs.
+        top1_agreement: share of the compared inputs with the same best class, 0 to 1.
+        tolerance: what the largest difference was allowed to be.
+    """
+
+    batch_sizes: tuple[int, ...]
+    max_differences: tuple[float, ...]
+    top1_agreement: float
+    tolerance: float
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxReport(Agreement):
+    """What an export wrote, and how near it is to PyTorch.
 
     Args:
         path: the file.
         size_bytes: its size.
         params: the network's parameters.
-        precision: of its weights.
-        opset: of ONNX' operators.
-        batch_sizes: that were compared.
-        max_differences: for each of them, the largest difference to torch's outputs.
-        top1_agreement: share of the compared inputs with the same best class, 0 to 1.
-        tolerance: what the largest difference was allowed to be.
+        precision: number format of its weights.
+        opset: version of the ONNX operator set.
     """
 
     path: str
@@ -50,24 +63,10 @@ class OnnxReport:
     params: int
     precision: str
     opset: int
-    batch_sizes: tuple[int, ...]
-    max_differences: tuple[float, ...]
-    top1_agreement: float
-    tolerance: float
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dict."""
         return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """Differences by batch size, top-1 agreement over all inputs, and the tolerance they met."""
-
-    batch_sizes: tuple[int, ...]
-    max_differences: tuple[float, ...]
-    top1_agreement: float
-    tolerance: float
 
 
 def compare(
@@ -77,11 +76,11 @@ def compare(
     reference_inputs: Sequence[Array],
     metadata: OnnxMetadata,
 ) -> Agreement:
-    """Run a file in onnxruntime and hold its outputs against torch's.
+    """Run a file in onnxruntime and compare its outputs with PyTorch's.
 
     Args:
         path: the file.
-        reference: the network in torch, (B, 3, height, width) to (B, classes).
+        reference: the network in PyTorch, (B, 3, height, width) to (B, classes).
         inputs: batches for the file.
         reference_inputs: the same batches for the reference.
         metadata: of the file.
@@ -102,7 +101,7 @@ def compare(
         found = session.run(None, {name: given})[0]
         if not np.isfinite(found).all():
             raise ValueError(
-                f"the exported {precision} network gives NaN or infinity; nothing was written"
+                f"the exported {precision} network returns NaN or infinity; nothing was written"
             )
         differences.append(float(np.abs(found - expected).max()))
         same.append(found.argmax(-1) == expected.argmax(-1))
@@ -110,7 +109,7 @@ def compare(
     tolerance = (TOLERANCES[precision] + (RESIZED if metadata.preprocess else 0)) * largest
     if max(differences) > tolerance:
         raise ValueError(
-            f"the exported {precision} network differs from torch by {max(differences):.3g}, at "
+            f"the exported {precision} network differs from PyTorch by {max(differences):.3g}, at "
             f"most {tolerance:.3g} is allowed; nothing was written"
         )
     return Agreement(

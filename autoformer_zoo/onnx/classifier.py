@@ -1,8 +1,8 @@
-"""OnnxClassifier: images to names with onnxruntime, where neither torch nor timm is installed.
+"""OnnxClassifier: images to class names with onnxruntime, where torch and timm are not installed.
 
-Needs numpy, Pillow and onnxruntime. All else stands in the file's metadata (`metadata.py`).
+Needs numpy, Pillow and onnxruntime. All else is stored in the file's metadata (`metadata.py`).
 Images are opened by `images.py`, as `predict.py` does, and prepared here as timm's evaluation
-transform prepares them, number by number, so the answers are those of `predict`.
+transform prepares them, bit by bit, so the answers are those of `predict`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +17,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from autoformer_zoo.classify.images import ImageLike, iter_images
-from autoformer_zoo.classify.predictions import Prediction, require_positive
+from autoformer_zoo.classify.images import ImageLike, iter_images, trim
+from autoformer_zoo.classify.predictions import Array, Prediction, iter_top_k, require_positive
 from autoformer_zoo.onnx.metadata import OnnxMetadata
 
-FILTERS = {
-    "nearest": Image.Resampling.NEAREST,
-    "box": Image.Resampling.BOX,
-    "bilinear": Image.Resampling.BILINEAR,
-    "hamming": Image.Resampling.HAMMING,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
+FILTERS = {name.lower(): Image.Resampling[name] for name in Image.Resampling.__members__}
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
-
-Array = NDArray[Any]
 
 
 class OnnxClassifier:
-    """A classifier out of an ONNX file that `export_onnx` wrote.
+    """A classifier from an ONNX file that `export_onnx` wrote.
 
     Args:
         path: the file.
-        providers: onnxruntime's names of what may run it, the preferred one first; None takes
-            CUDA where it is installed, and the CPU.
-        threads: of one operator on the CPU; onnxruntime's own choice where None.
-        mean: of each channel, for a file that does not say it: another program's.
+        providers: onnxruntime's names of what may run it, the preferred one first; by default
+            CUDA if it is installed, and the CPU.
+        threads: of one operator on the CPU; onnxruntime's own choice by default.
+        mean: of each channel, for another program's file, which does not record it.
         std: as mean.
         labels: names of the outputs, for such a file.
         interpolation: filter that resizes images, for such a file.
@@ -51,7 +41,7 @@ class OnnxClassifier:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged or does not say how images are prepared, or an argument
+        ValueError: the file is damaged or does not record how images are prepared, or an argument
             is refused.
     """
 
@@ -69,19 +59,35 @@ class OnnxClassifier:
     ) -> None:
         self.path = Path(path)
         self.session = _open(self.path, providers, threads)
-        [self._input, *others] = self.session.get_inputs()
-        outputs = self.session.get_outputs()
-        if others or len(outputs) != 1:
-            raise ValueError(
-                f"{path} has {1 + len(others)} inputs and {len(outputs)} outputs; expected one each"
-            )
-        properties = self.session.get_modelmeta().custom_metadata_map
-        if None not in (mean, std, labels):
-            given = (mean, std, labels, interpolation, crop_pct)
-            self.metadata = _foreign_metadata(self.path, self._input, outputs[0], *given)
-        else:
-            self.metadata = _read_metadata(self.path, properties)
         self._on_cuda = "CUDAExecutionProvider" in self.session.get_providers()
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise ValueError(
+                f"{path} has {len(inputs)} inputs and {len(outputs)} outputs; expected one each"
+            )
+        self._input = inputs[0]
+        try:
+            if mean is None or std is None or labels is None:
+                properties = self.session.get_modelmeta().custom_metadata_map
+                self.metadata = OnnxMetadata.from_properties(properties)
+            else:
+                self.metadata = OnnxMetadata(
+                    input_size=tuple(self._input.shape[2:]),
+                    num_classes=len(labels),
+                    mean=tuple(mean),  # type: ignore[arg-type]  # checked below
+                    std=tuple(std),  # type: ignore[arg-type]
+                    interpolation=interpolation,
+                    crop_pct=crop_pct,
+                    labels=tuple(labels),
+                    precision="unknown",
+                    preprocess=False,
+                    softmax=False,
+                )
+            _check(self.metadata, self._input, outputs[0])
+        except ValueError as error:
+            raise ValueError(f"{path} {error}") from None
+        except Exception as error:  # a damaged file may hold anything
+            raise ValueError(f"{path} has damaged metadata: {error}") from None
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -94,18 +100,18 @@ class OnnxClassifier:
         top_k: int = 5,
         batch_size: int = 32,
     ) -> list[list[Prediction]]:
-        """Classify images, as `predict.predict` does.
+        """Classify images, as `classify.predict.predict` does.
 
         Args:
-            images: a image (path, PIL image or array), a folder, or an iterable of these.
-            top_k: answers a image, best first; all of them where there are fewer classes.
+            images: an image (path, PIL image or array), a folder, or an iterable of these.
+            top_k: classes to return of each image, the most probable first.
             batch_size: images in memory at a time.
 
         Returns:
-            For each image its `top_k` answers; a list of one for a single image.
+            For each image its `top_k` classes; a list of one for a single image.
 
         Raises:
-            ValueError: a image or an argument is refused.
+            ValueError: an image or an argument is refused.
             FileNotFoundError: a path does not exist.
         """
         return list(self.iter_predictions(images, top_k, batch_size))
@@ -117,53 +123,45 @@ class OnnxClassifier:
         batch_size: int = 32,
         skip_unreadable: bool = False,
     ) -> Iterator[list[Prediction]]:
-        """Classify images one batch at a time, in constant memory.
-
-        Args:
-            images: as in `predict`.
-            top_k: as in `predict`.
-            batch_size: as in `predict`.
-            skip_unreadable: log a warning for a image that cannot be read, and go on.
-
-        Raises:
-            ValueError: an argument is refused, at once; a image, when its turn comes.
-            FileNotFoundError: a path does not exist, when its turn comes.
-        """
+        """Classify images one batch at a time, as `classify.predict.iter_predictions` does."""
         require_positive("top_k", top_k)
         require_positive("batch_size", batch_size)
         decoded = iter_images(images, skip_unreadable)
         inputs = ((name, self.prepare(image)) for name, image in decoded)
-        return self._answers(inputs, min(top_k, len(self.labels)), batch_size)
+        return iter_top_k(inputs, self._probabilities, self.labels, top_k, batch_size)
 
     def prepare(self, image: Image.Image) -> Array:
-        """Turn an RGB image into one input, (3, height, width), or its pixels where the file wants.
+        """Turn an RGB image into one input: (3, height, width), or its pixels.
 
         Args:
             image: of mode RGB, as `images.read_image` returns it.
         """
         if self.metadata.preprocess:
-            return np.asarray(image)  # (height, width, 3) uint8
+            return np.asarray(trim(image))  # (height, width, 3) uint8
         return prepare(image, self.metadata).astype(DTYPES[self._input.type], copy=False)
 
     def run(self, batch: Array) -> Array:
         """Run the network on a batch.
 
         Args:
-            batch: (B, 3, height, width), normalised; or, where the file prepares images itself,
+            batch: (B, 3, height, width), normalised; or, if the file prepares images itself,
                 (B, height, width, 3) of uint8.
 
         Returns:
-            (B, classes): logits, or probabilities where the file was exported with softmax.
+            (B, classes): logits, or probabilities if the file was exported with softmax.
 
         Raises:
-            ValueError: the batch has another shape or type.
+            ValueError: the batch has another shape or type, or onnxruntime fails.
         """
         self._check_batch(batch)
         fixed = self._input.shape[0]
-        if not isinstance(fixed, int) or len(batch) == fixed:
-            return self._run(batch)
-        parts = [batch[start : start + fixed] for start in range(0, len(batch), fixed)]
-        return np.concatenate([self._run(_filled(part, fixed))[: len(part)] for part in parts])
+        try:
+            if not isinstance(fixed, int) or len(batch) == fixed:
+                return self._run(batch)
+            parts = [batch[start : start + fixed] for start in range(0, len(batch), fixed)]
+            return np.concatenate([self._run(_filled(part, fixed))[: len(part)] for part in parts])
+        except Exception as error:  # the types that onnxruntime raises are of a private module
+            raise ValueError(f"{self.path} cannot be run: {_one_line(error)}") from None
 
     def _run(self, batch: Array) -> Array:
         if not self._on_cuda:
@@ -189,24 +187,8 @@ class OnnxClassifier:
                 f"{np.dtype(dtype)} of shape ({shape})"
             )
 
-    def _answers(
-        self, inputs: Iterator[tuple[str, Array]], top_k: int, batch_size: int
-    ) -> Iterator[list[Prediction]]:
-        while chunk := list(islice(inputs, batch_size)):
-            # Images that the file prepares itself share a batch where they are of one size.
-            for _, group in groupby(chunk, key=lambda item: item[1].shape):
-                batch = list(group)
-                outputs = self.run(np.stack([array for _, array in batch]))
-                if not np.isfinite(outputs).all():
-                    raise ValueError(
-                        f"{self.path} gave NaN or infinity, {batch[0][0]} to {batch[-1][0]}"
-                    )
-                for (name, _), row in zip(batch, self._probabilities(outputs), strict=True):
-                    best = np.argsort(-row, kind="stable")[:top_k].tolist()
-                    yield [Prediction(name, self.labels[i], i, float(row[i])) for i in best]
-
-    def _probabilities(self, outputs: Array) -> Array:
-        outputs = outputs.astype(np.float32)
+    def _probabilities(self, batch: Array) -> Array:
+        outputs = self.run(batch).astype(np.float32)
         if self.metadata.softmax:
             return outputs
         powers = np.exp(outputs - outputs.max(1, keepdims=True))
@@ -220,10 +202,16 @@ def prepare(image: Image.Image, metadata: OnnxMetadata) -> NDArray[np.float32]:
         image: of mode RGB.
         metadata: the file's.
 
-    Source: timm 1.0, timm/data/transforms_factory.py (transforms_imagenet_eval, crop mode center).
+    Source: timm 1.0, timm/data/transforms_factory.py (transforms_imagenet_eval, crop modes center
+    and squash).
     """
     height, width = metadata.input_size
-    rows, columns = resized_size((image.height, image.width), (height, width), metadata.crop_pct)
+    if metadata.crop_mode == "squash":
+        rows, columns = (math.floor(side / metadata.crop_pct) for side in (height, width))
+    else:
+        image = trim(image)
+        sides = (image.height, image.width)
+        rows, columns = resized_size(sides, (height, width), metadata.crop_pct)
     image = image.resize((columns, rows), FILTERS[metadata.interpolation])
     top, left = round((rows - height) / 2), round((columns - width) / 2)
     image = image.crop((left, top, left + width, top + height))
@@ -235,7 +223,7 @@ def prepare(image: Image.Image, metadata: OnnxMetadata) -> NDArray[np.float32]:
 def resized_size(
     image: tuple[int, int], target: tuple[int, int], crop_pct: float
 ) -> tuple[int, int]:
-    """Return the height and width to which timm resizes a image before it crops.
+    """Return the height and width to which timm resizes an image before it crops the centre.
 
     Args:
         image: its height and width.
@@ -255,7 +243,7 @@ def _open(path: Path, providers: Sequence[str] | None, threads: int | None) -> A
     import onnxruntime
 
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is no file; expected one that export_onnx wrote")
+        raise FileNotFoundError(f"{path} is not a file; expected one that export_onnx wrote")
     installed = onnxruntime.get_available_providers()
     if providers is None:
         wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
@@ -265,65 +253,47 @@ def _open(path: Path, providers: Sequence[str] | None, threads: int | None) -> A
             f"{', '.join(missing)} is not installed; this onnxruntime has {', '.join(installed)}"
         )
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors: what it warns of is its own business
+    options.log_severity_level = 3  # errors only
     if threads is not None:
         require_positive("threads", threads)
         options.intra_op_num_threads = threads
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
     except Exception as error:  # the types that it raises are of a private module
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path} cannot be run: {reason}; export it anew") from None
+        raise ValueError(f"{path} cannot be run: {_one_line(error)}; export it again") from None
 
 
-def _read_metadata(path: Path, properties: dict[str, str]) -> OnnxMetadata:
-    try:
-        metadata = OnnxMetadata.from_properties(properties)
-    except ValueError as error:
-        raise ValueError(f"{path} {error}; give mean=, std= and labels=") from None
+def _check(metadata: OnnxMetadata, given: Any, output: Any) -> None:
+    """Compare the description with the network's input and output.
+
+    Raises:
+        ValueError: they contradict each other, or something is missing or damaged.
+    """
     if metadata.mean is None or metadata.std is None or metadata.labels is None:
         raise ValueError(
-            f"{path} does not say how images are normalised: its model had no pretrained_cfg; "
-            "give mean=, std= and labels="
+            "does not record how images are normalised: its model had no pretrained_cfg; describe "
+            "it with mean, std and labels"
         )
-    return metadata
-
-
-def _foreign_metadata(
-    path: Path,
-    given: Any,
-    output: Any,
-    mean: Any,
-    std: Any,
-    labels: Any,
-    interpolation: str,
-    crop_pct: float,
-) -> OnnxMetadata:
-    """Describe another program's file by what the caller says of it."""
-    shape = given.shape
-    sizes = [side for side in shape[2:] if isinstance(side, int)]
-    if len(shape) != 4 or len(sizes) != 2 or given.type not in DTYPES:
-        raise ValueError(f"{path} takes {given.type} of shape {shape}; expected (B, 3, 224, 224)")
+    size = [3, *metadata.input_size]
+    fits = given.type == "tensor(uint8)" if metadata.preprocess else given.shape[1:] == size
+    if len(given.shape) != 4 or not fits or not all(isinstance(side, int) for side in size):
+        raise ValueError(f"takes {given.type} of shape {given.shape}; expected (B, 3, 224, 224)")
     classes = output.shape[-1]
-    if isinstance(classes, int) and classes != len(labels):
-        raise ValueError(f"{path} has {classes} outputs, and {len(labels)} labels were given")
-    if interpolation not in FILTERS:
+    if isinstance(classes, int) and classes != len(metadata.labels):
+        raise ValueError(f"has {classes} outputs, and {len(metadata.labels)} labels were given")
+    if metadata.interpolation not in FILTERS:
         known = ", ".join(FILTERS)
-        raise ValueError(f"interpolation is {interpolation!r}; expected one of {known}")
-    return OnnxMetadata(
-        input_size=(sizes[0], sizes[1]),
-        num_classes=len(labels),
-        mean=tuple(mean),
-        std=tuple(std),
-        interpolation=interpolation,
-        crop_pct=crop_pct,
-        labels=tuple(labels),
-        precision="unknown",
-        preprocess=False,
-        softmax=False,
-    )
+        raise ValueError(f"interpolation is {metadata.interpolation!r}; expected one of {known}")
+    mean, std = np.asarray(metadata.mean), np.asarray(metadata.std)
+    is_sound = mean.shape == std.shape == (3,) and np.isfinite(mean).all() and (std > 0).all()
+    if not is_sound or not 0.1 <= metadata.crop_pct <= 10:  # less would resize to gigabytes
+        raise ValueError(f"has damaged metadata: {mean}, {std}, {metadata.crop_pct}")
 
 
 def _filled(batch: Array, length: int) -> Array:
     missing = length - len(batch)
     return np.pad(batch, [(0, missing)] + [(0, 0)] * (batch.ndim - 1))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,9 +1,8 @@
-"""export_onnx: a classifier as one ONNX file that says what it is and was held against torch.
+"""export_onnx: a classifier as one ONNX file, self-describing and verified against PyTorch.
 
-Made for AutoFormer, whose attention is rewritten for the grid at hand (`graph.py`); any
-other timm classifier is exported as it is. torch's own exporter makes the graph, `check.py`
-compares, `metadata.py` says what stands in the file. Runs nothing in production: that is
-`classifier.py`, which needs neither torch nor this.
+Made for AutoFormer, whose attention is rewritten for the grid at hand (`graph.py`); any other timm
+classifier is exported as it is. torch's own exporter makes the graph, `check.py` compares,
+`metadata.py` says what is stored in the file. `classifier.py` runs it, without torch or this.
 """
 
 from __future__ import annotations
@@ -19,18 +18,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from timm.data import resolve_model_data_config
+from timm.utils import unwrap_model
 from torch import Tensor, nn
 
-import autoformer_zoo
+from autoformer_zoo import __version__
 from autoformer_zoo.classify.images import ImageLike, iter_images
 from autoformer_zoo.classify.predict import class_names, input_size
+from autoformer_zoo.classify.predictions import require_positive
+from autoformer_zoo.cli.command import check_output
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.onnx.check import (
     CHECK_BATCHES,
@@ -43,19 +45,18 @@ from autoformer_zoo.onnx.check import (
 )
 from autoformer_zoo.onnx.classifier import prepare
 from autoformer_zoo.onnx.graph import rewrite_for_graph
-from autoformer_zoo.onnx.metadata import OnnxMetadata
+from autoformer_zoo.onnx.metadata import NEWEST_OPSET, OLDEST_OPSET, OnnxMetadata, Precision
 from autoformer_zoo.onnx.preprocess import prepend_preprocessing
 from autoformer_zoo.onnx.quantize import quantize
 
 if TYPE_CHECKING:
     import onnx
 
-Precision = Literal["fp32", "fp16", "int8-dynamic", "int8-static"]
-OLDEST, NEWEST = 18, 22  # the oldest that torch's exporter writes and antialiased Resize needs
-LARGEST_BYTES = 2_000_000_000  # protobuf ends at 2 GiB; no AutoFormer comes near
-MOST_BATCH = 2**16  # torch 2.7 wants an end; the file has none
-MOST_CALIBRATION = 256  # images; ranges hardly move after the first hundred
+MAX_BATCH = 2**16  # torch 2.7 wants an end of the dynamic batch; the file has none
+MAX_CALIBRATION = 256  # images; ranges hardly move after the first hundred
 INPUT, OUTPUT = "images", "logits"
+
+_logger = logging.getLogger(__name__)
 
 
 def export_onnx(
@@ -64,43 +65,54 @@ def export_onnx(
     *,
     img_size: int | tuple[int, int] | None = None,
     batch_size: int | None = None,
-    opset: int = OLDEST,
+    opset: int = OLDEST_OPSET,
     precision: Precision = "fp32",
     calibration: ImageLike | Sequence[ImageLike] | None = None,
     preprocess: bool = False,
     softmax: bool = False,
 ) -> OnnxReport:
-    """Write a classifier as an ONNX file, and compare the file with the network in torch.
+    """Write a classifier as an ONNX file, and compare the file with the network in PyTorch.
 
     Args:
         model: an AutoFormer, or another timm classifier; left as it is.
-        path: the file to write, ending in .onnx; one that is there is replaced.
-        img_size: input side, or (height, width), in pixels; the model's where None.
-        batch_size: the only batch size that the file takes; any where None.
-        opset: version of ONNX' operators.
-        precision: of the weights. "int8-static" needs `calibration`.
-        calibration: a folder of images, or images, that the network will see alike.
-        preprocess: put resizing, cropping and normalising into the file: it then takes uint8 RGB
+        path: the file to write, ending in .onnx; an existing one is replaced.
+        img_size: input side, or (height, width), in pixels; the model's by default.
+        batch_size: the only batch size that the file takes; any by default.
+        opset: version of the ONNX operator set, 18 to 22.
+        precision: number format of the weights. "int8-static" needs `calibration`.
+        calibration: representative images, or a folder of them.
+        preprocess: include resizing, cropping and normalising: the file then takes uint8 RGB
             images (B, height, width, 3) of any size, one size a batch.
-        softmax: put softmax into the file: it then gives probabilities.
+        softmax: include softmax: the file then returns probabilities.
 
     Returns:
-        What was written, and how near it is to torch.
+        What was written, and how near it is to PyTorch.
 
     Raises:
-        ValueError: an argument is refused, or the file differs too much from torch. Nothing is
-            left behind, and what was at `path` before is still there.
+        ValueError: an argument or the model is refused, or the file differs too much from PyTorch.
+            Nothing is left behind, and what was at `path` before is still there.
     """
-    out = _checked_path(path)
-    _check_choices(precision, opset, batch_size)
+    out = Path(path)
+    check_output(out, suffixes=(".onnx",))
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision is {precision!r}; expected one of {get_args(Precision)}")
+    if opset not in range(OLDEST_OPSET, NEWEST_OPSET + 1):
+        raise ValueError(f"opset is {opset!r}; expected {OLDEST_OPSET} to {NEWEST_OPSET}")
+    if batch_size is not None:
+        require_positive("batch_size", batch_size)
     images = _calibration_images(precision, calibration)
+    model = unwrap_model(model)
     networks = _prepare(model, img_size, softmax, preprocess or images is not None)
     metadata = _describe(model, networks, precision, preprocess, softmax)
-    proto = _to_proto(networks, batch_size, opset, half=precision == "fp16")
-    if precision in ("int8-dynamic", "int8-static"):
-        proto = quantize(proto, _calibration_inputs(images, metadata))
-    if preprocess:
-        proto = prepend_preprocessing(proto, metadata, batch_size)
+
+    _logger.info("exporting the graph, which takes about half a minute")
+    with _quiet():
+        proto = _to_proto(networks, batch_size, opset, half=precision == "fp16")
+        if precision in ("int8-dynamic", "int8-static"):
+            proto = quantize(proto, _calibration_inputs(images, metadata))
+        if preprocess:
+            proto = prepend_preprocessing(proto, metadata, batch_size)
+    _logger.info("comparing the file with PyTorch")
     batches = CHECK_BATCHES if batch_size is None else (batch_size,)
     with tempfile.TemporaryDirectory(prefix=f".{out.stem}-", dir=out.parent) as folder:
         work = Path(folder) / out.name
@@ -108,24 +120,61 @@ def export_onnx(
         agreement = _compare(work, networks, metadata, batches)
         _write(proto, replace(metadata, checked=asdict(agreement)), work)
         os.replace(work, out)
-    params = sum(parameter.numel() for parameter in model.parameters())
     return OnnxReport(
+        **asdict(agreement),
         path=str(out),
         size_bytes=out.stat().st_size,
-        params=params,
+        params=sum(parameter.numel() for parameter in model.parameters()),
         precision=precision,
         opset=opset,
-        **asdict(agreement),
     )
+
+
+def _calibration_images(
+    precision: str, calibration: ImageLike | Sequence[ImageLike] | None
+) -> list[Image.Image] | None:
+    """Read the images that int8-static needs, and refuse them elsewhere."""
+    if (precision == "int8-static") != (calibration is not None):
+        raise ValueError(
+            "precision int8-static needs calibration images, and no other precision uses any"
+        )
+    if calibration is None:
+        return None
+    images = [image for _, image in islice(iter_images(calibration), MAX_CALIBRATION)]
+    if not images:
+        raise ValueError("calibration holds no image; expected some hundred of them")
+    return images
 
 
 @dataclass(frozen=True, slots=True)
 class _Networks:
-    """The classifier in torch, and the same rewritten for the graph; both copies, in eval mode."""
+    """The classifier in PyTorch, and the same rewritten for the graph; copies, in eval mode."""
 
     reference: nn.Module
     exported: nn.Module
     input_size: tuple[int, int, int]  # channels, height, width
+
+
+def _prepare(
+    model: nn.Module, img_size: int | tuple[int, int] | None, softmax: bool, of_images: bool
+) -> _Networks:
+    """Copy the classifier, in eval mode and at its size, and rewrite the copy for the graph."""
+    if not getattr(model, "num_classes", 0):
+        raise ValueError("the model has no classifier (num_classes=0); make it with one")
+    model = copy.deepcopy(model).float().cpu().eval()
+    if img_size is not None:
+        _resize(model, img_size)
+    channels = getattr(model, "in_chans", None)
+    channels = int(channels or resolve_model_data_config(model)["input_size"][0])
+    if of_images and channels != 3:
+        raise ValueError(
+            f"the model takes {channels} channels; preprocessing and calibration need 3, RGB"
+        )
+    exported = rewrite_for_graph(model)
+    size = (channels, *input_size(model))
+    if softmax:
+        return _Networks(_WithSoftmax(model), _WithSoftmax(exported), size)
+    return _Networks(model, exported, size)
 
 
 class _WithSoftmax(nn.Module):
@@ -136,35 +185,6 @@ class _WithSoftmax(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.model(images)
         return logits.softmax(-1)
-
-
-def _prepare(
-    model: nn.Module,
-    img_size: int | tuple[int, int] | None,
-    softmax: bool,
-    of_images: bool,
-) -> _Networks:
-    """Copy the classifier, in eval mode and at its size, and write the copy for the graph."""
-    if not getattr(model, "num_classes", 0):
-        raise ValueError("the model has no classifier (num_classes=0); make it with one")
-    params = sum(parameter.numel() for parameter in model.parameters())
-    if 4 * params > LARGEST_BYTES:
-        raise ValueError(
-            f"the model has {params:,} parameters; one ONNX file holds at most 2 GB, "
-            f"{LARGEST_BYTES // 4:,} of them"
-        )
-    model = copy.deepcopy(model).float().cpu().eval()
-    if img_size is not None:
-        _resize(model, img_size)
-    size = (_in_chans(model), *input_size(model))
-    if of_images and size[0] != 3:
-        raise ValueError(
-            f"the model takes {size[0]} channels; preprocess= and calibration= need 3, RGB"
-        )
-    exported = rewrite_for_graph(model)
-    if softmax:
-        return _Networks(_WithSoftmax(model), _WithSoftmax(exported), size)
-    return _Networks(model, exported, size)
 
 
 def _resize(model: Any, img_size: int | tuple[int, int]) -> None:
@@ -182,61 +202,60 @@ def _resize(model: Any, img_size: int | tuple[int, int]) -> None:
     model.set_input_size(img_size=(height, width))
 
 
-def _checked_path(path: str | os.PathLike[str]) -> Path:
-    out = Path(path)
-    if out.suffix != ".onnx":
-        raise ValueError(f"{out} is no name for the result; expected one that ends in .onnx")
-    if not out.parent.is_dir():
-        raise ValueError(f"the folder {out.parent} does not exist; make it first")
-    if out.is_dir():
-        raise ValueError(f"{out} is a folder; expected the name of a file")
-    return out
+def _describe(
+    model: Any, networks: _Networks, precision: str, preprocess: bool, softmax: bool
+) -> OnnxMetadata:
+    """Gather what the file says about itself; without a `pretrained_cfg`, that is less."""
+    cfg: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    config = resolve_model_data_config(model)
+    if config["crop_mode"] not in ("center", "squash"):
+        raise ValueError(f"crop mode {config['crop_mode']!r} is unknown; expected center or squash")
+    notes = cfg.get("notes") or ()
+    notes = (notes,) if isinstance(notes, str) else tuple(notes)
+    origin = (cfg.get("url"), cfg.get("origin_url"), *notes)
+    name = ".".join(filter(None, (cfg.get("architecture"), cfg.get("tag"))))
+    return OnnxMetadata(
+        input_size=networks.input_size[1:],
+        num_classes=int(model.num_classes),
+        mean=tuple(config["mean"]) if cfg else None,
+        std=tuple(config["std"]) if cfg else None,
+        interpolation=config["interpolation"],
+        crop_pct=config["crop_pct"],
+        crop_mode=config["crop_mode"],
+        labels=class_names(model) if cfg else None,
+        precision=precision,
+        preprocess=preprocess,
+        softmax=softmax,
+        subnet=model.cfg.to_dict() if isinstance(model, AutoFormer) else None,
+        name=name or type(model).__name__,
+        origin="; ".join(str(text) for text in origin if text),
+        license=cfg.get("license") or "unknown",
+        package_version=__version__,
+    )
 
 
-def _check_choices(precision: str, opset: int, batch_size: int | None) -> None:
-    if precision not in get_args(Precision):
-        known = ", ".join(get_args(Precision))
-        raise ValueError(f"precision is {precision!r}; expected one of {known}")
-    if isinstance(opset, bool) or not isinstance(opset, int) or not OLDEST <= opset <= NEWEST:
-        raise ValueError(f"opset is {opset!r}; expected a whole number from {OLDEST} to {NEWEST}")
-    if batch_size is not None and (
-        isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1
-    ):
-        raise ValueError(
-            f"batch_size is {batch_size!r}; expected a positive whole number, or None for any"
-        )
+def _to_proto(
+    networks: _Networks, batch_size: int | None, opset: int, half: bool
+) -> onnx.ModelProto:
+    """Export with torch.onnx, without node metadata, which holds paths of this machine."""
+    from onnx_ir.passes import common
 
-
-def _in_chans(model: Any) -> int:
-    channels = getattr(model, "in_chans", None)
-    return int(channels or resolve_model_data_config(model)["input_size"][0])
-
-
-def _calibration_images(
-    precision: str, calibration: ImageLike | Sequence[ImageLike] | None
-) -> list[Image.Image] | None:
-    """Read the images that int8-static needs, and refuse them elsewhere."""
-    if precision != "int8-static":
-        if calibration is not None:
-            raise ValueError(f"calibration= is for precision int8-static, not {precision}")
-        return None
-    if calibration is None:
-        raise ValueError("precision int8-static needs calibration=, a folder of images")
-    images = [image for _, image in islice(iter_images(calibration), MOST_CALIBRATION)]
-    if not images:
-        raise ValueError("calibration= holds no image; expected some hundred of them")
-    return images
-
-
-def _calibration_inputs(images: list[Image.Image] | None, metadata: OnnxMetadata) -> Array | None:
-    if images is None:
-        return None
-    if metadata.mean is None:
-        raise ValueError(
-            "calibration images cannot be normalised: the model has no pretrained_cfg; make it "
-            "with create_model, or set model.pretrained_cfg"
-        )
-    return np.stack([prepare(image, metadata) for image in images])
+    example = torch.zeros(batch_size or 2, *networks.input_size)
+    shapes = None if batch_size else ({0: torch.export.Dim("batch", max=MAX_BATCH)},)
+    program: Any = torch.onnx.export(  # None only if a path is given
+        _HalfInside(networks.exported) if half else networks.exported,
+        (example,),
+        dynamo=True,
+        verbose=False,
+        opset_version=opset,
+        dynamic_shapes=shapes,
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+    )
+    common.ClearMetadataAndDocStringPass()(program.model)
+    common.DeduplicateInitializersPass(size_limit=2**31)(program.model)
+    proto: onnx.ModelProto = program.model_proto
+    return proto
 
 
 class _HalfInside(nn.Module):
@@ -251,34 +270,9 @@ class _HalfInside(nn.Module):
         return outputs.float()
 
 
-def _to_proto(
-    networks: _Networks, batch_size: int | None, opset: int, half: bool
-) -> onnx.ModelProto:
-    """Let torch write the graph, quietly, and drop what it notes of its own doing."""
-    from onnx_ir.passes import common
-
-    example = torch.zeros(batch_size or 2, *networks.input_size)
-    shapes = None if batch_size else ({0: torch.export.Dim("batch", max=MOST_BATCH)},)
-    with _quiet():
-        program: Any = torch.onnx.export(  # None only where a path is given
-            _HalfInside(networks.exported) if half else networks.exported,
-            (example,),
-            dynamo=True,
-            verbose=False,
-            opset_version=opset,
-            dynamic_shapes=shapes,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-        )
-    common.ClearMetadataAndDocStringPass()(program.model)
-    common.DeduplicateInitializersPass(size_limit=2**31)(program.model)
-    proto: onnx.ModelProto = program.model_proto
-    return proto
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress, advice and warnings from the caller's terminal."""
+    """Keep progress, advice and warnings of exporter and quantizer from the caller's terminal."""
     with (
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),
@@ -293,40 +287,15 @@ def _quiet() -> Iterator[None]:
             logging.disable(disabled)
 
 
-def _describe(
-    model: Any, networks: _Networks, precision: str, preprocess: bool, softmax: bool
-) -> OnnxMetadata:
-    """Gather what the file says of itself; a model without a `pretrained_cfg` knows less."""
-    cfg: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
-    config = resolve_model_data_config(model)
-    return OnnxMetadata(
-        input_size=networks.input_size[1:],
-        num_classes=int(model.num_classes),
-        mean=tuple(config["mean"]) if cfg else None,
-        std=tuple(config["std"]) if cfg else None,
-        interpolation=config["interpolation"],
-        crop_pct=config["crop_pct"],
-        labels=class_names(model) if cfg else None,
-        precision=precision,
-        preprocess=preprocess,
-        softmax=softmax,
-        subnet=model.cfg.to_dict() if isinstance(model, AutoFormer) else None,
-        name=_name(cfg) or type(model).__name__,
-        origin="; ".join(
-            str(text) for text in (cfg.get("url"), cfg.get("origin_url"), *_notes(cfg)) if text
-        ),
-        license=cfg.get("license") or "unknown",
-        package_version=autoformer_zoo.__version__,
-    )
-
-
-def _name(cfg: Mapping[str, Any]) -> str:
-    return ".".join(part for part in (cfg.get("architecture"), cfg.get("tag")) if part)
-
-
-def _notes(cfg: Mapping[str, Any]) -> tuple[str, ...]:
-    notes = cfg.get("notes") or ()
-    return (notes,) if isinstance(notes, str) else tuple(notes)
+def _calibration_inputs(images: list[Image.Image] | None, metadata: OnnxMetadata) -> Array | None:
+    if images is None:
+        return None
+    if metadata.mean is None:
+        raise ValueError(
+            "calibration images cannot be normalised: the model has no pretrained_cfg; make it "
+            "with create_model, or set model.pretrained_cfg"
+        )
+    return np.stack([prepare(image, metadata) for image in images])
 
 
 def _write(proto: onnx.ModelProto, metadata: OnnxMetadata, path: Path) -> None:
@@ -335,7 +304,7 @@ def _write(proto: onnx.ModelProto, metadata: OnnxMetadata, path: Path) -> None:
     # What the operators need, not what this onnx knows: older runtimes refuse newer numbers.
     proto.ir_version = onnx.helper.find_min_ir_version_for(proto.opset_import, True)
     onnx.helper.set_model_props(proto, metadata.to_properties())
-    proto.producer_name, proto.producer_version = "autoformer_zoo", autoformer_zoo.__version__
+    proto.producer_name, proto.producer_version = "autoformer_zoo", __version__
     onnx.save(proto, path)
     onnx.checker.check_model(str(path), full_check=True)  # with shape inference
 
@@ -343,8 +312,8 @@ def _write(proto: onnx.ModelProto, metadata: OnnxMetadata, path: Path) -> None:
 def _compare(
     path: Path, networks: _Networks, metadata: OnnxMetadata, batches: Sequence[int]
 ) -> Agreement:
-    """Run the file and the network in torch on the same inputs."""
-    channels, *size = networks.input_size
+    """Run the file and the network in PyTorch on the same inputs."""
+    channels, height, width = networks.input_size
     given: Sequence[NDArray[Any]]
     if metadata.preprocess:
         given = [made_images(batch, seed=batch) for batch in batches]
@@ -353,7 +322,7 @@ def _compare(
             for batch in given
         ]
     else:
-        prepared = [made_inputs(n, (size[0], size[1]), channels, seed=n) for n in batches]
+        prepared = [made_inputs(n, (height, width), channels, seed=n) for n in batches]
         given = prepared
 
     def reference(images: Array) -> Array:

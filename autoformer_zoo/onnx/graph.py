@@ -1,10 +1,15 @@
-"""The network as onnxruntime runs it fastest: AutoFormer's sums, in the order of an ONNX graph.
+"""The network as onnxruntime runs it fastest: AutoFormer's arithmetic, ordered for an ONNX graph.
 
 Tokens come before images, and most of the network is on (N * B, C), so that linear layers become
 Gemm with their bias, and attention needs no transposes. `export.py` exports what
 `rewrite_for_graph` returns; its outputs equal the network's up to rounding. Cannot be trained.
 
-Axes as in `vit.py`.
+Relative positions are a Fourier series. The table's vector at distance d is a sum of waves in d,
+and cos f(j - i) = cos fj cos fi + sin fj sin fi, so that a logit's q . table[j - i] splits into
+factors of the query's place i and of the key's place j: three small products with constants that
+all blocks share, and neither gathers nor slices by distance, which cost more than attention itself.
+
+Axes as in `vit.py`; P: waves on both axes, twice (cosines and sines), M: rows and columns.
 """
 
 from __future__ import annotations
@@ -18,23 +23,47 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import global_pool_nlc
 from torch import Tensor, nn
 
-from autoformer_zoo.network.block import RelPosAttention
+from autoformer_zoo.network.block import Block, Mlp, RelPosAttention
 from autoformer_zoo.network.relpos import patch_marks, split_tables
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.space import HEAD_DIM, SCALE
+
+PARTS: dict[str, type[nn.Module]] = {
+    "": Block,
+    "attn": RelPosAttention,
+    "attn.qkv": nn.Linear,
+    "attn.proj": nn.Linear,
+    "mlp": Mlp,
+}
 
 
 def rewrite_for_graph(model: nn.Module) -> nn.Module:
     """Return a copy of a classifier, in eval mode, written for the graph.
 
     Any classifier gets a GELU that onnxruntime recognises; an AutoFormer is rewritten as a whole.
+
+    Raises:
+        ValueError: a part of an AutoFormer was replaced, as adapters do.
     """
+    if isinstance(model, AutoFormer):
+        _require_plain(model.blocks)
     model = copy.deepcopy(model).eval()
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.GELU and child.approximate == "none":
                 setattr(parent, name, ErfGelu())
     return OnnxAutoFormer(model).eval() if isinstance(model, AutoFormer) else model
+
+
+def _require_plain(blocks: nn.Module) -> None:
+    """Raise ValueError if a part that is taken apart below computes something else."""
+    for name, module in blocks.named_modules():
+        expected = PARTS.get(name.partition(".")[2]) if name else None
+        if expected is not None and type(module).forward is not expected.forward:
+            raise ValueError(
+                f"blocks.{name} is a {type(module).__name__}; expected a {expected.__name__}: "
+                "merge adapters such as LoRA into the weights first"
+            )
 
 
 class ErfGelu(nn.Module):
@@ -79,7 +108,7 @@ class OnnxAutoFormer(nn.Module):
 class _OnnxBlock(nn.Module):
     def __init__(self, block: Any, grid: tuple[int, int], shared: GridConstants) -> None:
         super().__init__()
-        # A vit.Block, which indexing a ModuleList does not say.
+        # Any, not Block: what a ModuleList yields is a Module to mypy.
         self.norm1, self.norm2 = block.norm1, block.norm2
         self.attn = OnnxAttention(block.attn, grid, shared)
         self.fc1, self.act, self.fc2 = block.mlp.fc1, block.mlp.act, block.mlp.fc2
@@ -88,86 +117,6 @@ class _OnnxBlock(nn.Module):
         """Transform x (N * B, C)."""
         x = x + self.attn(self.norm1(x))
         return x + self.fc2(self.act(self.fc1(self.norm2(x))))
-
-
-class GridConstants(nn.Module):
-    """What all blocks share on a grid of h x w patches.
-
-    For the class token there are two more waves, without a place: one for what patches give to it,
-    and one for what it gives to all.
-
-    Args:
-        grid: rows and columns of patches.
-    """
-
-    phases: Tensor  # (N, P + 2): of each query's place
-    waves: Tensor  # (M + 2, P + 2): of each row, each column, the class token, everything
-    marks: Tensor  # (N, M + 2): one-hot row and column, a mark for CLS, and one for everything
-
-    def __init__(self, grid: tuple[int, int]) -> None:
-        super().__init__()
-        height, width = grid
-        by_row = [part.repeat_interleave(width, 0) for part in _phases(height)]
-        by_column = [part.repeat(height, 1) for part in _phases(width)]
-        patches = torch.cat([by_row[0], by_column[0], by_row[1], by_column[1]], 1)  # (N - 1, P)
-        waves = _block_diagonal(_waves(height), _waves(width))  # (M, P)
-        ones = torch.ones(height * width, 1)
-        marks = patch_marks(grid, torch.float32, torch.device("cpu"))  # (N, M + 1)
-        self.register_buffer("phases", _with_cls(torch.cat([patches, ones], 1)))
-        self.register_buffer("waves", torch.block_diag(waves, torch.eye(2)).float())
-        self.register_buffer("marks", F.pad(marks, (0, 1), value=1.0))
-
-    @property
-    def places(self) -> int:
-        """M, the number of rows and columns."""
-        return self.marks.shape[1] - 2
-
-
-def _angles(side: int) -> Tensor:
-    """Return the angle of each place, by frequency: (G, G)."""
-    unit = 2 * math.pi / (2 * side - 1)
-    places = torch.arange(side, dtype=torch.float64)
-    return unit * places[:, None] * places
-
-
-def _phases(side: int) -> tuple[Tensor, Tensor]:
-    """Return what a query's place multiplies coefficients with: (G, 2G - 1), twice.
-
-    cos f(j - i) = cos fj cos fi + sin fj sin fi and sin f(j - i) = sin fj cos fi - cos fj sin fi:
-    coefficients of cosines and of sines meet the same cos fi, and the same sin fi.
-    """
-    angles = _angles(side)
-    cos, sin = angles.cos(), angles.sin()
-    return torch.cat([cos, cos[:, 1:]], 1), torch.cat([sin, sin[:, 1:]], 1)
-
-
-def _waves(side: int) -> tuple[Tensor, Tensor]:
-    """Return what the other place's waves are, in the order of `_phases`."""
-    cos, sin = _angles(side).cos(), _angles(side).sin()
-    return torch.cat([cos, sin[:, 1:]], 1), torch.cat([sin, -cos[:, 1:]], 1)
-
-
-def _block_diagonal(rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor]) -> Tensor:
-    halves = [torch.block_diag(*pair) for pair in zip(rows, columns, strict=True)]  # (M, P / 2)
-    return torch.cat(halves, 1)
-
-
-def _with_cls(patches: Tensor) -> Tensor:
-    """Add the class token's phases, all zero but for everything's: (N, P + 2)."""
-    phases = F.pad(patches, (0, 1, 1, 0))
-    phases[0, -1] = 1
-    return phases.float()
-
-
-def _coefficients(table: Tensor) -> Tensor:
-    """Return cosines' and sines' coefficients of vectors by distance: (2G - 1, D), both."""
-    count = len(table)
-    side = (count + 1) // 2
-    distances = torch.arange(1 - side, side, dtype=torch.float64)
-    angles = 2 * math.pi / count * torch.arange(side)[:, None] * distances  # (G, 2G - 1)
-    basis = torch.cat([angles.cos(), angles[1:].sin()])
-    basis[1:] *= 2
-    return basis @ table.double() / count
 
 
 class OnnxAttention(nn.Module):
@@ -191,7 +140,7 @@ class OnnxAttention(nn.Module):
         self.shared = shared
         weights = attention.qkv.weight.detach().chunk(3)
         biases = attention.qkv.bias.detach().chunk(3)
-        # The scale is a power of 2: exact, and one product with every logit less.
+        # The scale is a power of 2: exact here, and one multiplication of all logits less.
         self.q = _linear(weights[0] * SCALE, biases[0] * SCALE)
         self.k, self.v = (_linear(weights[i], biases[i]) for i in (1, 2))
         self.proj = _linear(attention.proj.weight.detach(), attention.proj.bias.detach())
@@ -207,7 +156,7 @@ class OnnxAttention(nn.Module):
         shared, N = self.shared, len(self.shared.phases)
         M, P = shared.places, 2 * len(self.table_k)
         q, k, v = (layer(x).reshape(N, -1, HEAD_DIM) for layer in (self.q, self.k, self.v))
-        # Both halves of the phases meet the same coefficients; doubled here, stored once.
+        # Cosines and sines have the same coefficients: doubled here, stored once.
         table_k = torch.cat([self.table_k, self.table_k]).T  # (D, P)
         table_v = torch.cat([self.table_v, self.table_v, self.cls_v, self.cls_v])  # (P + 2, D)
         phased = q @ table_k * shared.phases[:, None, :P]  # (N, B * H, P)
@@ -224,3 +173,83 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
     layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
     return layer
+
+
+def _coefficients(table: Tensor) -> Tensor:
+    """Return the Fourier coefficients, cosines then sines, of vectors by distance: (2G - 1, D)."""
+    count = len(table)
+    side = (count + 1) // 2
+    distances = torch.arange(1 - side, side, dtype=torch.float64)
+    angles = 2 * math.pi / count * torch.arange(side)[:, None] * distances  # (G, 2G - 1)
+    basis = torch.cat([angles.cos(), angles[1:].sin()])
+    basis[1:] *= 2
+    return basis @ table.double() / count
+
+
+class GridConstants(nn.Module):
+    """What all blocks share on a grid of h x w patches.
+
+    Two more waves, without a place, serve the class token: one for pairs of a patch with it, one
+    for its own pairs with all tokens.
+
+    Args:
+        grid: rows and columns of patches.
+    """
+
+    phases: Tensor  # (N, P + 2): factors of each query's place
+    waves: Tensor  # (M + 2, P + 2): factors of each row and column, the class token, all tokens
+    marks: Tensor  # (N, M + 2): one-hot row and column, a mark for CLS, and one for all tokens
+
+    def __init__(self, grid: tuple[int, int]) -> None:
+        super().__init__()
+        height, width = grid
+        by_row = [part.repeat_interleave(width, 0) for part in _phases(height)]
+        by_column = [part.repeat(height, 1) for part in _phases(width)]
+        patches = torch.cat([by_row[0], by_column[0], by_row[1], by_column[1]], 1)  # (N - 1, P)
+        waves = _block_diagonal(_waves(height), _waves(width))  # (M, P)
+        ones = torch.ones(height * width, 1)
+        marks = patch_marks(grid, torch.float32, torch.device("cpu"))  # (N, M + 1)
+        self.register_buffer("phases", _with_cls(torch.cat([patches, ones], 1)))
+        self.register_buffer("waves", torch.block_diag(waves, torch.eye(2)).float())
+        self.register_buffer("marks", F.pad(marks, (0, 1), value=1.0))
+
+    @property
+    def places(self) -> int:
+        """M, the number of rows and columns."""
+        return self.marks.shape[1] - 2
+
+
+def _phases(side: int) -> tuple[Tensor, Tensor]:
+    """Return the factors of a query's place, cos fi and sin fi: (G, 2G - 1) each.
+
+    cos f(j - i) = cos fj cos fi + sin fj sin fi and sin f(j - i) = sin fj cos fi - cos fj sin fi:
+    coefficients of cosines and of sines are multiplied with the same cos fi and sin fi.
+    """
+    angles = _angles(side)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([cos, cos[:, 1:]], 1), torch.cat([sin, sin[:, 1:]], 1)
+
+
+def _waves(side: int) -> tuple[Tensor, Tensor]:
+    """Return the factors of a key's place, in the order of `_phases`."""
+    cos, sin = _angles(side).cos(), _angles(side).sin()
+    return torch.cat([cos, sin[:, 1:]], 1), torch.cat([sin, -cos[:, 1:]], 1)
+
+
+def _angles(side: int) -> Tensor:
+    """Return the angle of each place, by frequency: (G, G)."""
+    unit = 2 * math.pi / (2 * side - 1)
+    places = torch.arange(side, dtype=torch.float64)
+    return unit * places[:, None] * places
+
+
+def _block_diagonal(rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor]) -> Tensor:
+    halves = [torch.block_diag(*pair) for pair in zip(rows, columns, strict=True)]  # (M, P / 2)
+    return torch.cat(halves, 1)
+
+
+def _with_cls(patches: Tensor) -> Tensor:
+    """Add the class token's phases, zero except in the last wave: (N, P + 2)."""
+    phases = F.pad(patches, (0, 1, 1, 0))
+    phases[0, -1] = 1
+    return phases.float()

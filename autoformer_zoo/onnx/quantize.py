@@ -4,15 +4,13 @@ Weights become int8, one scale an output channel, in the linear layers of the bl
 of the parameters and of the time. The patch projection, the head, and attention between its
 projections stay in float: they are small, and lose accuracy first. Activations become uint8, with
 a range that is taken from each batch ("int8-dynamic") or from calibration images beforehand
-("int8-static"). fp16 is no matter of this file: torch exports it.
+("int8-static"). fp16 is exported by torch itself, see `export.py`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +20,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import onnx
 
-CALIBRATION_BATCH = 16  # images at a time
+BATCH = 16  # calibration images at a time
 LINEAR = ("Gemm", "MatMul")  # as this package's networks have them, and timm's
 
 
@@ -33,13 +31,16 @@ def quantize(
 
     Args:
         proto: the network in fp32.
-        calibration: inputs (B, channels, height, width), which give the ranges of activations;
-            where None, each batch gives its own.
+        calibration: inputs (B, channels, height, width) that set the ranges of activations; if
+            None, each batch sets its own.
     """
     import onnx
 
     nodes = _to_quantize(proto)
-    with tempfile.TemporaryDirectory() as folder, _no_advice():
+    # The exporter's shapes of intermediate results contradict the quantizer's new ones, which all
+    # onnxruntimes before 1.32 refuse (ShapeInferenceError); without, they are inferred again.
+    del proto.graph.value_info[:]
+    with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "fp32.onnx"), Path(folder, "int8.onnx")
         onnx.save(proto, source)
         if calibration is None:
@@ -51,12 +52,12 @@ def quantize(
 
 
 def _to_quantize(proto: onnx.ModelProto) -> list[str]:
-    """Name the linear layers of the blocks.
+    """Return the names of the linear layers of the blocks.
 
     This package writes every linear layer as Gemm, the head last. torch's exporter makes those of
     timm's blocks products with a constant.
     """
-    constants = {each.name for each in proto.graph.initializer}
+    constants = {tensor.name for tensor in proto.graph.initializer}
     gemms = [node.name for node in proto.graph.node if node.op_type == "Gemm"]
     products = [
         node.name
@@ -109,24 +110,11 @@ def _reader(calibration: NDArray[np.float32], name: str) -> Any:
     """Return what the quantizer reads batches from."""
     from onnxruntime.quantization import CalibrationDataReader
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            starts = range(0, len(calibration), CALIBRATION_BATCH)
-            self._batches = iter([calibration[i : i + CALIBRATION_BATCH] for i in starts])
+    batches = iter(np.array_split(calibration, range(BATCH, len(calibration), BATCH)))
 
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
         def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-            batch = next(self._batches, None)
+            batch = next(batches, None)
             return None if batch is None else {name: batch}
 
     return Reader()
-
-
-@contextlib.contextmanager
-def _no_advice() -> Iterator[None]:
-    """Keep the quantizer's advice, given through the root logger, from the caller's terminal."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(disabled)

@@ -1,8 +1,8 @@
-"""predict.py and labels.py: timm's numbers, whatever the image, the batch and the mode."""
+"""predict.py and predictions.py: timm's numbers, whatever the image, the batch and the mode."""
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from autoformer_zoo.classify.predict import (
-    Prediction,
-    class_names,
-    iter_predictions,
-    make_transform,
-    predict,
-)
+from autoformer_zoo.classify.predict import class_names, iter_predictions, make_transform, predict
 from autoformer_zoo.factory import create_model
 from autoformer_zoo.published import CIFAR10_CLASSES
 from autoformer_zoo.space import SubnetConfig
@@ -37,18 +31,25 @@ def images(number: int) -> list[np.ndarray[Any, Any]]:
     return [rng.integers(0, 256, (40 + 7 * i, 60, 3), np.uint8) for i in range(number)]
 
 
+def assert_close(found: Any, expected: Any) -> None:
+    """The same classes, with nearly the same probabilities."""
+    for ours, theirs in zip(found, expected, strict=True):
+        assert [a.label for a in ours] == [a.label for a in theirs]
+        expected_numbers = pytest.approx([a.probability for a in theirs], abs=1e-5)
+        assert [a.probability for a in ours] == expected_numbers
+
+
 def test_probabilities_are_those_of_timms_recipe(tmp_path: Path) -> None:
     model = nano()
     path = tmp_path / "noise.png"
     Image.fromarray(images(1)[0]).save(path)
-
     config = timm.data.resolve_model_data_config(model)
     transform = timm.data.create_transform(**config, is_training=False)
     with torch.no_grad():
         logits = model(transform(Image.open(path).convert("RGB")).unsqueeze(0))
     expected = logits.softmax(1)[0].sort(descending=True)
 
-    answers = predict(model, path, top_k=10)[0]
+    answers = predict(model, path, top_k=99)[0]  # all ten
     assert [a.index for a in answers] == expected.indices.tolist()
     assert [a.probability for a in answers] == expected.values.tolist()
     assert [a.label for a in answers] == [CIFAR10_CLASSES[i] for i in expected.indices]
@@ -64,20 +65,9 @@ def test_another_family_of_timm_is_predicted_with_imagenet_names() -> None:
 def test_batches_equal_one_by_one() -> None:
     model, given = nano(), images(5)
     batched = predict(model, given, batch_size=3)
-    single = [predict(model, image)[0] for image in given]
-    for left, right in zip(batched, single, strict=True):
-        assert [a.label for a in left] == [a.label for a in right]
-        np.testing.assert_allclose(
-            [a.probability for a in left], [a.probability for a in right], atol=1e-5
-        )
+    assert_close(batched, [predict(model, image)[0] for image in given])
     assert [answers[0].image for answers in batched] == [f"array {i}" for i in range(5)]
-
-
-def test_folder_is_predicted_in_sorted_order(tmp_path: Path) -> None:
-    for name, array in zip(("b.png", "a.png", "c.jpg"), images(3), strict=True):
-        Image.fromarray(array).save(tmp_path / name)
-    answers = predict(nano(), tmp_path, batch_size=2)
-    assert [Path(a[0].image).name for a in answers] == ["a.png", "b.png", "c.jpg"]
+    assert predict(model, []) == []
 
 
 def test_iterator_reads_one_batch_at_a_time() -> None:
@@ -95,10 +85,6 @@ def test_iterator_reads_one_batch_at_a_time() -> None:
     assert len(list(answers)) == 4
 
 
-def test_no_images_give_no_answers() -> None:
-    assert predict(nano(), []) == []
-
-
 @pytest.mark.parametrize("training", [True, False])
 def test_model_keeps_its_mode(training: bool) -> None:
     model = nano(drop_rate=0.5, drop_path_rate=0.5).train(training)
@@ -109,19 +95,46 @@ def test_model_keeps_its_mode(training: bool) -> None:
     assert [module.training for module in model.modules()] == before
 
 
-def test_model_keeps_its_mode_when_it_fails() -> None:
+def test_model_in_training_mode_is_right_in_every_thread() -> None:
+    model = nano(drop_rate=0.5, attn_drop_rate=0.5).train()
+    given = images(30)
+    expected = predict(model, given)
+
+    def classify(i: int) -> Any:
+        assert model.training
+        return predict(model, given[i])[0]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert_close(pool.map(classify, range(30)), expected)
+
+
+def test_weights_are_the_models_own_in_training_mode() -> None:
     model = nano().train()
-    model.head = nn.Linear(3, 10)
-    with pytest.raises(RuntimeError):
-        predict(model, images(1))
-    assert all(module.training for module in model.modules())
-
-
-def test_model_can_be_trained_after_predicting() -> None:
-    model = nano()
-    predict(model, images(1))
-    model(torch.randn(1, 3, 32, 32)).sum().backward()
+    before = predict(model, images(1))
+    with torch.no_grad():
+        model.head.weight.normal_()
+    assert predict(model, images(1)) != before
+    model(torch.randn(1, 3, 32, 32)).sum().backward()  # and it can still be trained
     assert model.head.weight.grad is not None
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda model: torch.compile(model, backend="eager"),
+        nn.DataParallel,
+        lambda model: nn.DataParallel(torch.compile(model, backend="eager")),
+    ],
+    ids=["compiled", "parallel", "both"],
+)
+def test_wrapped_model_is_predicted(wrap: Any, training: bool) -> None:
+    model = nano()
+    expected = predict(model, images(2))
+    wrapped = wrap(model).train(training)
+    assert_close(predict(wrapped, images(2)), expected)
+    assert class_names(wrapped) == CIFAR10_CLASSES
+    assert wrapped.training == training
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
@@ -131,21 +144,22 @@ def test_model_of_another_precision_is_fed_its_own(dtype: torch.dtype) -> None:
     assert sum(a.probability for a in answers) == pytest.approx(1, abs=1e-5)
 
 
-def test_top_k_stops_at_the_number_of_classes() -> None:
-    assert len(predict(nano(), images(1), top_k=99)[0]) == 10
-    assert len(predict(nano(num_classes=2), images(1))[0]) == 2
-
-
 def test_network_built_for_another_size_gets_that_size() -> None:
-    model = nano(img_size=(48, 64))
-    shape = make_transform(model)(Image.new("RGB", (100, 100))).shape
-    assert shape == (3, 48, 64)
-    assert len(predict(model, images(1))[0]) == 5
+    image = Image.new("RGB", (100, 100))
+    assert make_transform(nano(img_size=(48, 64)))(image).shape == (3, 48, 64)
+    dynamic = nano(img_size=48, dynamic_img_size=True)
+    assert make_transform(dynamic)(image).shape == (3, 32, 32)
 
 
-def test_dynamic_network_gets_the_size_of_its_config() -> None:
-    model = nano(img_size=48, dynamic_img_size=True)
-    assert make_transform(model)(Image.new("RGB", (100, 100))).shape == (3, 32, 32)
+@pytest.mark.parametrize("size", [(8000, 1), (1, 20000), (3, 5000)])
+def test_extremely_long_image_takes_no_memory(size: tuple[int, int]) -> None:
+    columns, rows = np.ogrid[: size[0], : size[1]]
+    pixels = (128 + 100 * np.sin((columns + rows - sum(size) / 2) / 3)).astype(np.uint8)
+    image = Image.fromarray(np.repeat(pixels.T[..., None], 3, axis=2))
+    middle = [(side - min(side, 41 * min(size))) // 2 for side in size]
+    cut = image.crop((*middle, size[0] - middle[0], size[1] - middle[1]))
+    found = make_transform(nano())(image)
+    assert torch.allclose(found, make_transform(nano())(cut), atol=0.05)
 
 
 @pytest.mark.parametrize("argument", ["top_k", "batch_size"])
@@ -163,7 +177,7 @@ def test_number_that_is_not_positive_is_refused_at_once(argument: str, value: An
         ({"in_chans": 1}, "takes 1 channels; expected 3"),
     ],
 )
-def test_model_that_is_no_image_classifier_is_refused(change: Any, text: str) -> None:
+def test_model_that_is_not_an_image_classifier_is_refused(change: Any, text: str) -> None:
     model = nano()
     for name, value in change.items():
         setattr(model, name, value)
@@ -172,13 +186,13 @@ def test_model_that_is_no_image_classifier_is_refused(change: Any, text: str) ->
 
 
 class Odd(nn.Module):
-    """A model that returns what it is told to."""
+    """A model that returns what it is given."""
 
-    def __init__(self, output: Any) -> None:
+    def __init__(self, output: Any, **cfg: Any) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
-        self.output, self.num_classes = output, 10
-        self.pretrained_cfg = {"input_size": (3, 8, 8), "num_classes": 10}
+        self.output, self.num_classes = output, cfg.get("num_classes", 10)
+        self.pretrained_cfg = {"input_size": (3, 8, 8), "num_classes": 10, **cfg}
 
     def forward(self, x: Tensor) -> Any:
         return self.output
@@ -194,7 +208,7 @@ class Odd(nn.Module):
     ],
     ids=["tokens", "classes", "tuple", "nan"],
 )
-def test_output_that_is_no_logits_is_refused(output: Any, text: str) -> None:
+def test_output_that_is_not_logits_is_refused(output: Any, text: str) -> None:
     with pytest.raises(ValueError, match=text):
         predict(Odd(output), images(1))
 
@@ -205,43 +219,34 @@ def test_device_that_is_not_there_is_refused(device: str) -> None:
         predict(nano(), images(1), device=device)
 
 
-def test_unreadable_image_stops_or_is_skipped(
+def test_unreadable_image_takes_no_other_along(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("a.png", "c.png"):
         Image.fromarray(images(1)[0]).save(tmp_path / name)
     (tmp_path / "b.png").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"b\.png is not a image"):
-        predict(nano(), tmp_path)
-    answers = list(iter_predictions(nano(), tmp_path, skip_unreadable=True))
-    assert [Path(a[0].image).name for a in answers] == ["a.png", "c.png"]
-    assert "skipped" in caplog.text
-    assert "b.png is not a image" in caplog.text
+    answers = iter_predictions(nano(), tmp_path)
+    assert next(answers)[0].image == str(tmp_path / "a.png")  # of the same batch as b.png
+    with pytest.raises(ValueError, match=r"b\.png cannot be read as an image"):
+        next(answers)
+    skipped = list(iter_predictions(nano(), tmp_path, skip_unreadable=True))
+    assert [Path(a[0].image).name for a in skipped] == ["a.png", "c.png"]
+    assert "b.png cannot be read as an image" in caplog.text
 
 
-def test_prediction_cannot_be_changed() -> None:
-    prediction = Prediction("a.png", "cat", 3, 0.5)
-    with pytest.raises(FrozenInstanceError):
-        prediction.label = "dog"  # type: ignore[misc]
-
-
-def test_names_come_from_the_config() -> None:
-    assert class_names(nano()) == CIFAR10_CLASSES
-
-
-def test_synsets_are_described_where_the_config_does() -> None:
-    model = Odd(None)
-    model.num_classes = 2
-    model.pretrained_cfg = {"label_names": ("n1", "n2"), "label_descriptions": {"n1": "cat"}}
-    assert class_names(model) == ("cat", "n2")
-
-
-def test_imagenet_names_need_1000_classes() -> None:
-    model = Odd(None)
-    model.num_classes = model.pretrained_cfg["num_classes"] = 1000
-    assert class_names(model)[285] == "Egyptian cat"
-
-
-@pytest.mark.parametrize("classes", [7, 1000])
-def test_another_head_than_the_configs_gets_numbers(classes: int) -> None:
-    assert class_names(nano(num_classes=classes)) == tuple(f"class {i}" for i in range(classes))
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        (nano(), CIFAR10_CLASSES),
+        (nano(num_classes=7), [f"class {i}" for i in range(7)]),
+        (nano(num_classes=1000), [f"class {i}" for i in range(1000)]),
+        (
+            Odd(None, num_classes=2, label_names=("n1", "n2"), label_descriptions={"n1": "cat"}),
+            ("cat", "n2"),
+        ),
+    ],
+    ids=["config", "another-head", "another-head-of-1000", "described-synsets"],
+)
+def test_class_names(model: Any, names: Any) -> None:
+    assert class_names(model) == tuple(names)
+    assert class_names(Odd(None, num_classes=1000))[285] == "Egyptian cat"

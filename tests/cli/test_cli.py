@@ -1,11 +1,12 @@
-"""cli.py: list, info and extract, wrong arguments of every verb, and the process itself."""
+"""list, info and extract, wrong arguments of every verb, and the process itself."""
 
 from __future__ import annotations
 
 import json
-import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,17 @@ import pytest
 import torch
 
 from autoformer_zoo import __version__
-from autoformer_zoo.cli import main as cli
+from autoformer_zoo.autoformer import default_cfgs
 from autoformer_zoo.cli import models
-from autoformer_zoo.factory import extract_subnet
+from autoformer_zoo.factory import extract_subnet, list_models
 from autoformer_zoo.network.complexity import count_macs, count_params
 from autoformer_zoo.published import SUBNETS
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.weights.checkpoint import open_checkpoint
 from autoformer_zoo.weights.pretrained import load_supernet
 from tests.helpers.made_cli import SUBNET, Run, assert_refused, runner, write_config, write_supernet
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -42,13 +45,24 @@ def config(tmp_path: Path) -> Path:
 
 def test_list_shows_every_model_with_published_and_measured_apart(run: Run) -> None:
     code, out, err = run("list")
-    lines = out.splitlines()
+    head, *rows = out.splitlines()
     assert (code, err) == (0, "")
-    assert "published %  measured %" in lines[0]
-    row = next(line.split() for line in lines if line.startswith("autoformer_tiny"))
+    assert "published %  measured %" in head
+    [row] = [line.split() for line in rows if line.startswith("autoformer_tiny ")]
     macs = f"{count_macs(SUBNETS['autoformer_tiny']) / 1e9:.2f}"
     assert row[:7] == ["autoformer_tiny", "5.9", macs, "224x224", "1000", "75.3", "-"]
-    assert {line.split()[0] for line in lines[1:]} >= set(SUBNETS)
+    assert {line.split()[0] for line in rows} == set(list_models())
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_what_is_known_without_timm_is_what_timm_registers(name: str) -> None:
+    info, cfgs = models.describe(name), default_cfgs[name]
+    assert (3, *info.img_size) == cfgs.default.input_size
+    assert info.num_classes == cfgs.default.num_classes
+    assert info.patch_size == (4 if name == "autoformer_nano" else 16)
+    assert [weights.name for weights in info.weights] == [f"{name}.{t}" for t in cfgs.tags if t]
+    for weights in info.weights:
+        assert weights.license == cfgs.cfgs[weights.name.partition(".")[2]].license
 
 
 @pytest.mark.parametrize(
@@ -65,35 +79,38 @@ def test_list_filters(run: Run, pattern: str, expected: list[str]) -> None:
     assert [model["name"] for model in json.loads(out)] == expected
 
 
-def test_list_without_a_match_is_refused(run: Run) -> None:
-    assert_refused(run("list", "resnet"), "no model matches 'resnet'; `autoformer-zoo list` has")
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_list_follows_the_width_of_a_terminal(
+    run: Run, monkeypatch: pytest.MonkeyPatch, is_terminal: bool
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+    longest = max(map(len, run("list")[1].splitlines()))
+    assert longest == 40 if is_terminal else longest > 80
 
 
-def test_info_tells_architecture_cost_and_origin(run: Run) -> None:
+def test_info_shows_architecture_cost_and_origin(run: Run) -> None:
     code, out, err = run("info", "autoformer_tiny")
     subnet = SUBNETS["autoformer_tiny"]
     assert (code, err) == (0, "")
-    assert f"heads           {' '.join(map(str, subnet.num_heads))}" in out
-    assert "parameters      5,867,944" in out
-    assert f"MACs            {count_macs(subnet):,}" in out
-    assert "official count  1,344,034,362" in out
-    assert "published  75.3 top-1, 92.7 top-5 on ImageNet-1k" in out
-    assert "measured   -" in out
-    assert "license    unknown: none is stated for the weights" in out
-    assert "supernet-tiny.pth" in out
+    for line in (
+        f"heads           {' '.join(map(str, subnet.num_heads))}",
+        "parameters      5,867,944",
+        f"MACs            {count_macs(subnet):,}",
+        "official count  1,344,034,362",
+        "published  75.3 top-1, 92.7 top-5 on ImageNet-1k",
+        "measured   -",
+        "license    unknown: none is stated for the weights",
+        "supernet-tiny.pth",
+    ):
+        assert line in out
+    assert "weights: none of its own" in run("info", "autoformer_subnet")[1]
 
 
 def test_info_json_has_the_same(run: Run) -> None:
-    code, out, _ = run("info", "prenas_tiny_6m", "--json")
-    info = json.loads(out)
-    assert code == 0
-    assert (
-        SubnetConfig.from_dict(
-            {key: info[key] for key in ("depth", "embed_dim", "num_heads", "mlp_ratio")}
-        )
-        == SUBNETS["prenas_tiny_6m"]
-    )
-    assert info["params"] == count_params(SUBNETS["prenas_tiny_6m"])
+    info = json.loads(run("info", "prenas_tiny_6m", "--json")[1])
+    keys = ("depth", "embed_dim", "num_heads", "mlp_ratio")
+    assert SubnetConfig.from_dict({key: info[key] for key in keys}) == SUBNETS["prenas_tiny_6m"]
     [weights] = info["weights"]
     assert weights["name"] == "prenas_tiny_6m.in1k"
     assert weights["license"] == "apache-2.0"
@@ -101,31 +118,8 @@ def test_info_json_has_the_same(run: Run) -> None:
 
 
 def test_info_of_a_tag_shows_these_weights_only(run: Run) -> None:
-    _, out, _ = run("info", "autoformer_base.nni_in1k", "--json")
-    [weights] = json.loads(out)["weights"]
-    assert weights["name"] == "autoformer_base.nni_in1k"
-    assert weights["published"] is None
-
-
-def test_info_of_the_generic_model_names_no_weights(run: Run) -> None:
-    code, out, _ = run("info", "autoformer_subnet")
-    assert code == 0
-    assert "weights: none of its own" in out
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        (
-            "autoformer_smal",
-            "no model is called 'autoformer_smal': the nearest are autoformer_smal",
-        ),
-        ("zzz", "none is close; autoformer_zoo.list_models() or `autoformer-zoo list` shows"),
-        ("autoformer_tiny.v9", "no tag 'v9'; expected one of ms_in1k, nni_in1k"),
-    ],
-)
-def test_info_of_an_unknown_name_is_refused(run: Run, name: str, text: str) -> None:
-    assert_refused(run("info", name), text)
+    [weights] = json.loads(run("info", "autoformer_base.nni_in1k", "--json")[1])["weights"]
+    assert (weights["name"], weights["published"]) == ("autoformer_base.nni_in1k", None)
 
 
 def test_extract_writes_the_subnet(run: Run, supernet: Path, config: Path, tmp_path: Path) -> None:
@@ -138,8 +132,7 @@ def test_extract_writes_the_subnet(run: Run, supernet: Path, config: Path, tmp_p
     assert written["params"] == count_params(SUBNET, 32, 4, 10)
     assert SubnetConfig.from_dict(written["subnet"]) == SUBNET
 
-    whole = load_supernet(supernet)
-    expected = extract_subnet(whole, SUBNET).state_dict()
+    expected = extract_subnet(load_supernet(supernet), SUBNET).state_dict()
     tensors = open_checkpoint(out_file).subnet().tensors
     assert tensors.keys() == expected.keys()
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
@@ -154,137 +147,130 @@ def test_extract_at_another_size(run: Run, supernet: Path, config: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("changed", "text"),
+    ("content", "text"),
     [
-        ({"num_heads": (2, 4)}, "blocks.1.attn needs 4 heads, the supernet has 3"),
-        ({"embed_dim": 256}, "embed_dim 256 needs that width"),
+        ("{", "subnet.json: a subnet config is not JSON"),
+        ('{"depth": 2}', "subnet.json: "),
+        (replace(SUBNET, num_heads=(2, 4)).to_json(), "blocks.1.attn needs 4 heads, the supernet"),
+        (replace(SUBNET, embed_dim=256).to_json(), "embed_dim 256 needs that width"),
     ],
 )
 def test_extract_of_what_does_not_fit_leaves_nothing(
-    run: Run, supernet: Path, config: Path, tmp_path: Path, changed: Any, text: str
+    run: Run, supernet: Path, config: Path, tmp_path: Path, content: str, text: str
 ) -> None:
-    config.write_text(replace(SUBNET, **changed).to_json())
+    config.write_text(content)
     before = sorted(tmp_path.iterdir())
     assert_refused(run("extract", supernet, config, tmp_path / "out.safetensors"), text)
     assert sorted(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize(
-    ("content", "text"),
-    [
-        ("{", "subnet.json: a subnet config is not JSON"),
-        ("[1]", "subnet.json: expected an object with the keys of SubnetConfig, got a list"),
-        ('{"depth": 2}', "missing keys ['embed_dim', 'num_heads', 'mlp_ratio']"),
-    ],
-)
-def test_extract_with_a_wrong_config_is_refused(
-    run: Run, supernet: Path, config: Path, tmp_path: Path, content: str, text: str
-) -> None:
-    config.write_text(content)
-    assert_refused(run("extract", supernet, config, tmp_path / "out.safetensors"), text)
-
-
-@pytest.mark.parametrize(
-    ("out", "text"),
-    [
-        ("out.pth", "expected a file name that ends in .safetensors"),
-        ("no/such/out.safetensors", "does not exist; make it first"),
-        ("supernet.safetensors", "is an input as well; give the result another name"),
-        ("folder.safetensors", "is a folder; expected the name of a file"),
-    ],
-)
-def test_extract_to_a_wrong_place_is_refused(
-    run: Run, supernet: Path, config: Path, tmp_path: Path, out: str, text: str
-) -> None:
-    (tmp_path / "folder.safetensors").mkdir()
-    before = supernet.read_bytes()
-    assert_refused(run("extract", supernet, config, tmp_path / out), text)
-    assert supernet.read_bytes() == before
-
-
-def test_extract_without_its_inputs_is_refused(run: Run, config: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out.safetensors"
+def test_extract_keeps_its_inputs(run: Run, supernet: Path, config: Path, tmp_path: Path) -> None:
+    out, before = tmp_path / "out.safetensors", supernet.read_bytes()
+    assert_refused(run("extract", supernet, config, supernet), "is an input as well")
+    assert_refused(run("extract", supernet, config, tmp_path / "o.pth"), "ends in .safetensors")
     assert_refused(run("extract", tmp_path / "no.pth", config, out), "no.pth")
     assert_refused(run("extract", tmp_path / "no.pth", tmp_path / "no.json", out), "no.json")
     assert_refused(run("extract", config, config, out), "subnet.json")
+    assert supernet.read_bytes() == before
     assert not out.exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("predict",), "no image was given"),
-        (("predict", "a.png", "--layout", "packed_prefix"), "give --checkpoint with it"),
-        (("predict", "a.png", "--layout", "zigzag"), "invalid choice 'zigzag'"),
-        (("predict", "a.png", "--top-k", "many"), "Error parsing --top-k"),
-        (("predict", "a.png", "--model", "resnet50"), "no model is called 'resnet50'"),
-        (("predict", "a.png", "--checkpoint", "no.pth"), "no.pth"),
-        (("predict", "--nonsense"), "--nonsense"),
-        (("list", "--jsn"), "Unrecognized options: --jsn (perhaps --json); see autoformer-zoo"),
-        (("info",), "NAME"),
-        (("lisst",), "lisst"),
-        (("predict", "a.png", "--backend", "onnxruntime"), "give --checkpoint FILE.onnx, which"),
-        (
-            ("predict", "a.png", "--backend", "onnxruntime", "--model", "autoformer_nano"),
-            "--model and --layout are for torch",
-        ),
-        (("predict", "a.png", "--checkpoint", "net.onnx"), "give --backend onnxruntime"),
-        (("export", "autoformer_nan", "net.onnx"), "no model is called 'autoformer_nan'"),
-        (("export", "autoformer_nano", "net.pb"), "expected one that ends in .onnx"),
-        (("export", "autoformer_nano", "net.onnx", "--precision", "int4"), "invalid choice"),
-        (("export", "autoformer_nano", "net.onnx", "--precision", "int8-static"), "calibration"),
-        (("export", "autoformer_nano", "net.onnx", "--layout", "packed_prefix"), "describe a file"),
-        (("export", "no.safetensors", "net.onnx"), "no.safetensors"),
-        ((), "list, info, predict, extract, export"),
+        ("", "list, info, predict, extract, export"),
+        ("lisst", "lisst (available subcommands: list, info, predict, extract, export)"),
+        ("list resnet", "no model matches 'resnet'; `autoformer-zoo list` shows all"),
+        ("list --jsn", "Unrecognized options: --jsn (perhaps --json); see autoformer-zoo"),
+        ("info", "Missing from autoformer-zoo info: NAME; see autoformer-zoo info --help"),
+        ("info autoformer_smal", "'autoformer_smal': the nearest are autoformer_small"),
+        ("info zzz", "no model is called 'zzz': none is close; "),
+        ("info autoformer_tiny.v9", "no tag 'v9'; expected one of ms_in1k, nni_in1k"),
+        ("predict", "no image was given"),
+        ("predict --nonsense", "--nonsense"),
+        ("predict no.png", "no.png does not exist"),
+        ("predict https://example.org/cat.jpg", "a URL has to be downloaded first"),
+        ("predict README.md --layout packed_prefix", "give --checkpoint with it"),
+        ("predict README.md --layout zigzag", "invalid choice 'zigzag'"),
+        ("predict README.md --top-k many", "Error parsing --top-k"),
+        ("predict README.md --top-k 0", "--top-k is 0; expected a positive whole number"),
+        ("predict README.md --batch-size -1", "--batch-size is -1; expected a positive"),
+        ("predict README.md --threads 0", "--threads is 0; expected a positive whole number"),
+        ("predict README.md --device abacus", "device 'abacus' cannot be used"),
+        ("predict README.md --model resnet50", "no model is called 'resnet50'"),
+        ("predict README.md --checkpoint no.pth", "no.pth"),
+        ("predict README.md --checkpoint net.onnx", "give --backend onnxruntime"),
+        ("predict README.md --backend onnxruntime", "give --checkpoint FILE.onnx, which"),
+        ("predict README.md --backend onnxruntime --model x", "--model and --layout are for torch"),
+        ("export x", "Missing from autoformer-zoo export: OUT.onnx; see autoformer-zoo export -"),
+        ("export autoformer_nan net.onnx", "no model is called 'autoformer_nan'"),
+        ("export autoformer_nano net.pb", "net.pb: expected a file name that ends in .onnx"),
+        ("export autoformer_nano no/net.onnx", "the folder no does not exist; make it first"),
+        ("export autoformer_nano n.onnx --precision int4", "invalid choice 'int4'"),
+        ("export autoformer_nano n.onnx --precision int8-static", "--calibration FOLDER need each"),
+        ("export autoformer_nano n.onnx --calibration docs", "--calibration FOLDER need each"),
+        ("export autoformer_nano n.onnx --layout packed_prefix", "describe a file"),
+        ("export no.safetensors n.onnx", "no.safetensors"),
     ],
 )
-def test_wrong_arguments_are_refused_in_one_line(run: Run, arguments: Any, text: str) -> None:
-    assert_refused(run(*arguments), text)
+def test_wrong_arguments_are_refused_in_one_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch, arguments: str, text: str
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert_refused(run(*arguments.split()), text)
 
 
 def test_help_shows_defaults(run: Run) -> None:
     code, out, err = run("--help")
     assert (code, err) == (0, "")
-    assert all(
-        verb in out for verb in ("list", "info", "predict", "extract", "export", "--version")
-    )
-    code, out, _ = run("predict", "--help")
-    assert code == 0
+    for part in ("list", "info", "predict", "extract", "export", "--version"):
+        assert part in out
+    assert "[FILTER]" in run("list", "--help")[1]
+    out = run("predict", "--help")[1]
     assert all(part in out for part in ("(default: 5)", "(default: 32)", "autoformer_nano"))
+    assert "None" not in out
 
 
-def test_version_is_printed(run: Run) -> None:
-    assert run("--version") == (0, f"autoformer-zoo {__version__}\n", "")
+@pytest.mark.parametrize("arguments", [("--version",), ("--version", "list")])
+def test_version_is_printed(run: Run, arguments: Any) -> None:
+    assert run(*arguments) == (0, f"autoformer-zoo {__version__}\n", "")
 
 
-def test_ctrl_c_is_quiet(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(name: str) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(models, "describe", interrupt)
-    assert run("list") == (130, "", "")
+def process(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, **pipes, **options)
 
 
-def test_reader_that_leaves_is_no_error(
-    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    with os.fdopen(writer, "w") as stdout:
-        monkeypatch.setattr(sys, "stdout", stdout)
-        assert cli.main(["list"]) == 141
-        stdout.write("what is still buffered goes nowhere")
-    assert capsys.readouterr().err == ""
-
-
-@pytest.mark.slow  # a process imports timm anew
-def test_module_runs_as_a_process() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "autoformer_zoo.cli.main", "list", "prenas_tiny", "--json"],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        check=False,
+@pytest.mark.parametrize("arguments", [("--version",), ("--help",), ("list", "--json"), ("lsit",)])
+def test_command_answers_without_torch_and_timm(arguments: tuple[str, ...]) -> None:
+    code = (
+        "import runpy, sys\n"
+        "sys.argv[0] = '/usr/bin/autoformer-zoo'\n"
+        "try:\n"
+        "    from autoformer_zoo.cli.main import main\n"
+        "    main()\n"
+        "finally:\n"
+        "    print(sorted({'torch', 'timm', 'numpy', 'onnx'} & set(sys.modules)), file=sys.stderr)"
     )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert len(json.loads(done.stdout)) == 6
+    out, err = process("-c", code, *arguments).communicate()
+    assert err.endswith("[]\n")
+    assert out or "lsit" in err
+
+
+def test_module_runs_like_the_command() -> None:
+    child = process("-m", "autoformer_zoo", "list", "prenas_tiny", "--json")
+    out, err = child.communicate()
+    assert (child.returncode, err) == (0, "")
+    assert len(json.loads(out)) == 6
+
+
+@pytest.mark.slow  # a second for each moment
+@pytest.mark.parametrize("seconds", [0.05, 0.1, 0.2, 0.5, 1.0, 2.0])
+def test_ctrl_c_while_starting_is_quiet(seconds: float) -> None:
+    child = process("-m", "autoformer_zoo", "predict", "docs/cat.jpg")
+    time.sleep(seconds)
+    child.send_signal(signal.SIGINT)
+    err = child.communicate()[1]
+    assert "autoformer_zoo" not in err  # before its first line, Python itself says so
+    assert child.returncode in (0, 130, -signal.SIGINT, 1)

@@ -1,14 +1,19 @@
-"""Errors of tyro in one line, at a terminal as in a pipe."""
+"""run_command: one-line errors, exit codes, and where results are written."""
 
 from __future__ import annotations
 
 import io
+import logging
+import os
 import re
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from autoformer_zoo.cli.command import parse_arguments
+from autoformer_zoo.cli.command import check_output, parse_arguments, run_command
+from autoformer_zoo.weights.files import CheckpointError
 
 
 class Terminal(io.StringIO):
@@ -38,32 +43,118 @@ def parse(*words: str) -> int:
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (
-            ("--size", "2", "--nmber", "3"),
-            "Unrecognized options: --nmber, 3 (perhaps --number)",
-        ),
+        (("--size", "2", "--nmber", "3"), "Unrecognized options: --nmber, 3 (perhaps --number)"),
         (("--size", "x"), "Error parsing --size: invalid literal for int() with base 10: 'x'"),
         ((), "Missing from multiply: --size INT"),
     ],
     ids=["unknown", "wrong", "missing"],
 )
-def test_refusal_is_one_line_without_colours(
+def test_wrong_argument_is_reported_in_one_line_without_colours(
     monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], text: str, stdout: type[io.StringIO]
 ) -> None:
     monkeypatch.setattr(sys, "stdout", stdout())
     monkeypatch.setenv("TERM", "xterm")
-    with pytest.raises(ValueError, match=f"^{re.escape(text)}[^\x1b╭\n]*; see multiply --help$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}; see multiply --help$"):
         parse(*words)
     assert sys.stdout.getvalue() == ""
 
 
-def test_help_keeps_its_frame_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_help_is_drawn_for_a_terminal(monkeypatch: pytest.MonkeyPatch, no_color: str) -> None:
     monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", no_color)
     with pytest.raises(SystemExit, match="0"):
         parse("--help")
-    assert "╭" in sys.stdout.getvalue()
-    assert sys.stdout.getvalue().count("usage:") == 1
+    text = sys.stdout.getvalue()
+    assert text.count("usage:") == 1
+    assert ("╭" in text) == ("\x1b[" in text) == (not no_color)
 
 
 def test_right_arguments_are_parsed() -> None:
     assert parse("--size", "2", "--number", "3") == 6
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "err"),
+    [
+        (None, 0, ""),
+        (3, 3, ""),
+        (ValueError("two\nlines"), 2, "it: two lines\n"),
+        (FileNotFoundError("no file"), 2, "it: no file\n"),
+        (CheckpointError("damaged"), 2, "it: damaged\n"),
+        (ArithmeticError("known"), 1, "it: known\n"),
+        (ArithmeticError("silent"), 1, ""),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_exit_code(capsys: pytest.CaptureFixture[str], outcome: Any, code: int, err: str) -> None:
+    def run(size: int = 1) -> int | None:
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    failures = (ArithmeticError,)
+    found = run_command(
+        "it", run, [], failures=failures, is_silent=lambda error: str(error) == "silent"
+    )
+    assert (found, *capsys.readouterr()) == (code, "", err)
+
+
+def test_fault_of_the_program_is_raised() -> None:
+    def run(size: int = 1) -> None:
+        raise TypeError("a fault")
+
+    with pytest.raises(TypeError, match="a fault"):
+        run_command("it", run, [])
+
+
+def test_log_goes_to_stderr_while_the_command_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("autoformer_zoo.some.module")
+
+    def run(size: int = 1) -> None:
+        logger.warning("look")
+        logger.info("quiet")
+
+    run_command("python -m it", run, [], log_level=logging.WARNING)
+    logger.warning("not shown")
+    assert capsys.readouterr() == ("", "it: look\n")
+
+
+def test_reader_that_leaves_is_not_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(size: int = 1) -> None:
+        print("unread", flush=True)
+
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert run_command("it", run, []) == 141
+        stdout.write("what is still buffered goes nowhere")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("out", "text"),
+    [
+        ("out.pth", "expected a file name that ends in .onnx or .safetensors"),
+        ("no/such/out.onnx", "does not exist; make it first"),
+        ("input.onnx", "is an input as well; give the result another name"),
+        ("folder.onnx", "is a folder; expected the name of a file"),
+        ("/proc/out.onnx", "cannot write to the folder /proc: "),
+    ],
+)
+def test_output_that_cannot_be_written_is_refused(tmp_path: Path, out: str, text: str) -> None:
+    (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "input.onnx").touch()
+    suffixes = (".onnx", ".safetensors")
+    with pytest.raises(ValueError, match=re.escape(text)):
+        check_output(tmp_path / out, (tmp_path / "input.onnx", tmp_path / "none"), suffixes)
+
+
+def test_output_that_can_be_written_is_accepted(tmp_path: Path) -> None:
+    check_output(tmp_path / "out.onnx", suffixes=(".onnx",))
+    check_output(tmp_path / "new" / "out.onnx", make_folder=True)
+    assert list(tmp_path.iterdir()) == []

@@ -1,23 +1,25 @@
-"""cli.py: predict and export, their JSON and what they refuse."""
+"""predict and export: their output, and what is refused once the network is there."""
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
+from autoformer_zoo import factory
 from autoformer_zoo.classify.predict import predict
-from autoformer_zoo.cli import export as onnx_command
 from autoformer_zoo.cli import main as cli
-from autoformer_zoo.cli import predict as predict_command
-from autoformer_zoo.cli.models import describe
 from autoformer_zoo.factory import create_model, extract_subnet
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.onnx.classifier import OnnxClassifier
-from autoformer_zoo.published import CIFAR10_CLASSES
+from autoformer_zoo.published import CIFAR10_CLASSES, SUBNETS
 from autoformer_zoo.weights.checkpoint import (
     SubnetWeights,
     SupernetWeights,
@@ -26,7 +28,15 @@ from autoformer_zoo.weights.checkpoint import (
 )
 from autoformer_zoo.weights.layouts import Architecture
 from autoformer_zoo.weights.pretrained import load_supernet
-from tests.helpers.made_cli import SUBNET, Run, assert_refused, runner, write_config, write_supernet
+from tests.helpers.made_cli import (
+    SUBNET,
+    Run,
+    assert_refused,
+    runner,
+    write_config,
+    write_image,
+    write_supernet,
+)
 from tests.helpers.onnx_models import reuse_exports, small_model
 
 
@@ -36,89 +46,83 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 @pytest.fixture
-def supernet(tmp_path: Path) -> Path:
-    return write_supernet(tmp_path)
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    return write_config(tmp_path)
-
-
-@pytest.fixture
 def image(tmp_path: Path) -> Path:
-    path = tmp_path / "image.png"
-    Image.linear_gradient("L").convert("RGB").save(path)
+    return write_image(tmp_path)
+
+
+@pytest.fixture
+def file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """A subnet's file, cut by the command."""
+    path = tmp_path / "subnet.safetensors"
+    supernet, config = write_supernet(tmp_path), write_config(tmp_path)
+    assert cli.main(["extract", str(supernet), str(config), str(path)]) == 0
+    capsys.readouterr()
     return path
 
 
 @pytest.fixture
-def subnet_file(supernet: Path, config: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "subnet.safetensors"
-    assert cli.main(["extract", str(supernet), str(config), str(path)]) == 0
-    return path
+def model(file: Path) -> tuple[Any, ...]:
+    return ("--checkpoint", file, "--model", "autoformer_nano")
 
 
-def test_predict_prints_what_python_returns(run: Run, subnet_file: Path, image: Path) -> None:
-    run()  # forgets what the fixture printed
-    arguments = ("predict", image, "--checkpoint", subnet_file, "--model", "autoformer_nano")
-    code, out, err = run(*arguments, "--json", "--top-k", 3)
-    model = create_model("autoformer_nano", checkpoint_path=subnet_file, subnet=SUBNET)
-    [expected] = predict(model, image, top_k=3)
+def test_predict_prints_what_python_returns(run: Run, file: Path, model: Any, image: Path) -> None:
+    arguments = ("predict", image, *model, "--top-k", 3)
+    code, out, err = run(*arguments, "--json")
+    network = create_model("autoformer_nano", checkpoint_path=file, subnet=SUBNET)
+    [expected] = predict(network, image, top_k=3)
+    top = [{"label": p.label, "index": p.index, "probability": p.probability} for p in expected]
     assert (code, err) == (0, "")
-    assert json.loads(out) == [
-        {
-            "image": str(image),
-            "top": [
-                {"label": p.label, "index": p.index, "probability": p.probability} for p in expected
-            ],
-        }
-    ]
-    _, text, _ = run(*arguments, "--top-k", 3)
-    best = expected[0]
-    assert text.splitlines()[0] == str(image)
-    assert text.splitlines()[1] == f"  {100 * best.probability:5.1f} %  {best.label}"
-    assert len(text.splitlines()) == 4
+    assert json.loads(out) == [{"image": str(image), "top": top}]
+    name, first, *others = run(*arguments)[1].splitlines()
+    assert name == str(image)
+    assert first == f"  {100 * expected[0].probability:5.1f} %  {expected[0].label}"
+    assert len(others) == 2
 
 
 def test_predict_uses_the_embedded_model_by_default(
-    run: Run, supernet: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
+    requested = []
 
     def create(name: str, **kwargs: Any) -> Any:
-        asked.append((name, kwargs))
-        return extract_subnet(load_supernet(supernet), SUBNET)
+        requested.append((name, kwargs))
+        return extract_subnet(load_supernet(write_supernet(tmp_path)), SUBNET)
 
-    monkeypatch.setattr(predict_command, "create_model", create)
+    monkeypatch.setattr(factory, "create_model", create)
     code, out, _ = run("predict", image)
     assert code == 0
     assert "%" in out
-    assert asked == [("autoformer_nano", {"pretrained": True})]
+    assert requested == [("autoformer_nano", {"pretrained": True})]
 
 
-def test_predict_takes_folders_in_one_json_document(
-    run: Run, subnet_file: Path, tmp_path: Path
-) -> None:
+def test_predict_takes_folders_in_one_json_document(run: Run, model: Any, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     for name in ("b.png", "a.png", "c.png"):
-        Image.new("RGB", (20, 20), "red").save(folder / name)
-    run()
-    code, out, _ = run(
-        *("predict", folder, "--checkpoint", subnet_file, "--model", "autoformer_nano"),
-        *("--json", "--batch-size", 2),
-    )
+        write_image(folder, name)
+    code, out, _ = run("predict", folder, *model, "--json", "--batch-size", 2)
     answers = json.loads(out)
     assert code == 0
     assert [Path(answer["image"]).name for answer in answers] == ["a.png", "b.png", "c.png"]
     assert {top["label"] for top in answers[0]["top"]} <= set(CIFAR10_CLASSES)
 
 
+def test_predict_reads_standard_input(
+    run: Run, model: Any, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = json.loads(run("predict", image, *model, "--json")[1])[0]["top"]
+    stdin = io.BytesIO(image.read_bytes())
+    stdin.name = "<stdin>"
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=stdin))
+    [answer] = json.loads(run("predict", "-", *model, "--json")[1])
+    assert answer == {"image": "<stdin>", "top": expected}
+
+
 def test_predict_cuts_the_named_model_out_of_a_supernet(
     run: Run, image: Path, tmp_path: Path
 ) -> None:
-    network = AutoFormer(nano := describe("autoformer_nano").subnet, 32, 4, num_classes=10)
+    nano = SUBNETS["autoformer_nano"]
+    network = AutoFormer(nano, 32, 4, num_classes=10)
     net = Architecture(nano, (32, 32), (4, 4), in_chans=3, num_classes=10)
     path = tmp_path / "supernet.safetensors"
     save_supernet(SupernetWeights(network.state_dict(), net, "prefix"), path)
@@ -140,57 +144,75 @@ def test_predict_with_a_1000_class_checkpoint_takes_imagenet(
     assert not json.loads(out)[0]["top"][0]["label"].startswith("class ")
 
 
-def test_predict_does_not_guess_other_classes(run: Run, subnet_file: Path, image: Path) -> None:
-    run()
+def test_predict_does_not_guess_other_classes(run: Run, file: Path, image: Path) -> None:
     assert_refused(
-        run("predict", image, "--checkpoint", subnet_file),
+        run("predict", image, "--checkpoint", file),
         "is for 10 classes, and does not say which: name with --model",
     )
 
 
-def test_predict_skips_unreadable_images_when_told_to(
-    run: Run, subnet_file: Path, image: Path, tmp_path: Path
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_unreadable_images_end_nothing(run: Run, model: Any, tmp_path: Path, flags: Any) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("a.png", "c.png"):
+        write_image(folder, name)
+    (folder / "b.png").write_bytes(b"nothing")
+    Image.new("RGB", (8000, 1)).save(folder / "d.png")
+    arguments = ("predict", folder, *model, "--top-k", 1, *flags)
+    code, out, err = run(*arguments)
+    skipped, summary = err.splitlines()
+    assert code == 2
+    assert skipped.startswith(f"autoformer-zoo: skipped: {folder / 'b.png'} cannot be read as an")
+    assert "1 of 4 images could not be read" in summary
+    assert "--skip-unreadable" in summary
+    names = [answer["image"] for answer in json.loads(out)] if flags else out.splitlines()[::2]
+    assert [Path(name).name for name in names] == ["a.png", "c.png", "d.png"]
+    assert run(*arguments, "--skip-unreadable") == (0, out, skipped + "\n")
+
+
+def test_json_is_whole_whatever_happens(
+    run: Run, model: Any, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bad = tmp_path / "bad.png"
-    bad.write_bytes(b"nothing")
-    run()
-    arguments = ("predict", bad, image, "--checkpoint", subnet_file, "--model", "autoformer_nano")
-    assert_refused(run(*arguments, "--json"), "bad.png is not a image")
-    code, out, err = run(*arguments, "--json", "--skip-unreadable")
-    assert code == 0
-    assert len(json.loads(out)) == 1
-    assert err == f"autoformer-zoo: skipped: {bad} is not a image that Pillow can read\n"
-    code, out, _ = run(*arguments[:2], *arguments[3:], "--json", "--skip-unreadable")
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+    code, out, _ = run("predict", tmp_path / "bad.png", *model, "--json", "--skip-unreadable")
     assert (code, json.loads(out)) == (0, [])
+    monkeypatch.setattr(AutoFormer, "forward", lambda self, x: torch.full((len(x), 10), torch.nan))
+    code, out, err = run("predict", image, *model, "--json")
+    assert (code, json.loads(out)) == (2, [])
+    assert "returned NaN" in err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        (("https://example.org/cat.jpg",), "is a URL; images are not fetched: download it"),
-        (("no/such.png",), "no/such.png does not exist"),
-        (("IMAGE", "--top-k", "0"), "top_k is 0; expected a positive whole number"),
-        (("IMAGE", "--device", "abacus"), "device 'abacus' cannot be used"),
-    ],
-)
-def test_wrong_images_and_numbers_are_refused(
-    run: Run, subnet_file: Path, image: Path, arguments: Any, text: str
+def test_progress_is_shown_to_who_watches(
+    run: Run, model: Any, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run()
-    given = [image if argument == "IMAGE" else argument for argument in arguments]
-    checkpoint = ("--checkpoint", subnet_file, "--model", "autoformer_nano")
-    assert_refused(run("predict", *given, *checkpoint), text)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    code, out, err = run("predict", image, image, *model)
+    assert code == 0
+    assert "2/2" in err
+    assert out.count(str(image)) == 2
+
+
+def test_threads_are_those_of_the_library(
+    run: Run, model: Any, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", found.append)
+    assert run("predict", image, *model, "--threads", 3)[0] == 0
+    assert found == [3]
 
 
 @pytest.fixture
 def exported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let torch's exporter write each graph of `small_model` once a process."""
     reuse_exports(monkeypatch)
-    monkeypatch.setattr(onnx_command, "create_model", lambda *_, **__: small_model())
+    monkeypatch.setattr(factory, "create_model", lambda *_, **__: small_model())
 
 
 @pytest.mark.usefixtures("exported")
-def test_export_writes_a_file_that_predict_runs(run: Run, image: Path, tmp_path: Path) -> None:
+def test_export_writes_a_file_that_predict_runs(
+    run: Run, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out_file = tmp_path / "net.onnx"
     code, out, err = run("export", "autoformer_nano", out_file)
     assert (code, err) == (0, "")
@@ -199,10 +221,10 @@ def test_export_writes_a_file_that_predict_runs(run: Run, image: Path, tmp_path:
     lines = out.splitlines()
     assert lines[0] == f"{out_file}: fp32, opset 18, {params:,} parameters, {size:,} bytes"
     assert [line.split(":")[0] for line in lines[1:4]] == ["  batch 1", "  batch 3", "  batch 8"]
-    assert lines[4].startswith("  best class as in torch: 100.0 %")
+    assert lines[4].startswith("  best class as in PyTorch: 100.0 %")
 
     arguments = ("predict", image, "--backend", "onnxruntime", "--checkpoint", out_file)
-    code, out, err = run(*arguments, "--top-k", 2, "--json")
+    code, out, err = run(*arguments, "--top-k", 2, "--threads", 1, "--json")
     [expected] = predict(small_model(), image, top_k=2)
     assert (code, err) == (0, "")
     [answer] = json.loads(out)
@@ -210,29 +232,23 @@ def test_export_writes_a_file_that_predict_runs(run: Run, image: Path, tmp_path:
     assert answer["top"][0]["probability"] == pytest.approx(expected[0].probability, abs=1e-5)
     assert_refused(run(*arguments, "--device", "mps"), "expected cpu or cuda")
 
-
-@pytest.mark.usefixtures("exported")
-def test_export_json_is_the_report(run: Run, tmp_path: Path) -> None:
-    code, out, _ = run("export", "autoformer_nano", tmp_path / "net.onnx", "--json")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    _, out, err = run("export", "autoformer_nano", out_file, "--json")
     report = json.loads(out)
-    assert code == 0
-    assert report["path"] == str(tmp_path / "net.onnx")
+    assert report["path"] == str(out_file)
     assert report["batch_sizes"] == [1, 3, 8]
-    assert report["precision"] == "fp32"
+    assert "autoformer-zoo: exporting the graph" in err  # to who watches
 
 
 @pytest.mark.slow  # torch's exporter
-def test_export_cuts_a_subnet_and_names_its_origin(
-    run: Run, supernet: Path, config: Path, tmp_path: Path
-) -> None:
-    out_file = tmp_path / "net.onnx"
-    code, _, err = run(
-        *("export", supernet, out_file, "--config", config, "--model", "autoformer_nano"),
-    )
+def test_export_cuts_a_subnet_and_records_its_origin(run: Run, tmp_path: Path) -> None:
+    supernet, config, out_file = write_supernet(tmp_path), write_config(tmp_path), "net.onnx"
+    arguments = ("export", supernet, tmp_path / out_file, "--config", config)
+    code, _, err = run(*arguments, "--model", "autoformer_nano")
     assert (code, err) == (0, "")
-    metadata = OnnxClassifier(out_file).metadata
+    metadata = OnnxClassifier(tmp_path / out_file).metadata
     assert metadata.subnet == SUBNET.to_dict()
     assert metadata.labels == CIFAR10_CLASSES
     assert metadata.origin == "the file supernet.safetensors"
     assert metadata.license == "unknown"
-    assert_refused(run("export", supernet, out_file, "--config", config), "name with --model")
+    assert_refused(run(*arguments), "name with --model")

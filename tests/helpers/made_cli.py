@@ -1,4 +1,4 @@
-"""What tests of the command share: running it, a supernet's file, a subnet's config."""
+"""What tests of the command share: running it, a supernet's file, a subnet's config, an image."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from autoformer_zoo.cli import main as cli
 from autoformer_zoo.network.vit import AutoFormer
@@ -45,11 +46,16 @@ def write_config(folder: Path) -> Path:
     return path
 
 
+def write_image(folder: Path, name: str = "image.png") -> Path:
+    """Write a gradient."""
+    Image.linear_gradient("L").convert("RGB").save(folder / name)
+    return folder / name
+
+
 def assert_refused(result: tuple[int, str, str], text: str) -> None:
     """One line on stderr that holds `text`, nothing on stdout, exit code 2."""
     code, out, err = result
-    assert code == 2
-    assert out == ""
+    assert (code, out) == (2, "")
     assert err.startswith("autoformer-zoo: ")
     assert err.count("\n") == 1
     assert text in err

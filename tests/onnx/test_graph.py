@@ -1,4 +1,4 @@
-"""onnx_network.py and onnx_attention.py: the network written for the graph is the network."""
+"""graph.py: the network written for the graph is the network."""
 
 from __future__ import annotations
 

@@ -1,0 +1,7 @@
+"""`python -m autoformer_zoo` is the command `autoformer-zoo`."""
+
+import sys
+
+from autoformer_zoo.cli.main import main
+
+sys.exit(main())
