@@ -16,7 +16,7 @@ from typing import Any
 from timm.utils.misc import natural_key
 from torch.utils.data import Dataset
 
-from autoformer_zoo.classify.images import SUFFIXES, read_image
+from autoformer_zoo.classify.images import SUFFIXES, contains, image_files, read_image
 
 _logger = logging.getLogger(__name__)
 MAX_SHOWN = 8  # class names in an error
@@ -93,31 +93,6 @@ class ImageFolder(Dataset[tuple[Any, int]]):
         return [shorten(path) for path, _ in self.samples]
 
 
-def image_files(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
-    """List the images below a folder, and what was left out: hidden entries and other files.
-
-    Links are followed, but not to a folder that is searched already or that contains this one.
-    """
-    found: list[str] = []
-    left_out: list[str] = []
-    searched = {os.path.realpath(folder)}
-    for root, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
-        kept = []
-        for name in sorted(folders):
-            path = os.path.join(root, name)
-            target = os.path.realpath(path)
-            if name.startswith(".") or target in searched or _contains(target, root):
-                left_out.append(path)
-            else:
-                searched.add(target)
-                kept.append(name)
-        folders[:] = kept  # os.walk goes on with these
-        for name in sorted(files):
-            is_image = os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
-            (found if is_image else left_out).append(os.path.join(root, name))
-    return found, left_out
-
-
 def _class_folders(root: Path) -> tuple[dict[str, str], list[str]]:
     """Return the class folders by name, in natural order, and what else is in the root."""
     if not root.is_dir():
@@ -127,7 +102,7 @@ def _class_folders(root: Path) -> tuple[dict[str, str], list[str]]:
     for path in sorted(root.iterdir(), key=lambda path: (natural_key(path.name), path.name)):
         # macOS decomposes accents in names: another string for the same name.
         name = unicodedata.normalize("NFC", path.name)
-        if not path.is_dir() or name.startswith(".") or _contains(os.path.realpath(path), root):
+        if not path.is_dir() or name.startswith(".") or contains(os.path.realpath(path), root):
             left_out.append(str(path))
         elif name in folders:
             raise ValueError(f"{root} has two class folders named {name!r}; rename or join them")
@@ -138,11 +113,6 @@ def _class_folders(root: Path) -> tuple[dict[str, str], list[str]]:
             f"{root} has no class folders; expected {root}/CLASS/IMAGE, a folder for each class"
         )
     return folders, left_out
-
-
-def _contains(folder: str, other: str | os.PathLike[str]) -> bool:
-    """Return True if a folder, without links in its path, is another one or is above it."""
-    return Path(os.path.realpath(other)).is_relative_to(folder)
 
 
 def _require_known(root: Path, folders: Iterable[str], known: Mapping[str, int]) -> None:
@@ -157,7 +127,3 @@ def _require_known(root: Path, folders: Iterable[str], known: Mapping[str, int])
 def _listed(names: Iterable[str]) -> str:
     shown = [repr(name) for name in names]
     return ", ".join(shown[:MAX_SHOWN]) + (", ..." if len(shown) > MAX_SHOWN else "")
-
-
-def _raise(error: OSError) -> None:
-    raise error

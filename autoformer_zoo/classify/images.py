@@ -131,6 +131,36 @@ def read_image(source: ImageLike) -> Image.Image:
         return _decode(image, str(name))
 
 
+def image_files(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
+    """List the images below a folder, and what was left out: hidden entries and other files.
+
+    Links are followed, but not to a folder that is searched already or that contains this one.
+    """
+    found: list[str] = []
+    left_out: list[str] = []
+    searched = {os.path.realpath(folder)}
+    for root, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
+        kept = []
+        for name in sorted(folders):
+            path = os.path.join(root, name)
+            target = os.path.realpath(path)
+            if name.startswith(".") or target in searched or contains(target, root):
+                left_out.append(path)
+            else:
+                searched.add(target)
+                kept.append(name)
+        folders[:] = kept  # os.walk goes on with these
+        for name in sorted(files):
+            is_image = os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
+            (found if is_image else left_out).append(os.path.join(root, name))
+    return found, left_out
+
+
+def contains(folder: str, other: str | os.PathLike[str]) -> bool:
+    """Return True if a folder, without links in its path, is another one or is above it."""
+    return Path(os.path.realpath(other)).is_relative_to(folder)
+
+
 def trim(image: Image.Image) -> Image.Image:
     """Return the middle of an extremely long image, `MAX_ASPECT` times as long as it is wide.
 
@@ -156,10 +186,12 @@ def _expand(item: object, place: int) -> Iterator[tuple[str, Any]]:
         yield getattr(item, "filename", "") or f"image {place}", item
     elif isinstance(item, (str, os.PathLike)):
         path = _existing_path(item)
-        if path.is_dir():
-            yield from _walk(path)
-        else:
+        if not path.is_dir():
             yield str(path), path
+        elif files := image_files(path)[0]:
+            yield from ((file, Path(file)) for file in files)
+        else:
+            raise ValueError(f"the folder {path} holds no image (.jpg, .png, .webp, ...)")
     elif hasattr(item, "read"):
         yield str(getattr(item, "name", f"file {place}")), item
     else:
@@ -171,25 +203,6 @@ def _existing_path(path: str | os.PathLike[str]) -> Path:
         hint = "; a URL has to be downloaded first" if "://" in str(path) else ""
         raise FileNotFoundError(f"{path} does not exist; expected an image or a folder{hint}")
     return Path(path)
-
-
-def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the images below a folder, one directory's names in memory at a time."""
-    found, seen = False, set()
-    for root, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
-        real = os.path.realpath(root)
-        if real in seen:  # a link to a folder above itself
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
-                found = True
-                path = Path(root, name)
-                yield str(path), path
-    if not found:
-        raise ValueError(f"the folder {folder} holds no image (.jpg, .png, .webp, ...)")
 
 
 def _raise(error: OSError) -> None:

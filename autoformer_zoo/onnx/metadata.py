@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
+
+from autoformer_zoo.space import from_mapping
 
 PREFIX = "autoformer_zoo."
 FORMAT = 1  # raised if a reader of the older fields would go wrong
@@ -85,8 +87,8 @@ class OnnxMetadata:
         if not found:
             raise ValueError("has no metadata of autoformer_zoo")
         try:
-            values = {"crop_mode": "center"} | {key: json.loads(v) for key, v in found.items()}
-        except (ValueError, RecursionError) as error:
+            values = {key: json.loads(text) for key, text in found.items()}
+        except Exception as error:  # besides its own, a RecursionError for deep nesting
             raise ValueError(f"has damaged metadata: {error}") from None
         if values.get("format") != FORMAT:
             raise ValueError(
@@ -95,9 +97,7 @@ class OnnxMetadata:
             )
         if "licence" in values:  # the spelling of version 0.1
             values["license"] = values.pop("licence")
-        names = {field.name for field in fields(cls)}
-        if names != set(values):
-            raise ValueError(f"has metadata whose keys differ: {sorted(names ^ set(values))}")
-        for key in ("input_size", "mean", "std", "labels"):
-            values[key] = None if values[key] is None else tuple(values[key])
-        return cls(**values)
+        try:
+            return from_mapping(cls, values)
+        except ValueError as error:
+            raise ValueError(f"has other metadata: {error}") from None

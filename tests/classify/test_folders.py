@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from timm.data import create_loader
 
-from autoformer_zoo.classify.folders import ImageFolder, image_files
+from autoformer_zoo.classify.folders import ImageFolder
+from autoformer_zoo.classify.images import image_files
 
 KNOWN = {"blue": 0, "green": 1, "red": 2}
 
