@@ -12,7 +12,9 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +42,12 @@ def quantize(
     # The exporter's shapes of intermediate results contradict the quantizer's new ones, which all
     # onnxruntimes before 1.32 refuse (ShapeInferenceError); without, they are inferred again.
     del proto.graph.value_info[:]
-    with tempfile.TemporaryDirectory() as folder:
+    # onnxruntime 1.18 looks into a table that newer versions of onnx do not have.
+    table = SimpleNamespace(TENSOR_TYPE_TO_NP_TYPE={onnx.TensorProto.INT8: np.dtype(np.int8)})
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.object(onnx, "mapping", table, create=True),
+    ):
         source, target = Path(folder, "fp32.onnx"), Path(folder, "int8.onnx")
         onnx.save(proto, source)
         if calibration is None:

@@ -18,6 +18,7 @@ from PIL import Image
 from autoformer_zoo.classify.predict import make_transform
 from autoformer_zoo.factory import create_model
 from autoformer_zoo.onnx import check as onnx_check
+from autoformer_zoo.onnx import quantize as onnx_quantize
 from autoformer_zoo.onnx.classifier import OnnxClassifier, prepare
 from autoformer_zoo.onnx.export import export_onnx
 from autoformer_zoo.onnx.metadata import OnnxMetadata
@@ -90,6 +91,20 @@ def test_int8_dynamic_agrees_and_is_small(tmp_path: Path) -> None:
     assert small.top1_agreement >= 0.8
     kinds = [node.op_type for node in onnx.load(tmp_path / "b.onnx").graph.node]
     assert kinds.count("MatMulInteger") == 6 * SUBNET.depth
+
+
+def test_quantizer_of_older_onnxruntimes_gets_what_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Before 1.32 it refuses the exporter's shapes, and 1.18 reads a table that onnx dropped.
+    def look(source: Path, *rest: Any) -> None:
+        assert not onnx.load(source).graph.value_info
+        assert onnx.mapping.TENSOR_TYPE_TO_NP_TYPE[onnx.TensorProto.INT8] == np.int8
+        dynamic(source, *rest)
+
+    dynamic = onnx_quantize._dynamic
+    monkeypatch.setattr(onnx_quantize, "_dynamic", look)
+    export(tmp_path / "a.onnx", precision="int8-dynamic")
 
 
 def test_int8_static_is_calibrated_with_images(tmp_path: Path) -> None:
