@@ -53,7 +53,7 @@ from training.search.evaluation import (
     open_task,
     percent,
 )
-from training.search.evolution import best_so_far, evolve, random_search
+from training.search.evolution import Candidate, best_so_far, evolve, random_search
 from training.search.scoring import JournaledScorer, share_threads
 from training.search.search import (
     LATENCIES,
@@ -227,18 +227,25 @@ class Reproduction:
         )
         return replace(task, precision=search.precision)
 
-    def scorer(self, run: TrainingRun) -> JournaledScorer:
-        """Return the scorer of a supernet's subnets, on the run's own held-out images."""
+    def scorer(self, run: TrainingRun, task: SearchTask | None = None) -> JournaledScorer:
+        """Return the scorer of a supernet's subnets, on the run's own held-out images.
+
+        Args:
+            run: the supernet's.
+            task: the run's task, if it is open already: its images may fill gigabytes.
+        """
         if run.kind == "separate":
             # The uniform supernet of the same seed holds out the same images.
             batches = self.open_task(TrainingRun("uniform", run.number)).batches
             network = load_separate(self.run_dir(run))
-            identity, precision = hash_tensors(network.state_dict()), self.config.search.precision
+            identity = hash_tensors(network.state_dict())
+            device, precision = str(self.ranks.device), self.config.search.precision
+            network.to(device)
 
             def score(subnet: SubnetConfig) -> float:
-                return accuracy_on(lambda x: network(x, subnet), batches, precision=precision)
+                return accuracy_on(lambda x: network(x, subnet), batches, device, precision)
         else:
-            task = self.open_task(run)
+            task = task or self.open_task(run)
             identity, score = task.identity["supernet_sha256"], task.accuracy
         header = {"supernet_sha256": identity, "images": self.config.images}
         folder = self.out / "scores" / run.name
@@ -260,15 +267,13 @@ def search_supernet(whole: Reproduction) -> dict[str, Any]:
     header = {"supernet": FIRST.name, "config": config_to_dict(config), **task.identity}
     if config.precision == "bf16":
         in_bf16(task, whole.out / "scores" / "ranking", header, whole.ranks, whole.progress)
-    scorer = whole.scorer(FIRST)
-    methods = {"evolution": evolve, "random": random_search}
-    found = {
-        name: [
-            method(feasible, scorer, replace(config.evolution, seed=config.evolution.seed + i))
-            for i in range(whole.config.search_seeds)
-        ]
-        for name, method in methods.items()
-    }
+    scorer = whole.scorer(FIRST, task)
+    found: dict[str, list[list[Candidate]]] = {"evolution": [], "random": []}
+    for i in range(whole.config.search_seeds):
+        seeded = replace(config.evolution, seed=config.evolution.seed + i)
+        for name, method in (("evolution", evolve), ("random", random_search)):
+            whole.log(f"searching, {name}, seed {seeded.seed}")
+            found[name].append(method(feasible, scorer, seeded))
     first = result_of(header, found["evolution"][0], costs)
     if whole.ranks.is_first:
         whole.searched.mkdir(exist_ok=True)
@@ -318,10 +323,12 @@ def evaluate_subnets(whole: Reproduction) -> dict[str, Any]:
     rng = random.Random(f"random subnets/{config.train.seed}")
     drawn = sample_different(whole.space, config.random_subnets, rng)
     compared = drawn[: config.compared_subnets]
+    task = whole.open_task(FIRST)
     result: dict[str, Any] = {
-        "random_held_out_percent": whole.scorer(FIRST)(drawn),
+        "random_held_out_percent": whole.scorer(FIRST, task)(drawn),
         "compared_held_out_percent": {
-            run.name: whole.scorer(run)(compared) for run in config.supernets()
+            run.name: whole.scorer(run, task if run == FIRST else None)(compared)
+            for run in config.supernets()
         },
     }
     if config.tests:
