@@ -14,12 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
+from autoformer_zoo.cli.command import parse_arguments
 from benchmarks.accuracy import AccuracyOptions
 from benchmarks.attention import AttentionOptions
 from benchmarks.candidates import CandidateOptions
-from benchmarks.latency import LatencyOptions
+from benchmarks.latency import QUICK, LatencyOptions
 from benchmarks.measure.options import BenchmarkOptions, apply_quick
-from benchmarks.measure.results import read_rows, to_columns
+from benchmarks.measure.results import RESULTS, read_rows, to_columns
 from benchmarks.measure.timing import PRODUCT_SIDE
 from benchmarks.operators import OperatorOptions
 from benchmarks.startup import StartupOptions
@@ -168,18 +169,18 @@ def test_wrong_input_is_one_line_and_code_2(
     assert text in err
 
 
-OPTIONS = (
-    AccuracyOptions,
-    AttentionOptions,
-    CandidateOptions,
-    LatencyOptions,
-    OperatorOptions,
-    StartupOptions,
-    StepOptions,
-)
+OPTIONS: dict[str, type[BenchmarkOptions]] = {
+    "accuracy": AccuracyOptions,
+    "attention": AttentionOptions,
+    "candidates": CandidateOptions,
+    "latency": LatencyOptions,
+    "operators": OperatorOptions,
+    "startup": StartupOptions,
+    "train_step": StepOptions,
+}
 
 
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_every_option_is_explained_in_help(options: type[BenchmarkOptions]) -> None:
     # tyro takes the comment of a field's first line: behind a default of several lines it is lost.
     source = inspect.getsource(BenchmarkOptions) + inspect.getsource(options)
@@ -187,9 +188,18 @@ def test_every_option_is_explained_in_help(options: type[BenchmarkOptions]) -> N
         assert re.search(rf"(?m)^    {field.name}: .* = .*  # \S", source), field.name
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-def test_quick_changes_only_options_that_have_their_default(
-    options: type[BenchmarkOptions],
-) -> None:
-    quick = apply_quick(options(save=True), {"save": False, "file": "quick"})
-    assert (quick.save, quick.file) == (True, "quick")
+def test_quick_changes_only_options_that_have_their_default() -> None:
+    quick = apply_quick(LatencyOptions(batch_size=(3,)), QUICK)
+    assert quick.batch_size == (3,)
+    assert quick.models == ("autoformer_tiny", "deit_tiny_patch16_224", "autoformer_tiny@explicit")
+    assert quick.rounds < LatencyOptions().rounds
+
+
+def test_commands_that_make_the_tables_can_be_parsed() -> None:
+    text = (RESULTS.parent / "all.sh").read_text().replace("\\\n", " ")
+    lines = re.findall(r"(?m)^ *python -m benchmarks\.(\w+) (.*)$", text)
+    commands = [(name, flags) for name, flags in lines if name != "report"]
+    assert {name for name, _ in commands} == set(OPTIONS)
+    for name, flags in commands:
+        words = flags.replace("$models", "test_vit").replace('"$batch"', "8").split()
+        assert parse_arguments(name, OPTIONS[name], words).save

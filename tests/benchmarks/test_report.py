@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.measure.results import RESULTS, save_rows
 from benchmarks.measure.rows import Row
-from benchmarks.report.__main__ import ReportOptions, fill_tables, main, report
+from benchmarks.report.__main__ import fill_tables, main
 from benchmarks.report.plots import draw_plot, is_stale, rows_of_plot
 from benchmarks.report.tables import NOT_MEASURED, TABLES, make_table, published_top1
 
@@ -133,10 +133,6 @@ def test_report_fills_pages_and_draws_then_finds_nothing_to_do(
     assert text.endswith("commit abc.\n<!-- end -->\nAfter\n")
     save_rows(results, "startup", [replace(ROW, what="total", input="warm", value=1.0)])
     assert main([*args, "--check"]) == 1
-
-
-def test_pages_and_plots_of_the_repository_are_up_to_date() -> None:
-    assert report(ReportOptions(check=True)) == []
 
 
 @pytest.mark.parametrize("name", ["attention-cpu", "pareto-cpu"])
