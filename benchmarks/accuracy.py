@@ -1,4 +1,4 @@
-"""How often models are right: top-1, top-5 and ImageNet-ReaL on any data set that timm opens.
+"""How often models are right: top-1, top-5 and ImageNet-ReaL on folders and on timm's data sets.
 
     python -m benchmarks.accuracy --models autoformer_nano --data torch/cifar10 --root DATA
     python -m benchmarks.accuracy --published --root imagenet/val --out results.csv
@@ -6,10 +6,12 @@
     python -m benchmarks.accuracy --supernet autoformer_nano --subnets subnets.json \\
         --data torch/cifar10 --root DATA
 
-`--models` takes NAME, NAME=FILE, a file of one subnet, and FILE.onnx (`classifiers.py`).
-`--published` takes every model of this package whose authors state an accuracy for its weights. A
-model whose weights are missing is reported and left out; none is ever scored with random ones.
-`--out` writes the columns of timm's results files. The last line on stdout is one JSON document.
+Class folders are named as the model's labels, or by ImageNet's WordNet ids; a folder that the model
+does not know is refused by name. `--models` takes NAME, NAME=FILE, a file of one subnet, and
+FILE.onnx (`classifiers.py`). `--published` takes every model of this package whose authors state an
+accuracy for its weights. A model whose weights are missing is reported and left out; none is ever
+scored with random ones. `--out` writes the columns of timm's results files. The last line on stdout
+is one JSON document.
 """
 
 from __future__ import annotations
@@ -136,17 +138,21 @@ def score_all(options: AccuracyOptions) -> tuple[list[ScoredModel], dict[str, st
     check_positive(options, "batch_size", "threads")
     if options.limit is not None:
         check_positive(options, "limit")
+    if not options.root.exists():
+        raise ValueError(f"{options.root} does not exist; expected the folder of a data set")
     scored: list[ScoredModel] = []
     missing: dict[str, str] = {}
     with thread_count(options.threads):
         for name, opener in openers_of(options).items():
-            dataset = open_dataset(options.data, options.root, options.split, options.class_map)
-            real = open_real_labels(options.real, dataset) if options.real else None
             try:
                 classifier = opener()
             except MissingWeightsError as error:
                 missing[name] = str(error)
                 continue
+            dataset = open_dataset(
+                options.data, options.root, options.split, classifier.labels, options.class_map
+            )
+            real = open_real_labels(options.real, dataset) if options.real else None
             _log.info("scoring %s", name)
             counts = evaluate(
                 classifier, dataset, options.batch_size, options.workers, options.limit, real
@@ -208,6 +214,14 @@ def rows_of(scored: ScoredModel, options: AccuracyOptions) -> list[Row]:
     height, width = classifier.data["input_size"][-2:]
     limited = f" (first {counts.images})" if options.limit is not None else ""
     data = options.data or options.root.name
+    setting = Setting(
+        classifier.precision,
+        options.batch_size,
+        options.threads,
+        classifier.name,
+        classifier.backend,
+        f"{data} {options.split}{limited}, {height}x{width}",
+    )
     figures = {
         "top1": (counts.percent(1), "%", counts.images),
         "top5": (counts.percent(5), "%", counts.images),
@@ -216,17 +230,7 @@ def rows_of(scored: ScoredModel, options: AccuracyOptions) -> list[Row]:
         "throughput": (counts.images / counts.seconds, "images/s", counts.images),
     }
     return [
-        make_row(
-            what,
-            classifier.name,
-            value,
-            unit,
-            Setting(classifier.precision, options.batch_size, options.threads),
-            environment,
-            backend=classifier.backend,
-            input=f"{data} {options.split}{limited}, {height}x{width}",
-            repeats=repeats,
-        )
+        make_row(what, value, unit, setting, environment, repeats)
         for what, (value, unit, repeats) in figures.items()
         if value is not None
     ]

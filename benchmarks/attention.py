@@ -19,8 +19,7 @@ import itertools
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -118,9 +117,9 @@ def _measure_grid(
     timing: TimingConfig,
     environment: Environment,
 ) -> list[Row]:
-    setting = Setting(options.precision, options.batch_size, options.threads)
     place = f"{grid[0]}x{grid[1]} grid, {heads} heads"
-    row = partial(make_row, setting=setting, environment=environment, backend="eager", input=place)
+    shared = Setting(options.precision, options.batch_size, options.threads, input=place)
+    settings = {form: replace(shared, model=form) for form in options.form}
     exact = make_operands(grid, heads, options.batch_size)
     operands = exact.to(options.device, DTYPES[options.precision])
     calls: dict[LayerForm, Callable[[], Tensor]] = {}
@@ -131,7 +130,8 @@ def _measure_grid(
             calls[form] = attention_call(form, operands)
         else:
             note = f"estimated; not run, the limit was {options.limit_mib} MiB"
-            rows.append(row("peak_memory", form, needed, "MiB", repeats=0, note=note))
+            setting = settings[form]
+            rows.append(make_row("peak_memory", needed, "MiB", setting, environment, 0, note))
     references = {
         form: attention_call(form, exact)().cpu() for form in {_reference(form) for form in calls}
     }
@@ -141,15 +141,12 @@ def _measure_grid(
         out = call().double().cpu()
         reference = references[_reference(form)]
         error = float((out - reference).abs().max() / reference.abs().max())
-        rows.append(row("error", form, error, "of the largest value"))
+        rows.append(make_row("error", error, "of the largest value", settings[form], environment))
         if (peak := peak_of_call(call, options.device)) is not None:
-            rows.append(row("peak_memory", form, peak / MIB, "MiB"))
+            rows.append(make_row("peak_memory", peak / MIB, "MiB", settings[form], environment))
         kernels[form] = sdpa_kernel(call)
     for form, times_ms in measure(calls, timing, stopwatch_for(options.device)).items():
-        note = kernels[form]
-        rows.append(
-            latency_row("latency", form, times_ms, setting, environment, input=place, note=note)
-        )
+        rows.append(latency_row("latency", times_ms, settings[form], environment, kernels[form]))
     return rows
 
 

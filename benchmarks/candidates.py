@@ -87,10 +87,9 @@ def measure_candidates(options: CandidateOptions) -> Iterator[list[Row]]:
     environment = current_environment("cpu")
     size = f"{options.images} images of {space.img_size}x{space.img_size}"
     for (backend, precision), times_ms in times.items():
-        setting = Setting(precision, batch_sizes[backend, precision], torch.get_num_threads())
-        row = latency_row(
-            WHAT, options.space, times_ms, setting, environment, input=size, backend=backend
-        )
+        batch, threads = batch_sizes[backend, precision], torch.get_num_threads()
+        setting = Setting(precision, batch, threads, options.space, backend, size)
+        row = latency_row(WHAT, times_ms, setting, environment)
         rows = [row, throughput_row(row, "throughput", 1, "candidates/s")]
         if (backend, precision) != BASELINE:
             baseline = f"explicit fp32, {options.explicit_batch_size} at a time"

@@ -197,23 +197,15 @@ def _measure_group(
     latencies: dict[tuple[str, Backend], Row] = {}
     for (name, backend), times_ms in times.items():
         model = by_name[name]
-        row = latency_row(
-            "latency",
-            name,
-            times_ms,
-            setting,
-            environment,
-            input=model.input,
-            backend=backend,
-            note=note,
-        )
+        competitor = replace(setting, model=name, backend=backend, input=model.input)
+        row = latency_row("latency", times_ms, competitor, environment, note)
         latencies[name, backend] = row
         rows += [row, *derived_rows(row, macs_of(model), peak)]
         if options.memory and backend in ("eager", "onnxruntime"):  # others compile for minutes
             rows += _memory_rows(row, model, setting, options, folder)
     if peak is not None:
-        product = f"matmul {PRODUCT_SIDE[options.device]}"
-        rows.append(make_row("peak", product, peak, "GFLOP/s", setting, environment))
+        product = replace(setting, model=f"matmul {PRODUCT_SIDE[options.device]}", backend="")
+        rows.append(make_row("peak", peak, "GFLOP/s", product, environment))
     for backend in dict.fromkeys(backend for _, backend in times):
         competing = [model for model in options.models if (model, backend) in times]
         for name, other in pairs_of(competing, options.baseline):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -77,10 +77,8 @@ def measure_operators(options: OperatorOptions) -> Iterator[list[Row]]:
                 rounds[spec].append(profile_call(calls[spec]))
     environment = current_environment("cpu")
     for spec, times in merge_small({s: by_operator(r) for s, r in rounds.items()}).items():
-        rows = [
-            latency_row(name, spec, ms, setting, environment, input=models[spec].input)
-            for name, ms in times.items()
-        ]
+        profiled = replace(setting, model=spec, input=models[spec].input)
+        rows = [latency_row(name, ms, profiled, environment) for name, ms in times.items()]
         yield sorted(rows, key=lambda row: -row.value)
 
 

@@ -164,13 +164,15 @@ def _run(job: Job, threads: int) -> dict[str, float]:
 
 
 def _rows(times: Mapping[Job, Sequence[Mapping[str, float]]], threads: int) -> list[Row]:
-    environment, setting = current_environment("cpu"), Setting("fp32", 1, threads)
+    environment = current_environment("cpu")
     rows = []
     for job, runs in times.items():
         model = f"supernet-{job.name}" if job.kind == "extract" else job.name
-        for phase in runs[0]:
-            times_ms = [run[phase] for run in runs]
-            rows.append(latency_row(phase, model, times_ms, setting, environment, input=job.state))
+        setting = Setting("fp32", 1, threads, model, input=job.state)
+        rows += [
+            latency_row(phase, [run[phase] for run in runs], setting, environment)
+            for phase in runs[0]
+        ]
     return rows
 
 

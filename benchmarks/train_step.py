@@ -109,11 +109,9 @@ def measure_step(options: StepOptions) -> Iterator[list[Row]]:
         calls = {name: call_of(*name) for name in options.competitors}
         times = measure(calls, timing, stopwatch_for(options.device))
     for (form, precision), times_ms in times.items():
-        setting = Setting(precision, options.batch_size, threads)
-        place = f"{space.img_size}x{space.img_size}"
-        row = latency_row(
-            WHAT, options.space, times_ms, setting, environment, input=place, backend=form
-        )
+        size = f"{space.img_size}x{space.img_size}"
+        setting = Setting(precision, options.batch_size, threads, options.space, form, size)
+        row = latency_row(WHAT, times_ms, setting, environment)
         rows = [row, throughput_row(row, "throughput", options.batch_size, "images/s")]
         if (peak := peaks.get((form, precision))) is not None:
             rows.append(with_value(row, "peak_memory", peak / MIB, "MiB"))

@@ -4,36 +4,42 @@
     NAME=FILE       weights from a file, images prepared as for that name; of a supernet's file
                     the name's subnet is cut
     FILE            one subnet's file of this package, as autoformer_subnet=FILE
-    FILE.onnx       in onnxruntime, with the preprocessing that the file describes
+    FILE.onnx       in onnxruntime, with the preprocessing that the file records
 
-A file of this package says its sizes and classes, but not how images are prepared. Where no name
-tells, it is as for the model here with its patch size and number of classes: nano's, or ImageNet's.
-Weights that cannot be had are a `MissingWeightsError`, and never random.
+What a file's header records (class names, mean, std, crop) applies; what it does not record is as
+for NAME. Without NAME a file that records nothing must have ImageNet's 1000 classes. Missing
+weights are a `MissingWeightsError`, and never replaced by random ones.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from PIL import Image
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from autoformer_zoo import create_model
 from autoformer_zoo.autoformer import build_static
-from autoformer_zoo.published import MODELS, SPACES
+from autoformer_zoo.classify.predict import class_names, make_transform
+from autoformer_zoo.onnx.classifier import OnnxClassifier
+from autoformer_zoo.published import MODELS
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.weights.checkpoint import (
     CheckpointError,
     SubnetWeights,
     open_checkpoint,
 )
-from benchmarks.measure.models import DTYPES, is_zoo_model, make_session, split_spec
+from autoformer_zoo.weights.header import notes_to_cfg
+from benchmarks.measure.models import DTYPES, frozen, is_zoo_model, split_spec
 
 ANY_SUBNET = "autoformer_subnet"  # the name that says nothing about the file
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -41,20 +47,26 @@ PREPARATION = ("interpolation", "mean", "std", "crop_pct", "crop_mode")
 
 
 class MissingWeightsError(Exception):
-    """The weights of a model cannot be had; the text says why."""
+    """The weights of a model are unavailable; the text gives the reason."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Classifier:
-    """Something that turns normalised images into one score a class."""
+    """Something that turns prepared images into one score for each class."""
 
     name: str
     run: Callable[[Tensor], Tensor]  # (B, 3, height, width) to (B, classes), both on the CPU
-    num_classes: int
+    prepare: Callable[[Image.Image], Any]  # RGB to a tensor or array (3, height, width)
+    labels: tuple[str, ...]  # name of each output
     params: int
-    data: Mapping[str, Any]  # input_size, interpolation, mean, std, crop_pct, as timm has them
+    data: Mapping[str, Any]  # input_size, interpolation, crop_pct, as timm has them
     backend: str
     precision: str
+
+    @property
+    def num_classes(self) -> int:
+        """Number of outputs."""
+        return len(self.labels)
 
 
 def open_classifier(spec: str, device: str, precision: str, threads: int) -> Classifier:
@@ -73,21 +85,7 @@ def open_classifier(spec: str, device: str, precision: str, threads: int) -> Cla
     """
     if spec.endswith(".onnx"):
         return _open_onnx(Path(spec), threads)
-    name, file = split_file(spec)
-    if file is None:
-        return of_model(spec, _open_pretrained(name), device, precision)
-    if not is_zoo_model(name):
-        return of_model(spec, _open_timm_file(name, file), device, precision)
-    checkpoint = open_checkpoint(file)
-    if (subnet := _subnet_of(name)) is None and checkpoint.is_supernet:
-        raise ValueError(
-            f"{file} holds a supernet: give NAME={file} with the model whose subnet is to be cut, "
-            f"or --supernet {file} with --subnets"
-        )
-    with _naming(spec):
-        # A file of one subnet is taken as it is; only what a supernet's is cut to needs a name.
-        weights = checkpoint.subnet(subnet if checkpoint.is_supernet else None)
-        return _of_weights(spec, name, weights, device, precision)
+    return of_model(spec, _open_model(spec), device, precision)
 
 
 def split_file(spec: str) -> tuple[str, Path | None]:
@@ -109,7 +107,7 @@ def split_file(spec: str) -> tuple[str, Path | None]:
 def open_subnets(
     supernet: str, subnets: Sequence[SubnetConfig], device: str, precision: str
 ) -> list[Callable[[], Classifier]]:
-    """Name the subnets of a supernet; each is cut when it is asked for.
+    """Return a function for each subnet of a supernet, which cuts it and makes a classifier.
 
     Args:
         supernet: NAME, whose own supernet it is, NAME=FILE or FILE.
@@ -126,81 +124,80 @@ def open_subnets(
         raise ValueError(f"{name} has no supernet: expected a model of this package")
     checkpoint = None if file is None else open_checkpoint(file)
     if checkpoint is not None and not checkpoint.is_supernet:
-        raise ValueError(f"{file} holds one subnet, no supernet: score it by --models {supernet}")
+        raise ValueError(f"{file} holds one subnet: score it by --models {supernet}")
 
-    def opener(index: int, subnet: SubnetConfig) -> Callable[[], Classifier]:
-        title = f"{name}[{index}]"
+    def open_one(title: str, subnet: SubnetConfig) -> Classifier:
+        with _naming(title):
+            if checkpoint is not None:
+                model: nn.Module = _of_weights(name, checkpoint.subnet(subnet))
+            else:
+                model = _with_weights(name, partial(create_model, name, True, subnet=subnet))
+        return of_model(title, model, device, precision)
 
-        def open_one() -> Classifier:
-            with _naming(title):
-                if checkpoint is not None:
-                    weights = checkpoint.subnet(subnet)
-                    return _of_weights(title, name, weights, device, precision)
-                made = _with_weights(
-                    name, lambda: create_model(name, pretrained=True, subnet=subnet)
-                )
-                return of_model(title, made, device, precision)
-
-        return open_one
-
-    return [opener(index, subnet) for index, subnet in enumerate(subnets)]
+    return [partial(open_one, f"{name}[{i}]", subnet) for i, subnet in enumerate(subnets)]
 
 
 def of_model(name: str, model: nn.Module, device: str, precision: str) -> Classifier:
     """Make a classifier of a timm model."""
     dtype = DTYPES[precision]
-    module: Any = model.eval().to(device, dtype)
+    params = sum(parameter.numel() for parameter in model.parameters())
+    module = frozen(model.eval().to(device, dtype))
 
     def run(images: Tensor) -> Tensor:
         with torch.inference_mode():
             scores: Tensor = module(images.to(device, dtype))
         return scores.float().cpu()
 
-    params = sum(parameter.numel() for parameter in module.parameters())
-    data = resolve_model_data_config(module)
-    return Classifier(name, run, module.num_classes, params, data, "eager", precision)
-
-
-def _of_weights(
-    title: str, name: str, weights: SubnetWeights, device: str, precision: str
-) -> Classifier:
-    """Make a classifier of a file's weights: sizes are the file's, the preparation is the name's.
-
-    Raises:
-        ValueError: the file has no head, or neither name nor sizes tell the preparation.
-    """
-    if not weights.num_classes:
-        raise ValueError("the file has no head, so nothing to score; expected a classifier's")
-    made = of_model(title, build_static(weights), device, precision)
-    cfg = timm.models.get_pretrained_cfg(_prepared_as(name, weights)).to_dict()
-    prepared = {key: cfg[key] for key in PREPARATION if cfg.get(key) is not None}
-    return replace(made, data={**made.data, **prepared})
-
-
-def _prepared_as(name: str, weights: SubnetWeights) -> str:
-    """Name the model for which images are prepared as for these weights."""
-    if _subnet_of(name) is not None:
-        return name
-    sizes = weights.patch_size[0], weights.num_classes
-    for model, spec in MODELS.items():
-        if (SPACES[spec.space].patch_size, SPACES[spec.space].num_classes) == sizes:
-            return model
-    raise ValueError(
-        f"the file is for {sizes[1]} classes with patches of {sizes[0]} px and does not say how "
-        "images are prepared: give NAME=FILE, with the model whose preparation holds "
-        "(autoformer_nano: as CIFAR-10, autoformer_tiny: as ImageNet)"
+    data = resolve_model_data_config(model)
+    return Classifier(
+        name, run, make_transform(model), class_names(model), params, data, "eager", precision
     )
 
 
-def _subnet_of(name: str) -> SubnetConfig | None:
-    """Return the subnet that a name of this package stands for, if it stands for one."""
-    model = name.split(".")[0]
-    return None if model == ANY_SUBNET else MODELS[model].subnet
+def _open_model(spec: str) -> nn.Module:
+    name, file = split_file(spec)
+    if file is None:
+        return _open_pretrained(name)
+    if not is_zoo_model(name):
+        return _open_timm_file(name, file)
+    with _naming(spec):
+        checkpoint = open_checkpoint(file)
+        if not checkpoint.is_supernet:
+            return _of_weights(name, checkpoint.subnet())
+        if name == ANY_SUBNET:
+            raise ValueError(
+                f"holds a supernet: give NAME={file} with the model whose subnet is to be cut, or "
+                f"--supernet {file} with --subnets"
+            )
+        return _of_weights(name, checkpoint.subnet(MODELS[name.partition(".")[0]].subnet))
+
+
+def _of_weights(name: str, weights: SubnetWeights) -> nn.Module:
+    """Make the model of a file's weights; what its header does not record is the name's.
+
+    Raises:
+        ValueError: the file has no head, or neither header nor name describe its images.
+    """
+    if not weights.num_classes:
+        raise ValueError("the file has no head, so nothing to score; expected a classifier's")
+    model, recorded = build_static(weights), notes_to_cfg(weights.metadata)
+    named: dict[str, Any] = timm.get_pretrained_cfg(name).to_dict()
+    if name == ANY_SUBNET and "mean" not in recorded and weights.num_classes != 1000:
+        raise ValueError(
+            f"the file is for {weights.num_classes} classes and does not record how images are "
+            "prepared: give NAME=FILE, with the model whose preparation applies (autoformer_nano: "
+            "as CIFAR-10, autoformer_tiny: as ImageNet)"
+        )
+    same_classes = named["num_classes"] == weights.num_classes
+    wanted = (*PREPARATION, *(("label_names",) if same_classes else ()))
+    cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    cfg.update({key: named.get(key) for key in wanted if key not in recorded})
+    return model
 
 
 @contextmanager
 def _naming(title: str) -> Iterator[None]:
-    """Put in front of an error what was opened, for there may be many."""
+    """Put the title in front of errors: one of many models may be wrong."""
     try:
         yield
     except ValueError as error:
@@ -209,13 +206,13 @@ def _naming(title: str) -> Iterator[None]:
 
 def _open_pretrained(name: str) -> nn.Module:
     cfg = timm.models.get_pretrained_cfg(name)
-    if not is_zoo_model(name) and not (cfg and cfg.has_weights):  # timm would warn and go on
+    if not is_zoo_model(name) and not (cfg and cfg.has_weights):  # timm would only warn
         raise MissingWeightsError(f"timm has no weights of {name}")
-    return _with_weights(name, lambda: timm.create_model(name, pretrained=True))
+    return _with_weights(name, partial(timm.create_model, name, pretrained=True))
 
 
 def _with_weights(name: str, make: Callable[[], nn.Module]) -> nn.Module:
-    """Call `make`, whatever stops a download being a `MissingWeightsError`."""
+    """Call `make`; whatever stops a download becomes a `MissingWeightsError`."""
     try:
         return make()
     except (CheckpointError, OSError, RuntimeError) as error:  # the last two are timm's
@@ -232,35 +229,27 @@ def _open_timm_file(name: str, file: Path) -> nn.Module:
 
 
 def _open_onnx(file: Path, threads: int) -> Classifier:
-    import numpy as np
     import onnx
-
-    from autoformer_zoo.onnx.metadata import OnnxMetadata
 
     if not file.is_file():
         raise ValueError(f"{file} does not exist; expected an ONNX file")
-    session = make_session(file, threads)
-    try:
-        about = OnnxMetadata.from_properties(session.get_modelmeta().custom_metadata_map)
-    except ValueError as error:
-        raise ValueError(f"{file} {error}: export it with autoformer_zoo.export_onnx") from None
-    if about.preprocess or about.mean is None or about.std is None:
-        raise ValueError(f"{file} prepares images itself, or does not say how they are prepared")
+    classifier = OnnxClassifier(file, threads=threads)
+    about = classifier.metadata
+    if about.preprocess:
+        raise ValueError(f"{file} prepares images itself; export it without --preprocess")
     graph = onnx.load(file, load_external_data=False).graph
-    params = sum(int(np.prod(each.dims)) for each in graph.initializer)
-    name = session.get_inputs()[0].name
-
-    def run(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {name: images.numpy()})[0])
-
     data = {
         "input_size": (3, *about.input_size),
         "interpolation": about.interpolation,
-        "mean": about.mean,
-        "std": about.std,
         "crop_pct": about.crop_pct,
-        "crop_mode": "center",
     }
     return Classifier(
-        file.name, run, about.num_classes, params, data, "onnxruntime", about.precision
+        file.name,
+        lambda images: torch.from_numpy(classifier.run(images.numpy())).float(),
+        classifier.prepare,
+        classifier.labels or tuple(f"class {i}" for i in range(about.num_classes)),
+        sum(math.prod(tensor.dims) for tensor in graph.initializer),
+        data,
+        "onnxruntime",
+        about.precision,
     )

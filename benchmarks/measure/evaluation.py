@@ -1,25 +1,36 @@
 """Counting right answers: a classifier over a data set, by class, and by ImageNet-ReaL labels.
 
-Data sets are timm's, by name, and so are the preparation of images and the ReaL labels. What can be
-scored is defined in `classifiers.py`; the command is `benchmarks/accuracy.py`.
+Images are read and prepared as in prediction, from folders and from timm's data sets alike. Classes
+are matched by name: the order in which a data set lists them does not matter. ReaL labels are
+timm's. What can be scored is defined in `classifiers.py`; the command is `benchmarks/accuracy.py`.
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from timm.data import ImageDataset, RealLabelsImagenet, create_dataset, create_loader
+from PIL import Image
+from timm.data import ImageDataset, ImageNetInfo, RealLabelsImagenet, create_dataset
+from timm.data.readers.class_map import load_class_map
 from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
 
+from autoformer_zoo.classify.folders import ImageFolder
+from autoformer_zoo.classify.images import read_image
 from benchmarks.measure.classifiers import Classifier
 
 TOP = 5
 SHIPPED_REAL = "timm"  # the labels that come with timm
+SPLIT_FOLDERS = {"validation": ("validation", "val"), "train": ("train", "training")}
+
+_log = logging.getLogger("benchmarks.evaluation")
 
 
 @dataclass(slots=True)
@@ -77,44 +88,72 @@ class AnswerCounts:
             raise ValueError(f"ReaL has no label for an image named {error}") from None
 
 
-def open_dataset(name: str, root: Path, split: str, class_map: Path | None = None) -> Any:
-    """Open one of timm's data sets.
+def open_dataset(
+    name: str, root: Path, split: str, labels: Sequence[str], class_map: Path | None = None
+) -> Any:
+    """Open a folder of classes, or one of timm's data sets by its name.
 
     Args:
-        name: "" for a folder of folders, one a class; "wds/", "tfds/", "hfds/..." and
+        name: "" for a folder of folders, one for each class; "wds/", "tfds/", "hfds/..." and
             "torch/cifar10" as timm has them.
         root: its folder.
-        split: timm's name of the split.
-        class_map: file that gives folders their class, for folders.
+        split: name of the split; of a folder, a subfolder of that name or the folder itself.
+        labels: name of each of the classifier's outputs. Class folders are named so, or by
+            ImageNet's WordNet ids.
+        class_map: file that gives class folders their label, as timm reads it.
 
     Raises:
-        ValueError: timm cannot open it.
+        ValueError: it cannot be opened, or a class folder is not named as one of the labels.
     """
-    if not root.exists():
-        raise ValueError(f"{root} does not exist; expected the folder of a data set")
-    kinds = {"class_map": str(class_map)} if class_map else {}
     try:
-        dataset: Any = create_dataset(name, root=str(root), split=split, **kinds)
+        if not name and root.is_dir():
+            known = load_class_map(str(class_map)) if class_map else labels_by_name(labels)
+            return ImageFolder(_split_folder(root, split), known)
+        # Without a mode timm leaves images as they are: they become RGB as in prediction.
+        kwargs: dict[str, Any] = {"class_map": str(class_map)} if class_map else {}
+        dataset: Any = create_dataset(name, str(root), split, input_img_mode="", **kwargs)
     except (RuntimeError, AssertionError, ImportError, OSError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"timm cannot open {name or 'a folder'} in {root}: {reason}") from None
+        raise ValueError(f"cannot open {name or 'a folder'} in {root}: {reason}") from None
     if isinstance(dataset, ImageDataset):
-        dataset._max_retries = 1  # timm would count the next image twice for a broken one
+        dataset._max_retries = 1  # timm would count the next image twice instead of a broken one
+    if hasattr(dataset, "loader"):  # torchvision's, of image files
+        dataset.loader = read_image
     return dataset
 
 
-def check_classes(dataset: Any, classifier: Classifier) -> None:
-    """Refuse a folder whose classes cannot be the classifier's outputs.
+def labels_by_name(labels: Sequence[str]) -> dict[str, int]:
+    """Return the label of each name, for ImageNet's classes also by WordNet id."""
+    known = {name: label for label, name in enumerate(labels) if labels.count(name) == 1}
+    imagenet = ImageNetInfo("imagenet-1k")
+    if list(labels) == imagenet.label_descriptions():  # two of these are "crane"
+        known |= {name: label for label, name in enumerate(imagenet.label_names())}
+    return known
+
+
+def match_labels(dataset: Any, classifier: Classifier) -> Tensor | None:
+    """Return the classifier's label for each of the data set's; None if they are the same.
 
     Raises:
-        ValueError: their numbers differ.
+        ValueError: neither the names nor the number of the classes are the classifier's.
     """
-    classes = getattr(getattr(dataset, "reader", dataset), "class_to_idx", None)
-    if classes and len(set(classes.values())) != classifier.num_classes:
+    if isinstance(dataset, ImageFolder):  # opened with the classifier's labels
+        return None
+    names = _class_names(dataset)
+    known = labels_by_name(classifier.labels)
+    if names and all(name in known for name in names):
+        return torch.tensor([known[name] for name in names])
+    if names and len(names) != classifier.num_classes:
         raise ValueError(
-            f"the data set has {len(classes)} classes, {classifier.name} has "
-            f"{classifier.num_classes} outputs; --class-map says which folder is which output"
+            f"the data set has {len(names)} classes, {classifier.name} has "
+            f"{classifier.num_classes} outputs, and their names differ: {names[0]!r}, "
+            f"{classifier.labels[0]!r}"
         )
+    _log.warning(
+        "%s: classes are matched by number, for the data set %s",
+        *(classifier.name, "names them otherwise" if names else "does not name them"),
+    )
+    return None
 
 
 def open_real_labels(source: str, dataset: Any) -> RealLabelsImagenet:
@@ -147,11 +186,11 @@ def evaluate(
     limit: int | None = None,
     real: RealLabelsImagenet | None = None,
 ) -> AnswerCounts:
-    """Run a classifier over a data set.
+    """Run a classifier over a data set, with a progress bar on a terminal.
 
     Args:
         classifier: what to score.
-        dataset: from `open_dataset`.
+        dataset: from `open_dataset`; its transform becomes the classifier's.
         batch_size: images at a time.
         workers: processes that prepare images.
         limit: images to stop after, at the end of a batch.
@@ -160,41 +199,59 @@ def evaluate(
     Raises:
         ValueError: an image cannot be read, or a label is not one of the classifier's outputs.
     """
-    check_classes(dataset, classifier)
+    mapping = match_labels(dataset, classifier)
     counts = AnswerCounts(torch.zeros(classifier.num_classes, 3, dtype=torch.long), real)
-    loader = create_loader(
-        dataset,
-        classifier.data["input_size"],
-        batch_size,
-        interpolation=classifier.data["interpolation"],
-        mean=classifier.data["mean"],
-        std=classifier.data["std"],
-        crop_pct=classifier.data["crop_pct"],
-        crop_mode=classifier.data.get("crop_mode"),
-        num_workers=workers,
-        device=torch.device("cpu"),
-        use_prefetcher=False,  # images are normalised as in prediction
-    )
-    for images, labels in _readable(loader):
-        if int(labels.min()) < 0 or int(labels.max()) >= classifier.num_classes:
-            raise ValueError(
-                f"a label is {int(labels.max())}; {classifier.name} has "
-                f"{classifier.num_classes} outputs"
-            )
-        start = time.perf_counter()
-        scores = classifier.run(images)
-        counts.seconds += time.perf_counter() - start
-        counts.add(scores, labels)
-        if limit is not None and counts.images >= limit:
-            break
+    dataset.transform = _ReadAndPrepare(classifier.prepare)
+    if hasattr(dataset, "set_loader_cfg"):  # streams divide themselves among the workers
+        dataset.set_loader_cfg(num_workers=workers)
+    total = min(len(dataset), limit or len(dataset)) or None  # some streams have no length
+    with tqdm(desc=classifier.name, total=total, unit="image", disable=None) as bar:
+        for images, labels in _readable(DataLoader(dataset, batch_size, num_workers=workers)):
+            labels = labels if mapping is None else mapping[labels]
+            if int(labels.min()) < 0 or int(labels.max()) >= classifier.num_classes:
+                raise ValueError(
+                    f"a label is {int(labels.max())}; {classifier.name} has "
+                    f"{classifier.num_classes} outputs"
+                )
+            start = time.perf_counter()
+            scores = classifier.run(images)
+            counts.seconds += time.perf_counter() - start
+            counts.add(scores, labels)
+            bar.update(len(labels))
+            if limit is not None and counts.images >= limit:
+                break
     if not counts.images:
         raise ValueError("the data set holds no image")
     return counts
 
 
-def _readable(loader: Any) -> Iterator[Any]:
+@dataclass(frozen=True, slots=True)
+class _ReadAndPrepare:
+    """A transform that can be sent to workers."""
+
+    prepare: Callable[[Image.Image], Any]
+
+    def __call__(self, image: Any) -> Any:
+        return self.prepare(read_image(image))
+
+
+def _split_folder(root: Path, split: str) -> Path:
+    folders = (root / name for name in SPLIT_FOLDERS.get(split, (split,)))
+    return next((folder for folder in folders if folder.is_dir()), root)
+
+
+def _class_names(dataset: Any) -> tuple[str, ...]:
+    """Return the name of each class in the order of the labels; empty if there are none."""
+    found: Mapping[str, int] = getattr(getattr(dataset, "reader", dataset), "class_to_idx", {})
+    names = getattr(dataset, "classes", None) or sorted(found or (), key=lambda name: found[name])
+    # torchvision's ImageNet has several names of each class.
+    return tuple(name if isinstance(name, str) else ", ".join(name) for name in names)
+
+
+def _readable(loader: DataLoader[Any]) -> Iterator[Any]:
     try:
         yield from loader
-    except (RuntimeError, OSError) as error:
-        text = " ".join(str(error).split())
-        raise ValueError(f"an image of the data set cannot be read: {text[-200:]}") from error
+    except (RuntimeError, OSError, ValueError) as error:
+        # A worker's error has its whole traceback as its text; the cause is its last line.
+        text = str(error).strip().splitlines()[-1]
+        raise ValueError(f"an image of the data set cannot be read: {text}") from error

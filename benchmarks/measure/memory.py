@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from autoformer_zoo.network.attention import AttentionForm
-from benchmarks.measure.models import DTYPES, build, make_session
+from benchmarks.measure.models import DTYPES, build, frozen, make_session
 from benchmarks.measure.rows import Setting
 
 Result = TypeVar("Result")
@@ -94,7 +94,7 @@ def torch_peak(
 
     def run(name: str, side: int | None, batch: int) -> None:
         model = build(name, side, attention)
-        module = model.module.to(device, dtype)
+        module = frozen(model.module.to(device, dtype))
         images = torch.zeros(batch, *model.input_size, device=device, dtype=dtype)
         with torch.inference_mode():
             for _ in range(PASSES):

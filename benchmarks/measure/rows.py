@@ -20,7 +20,7 @@ import torch
 
 import autoformer_zoo
 from autoformer_zoo.network.packed_linear import processor
-from benchmarks.measure.timing import ratio_of_medians, summarise
+from benchmarks.measure.timing import Spread, ratio_of_medians, summarise
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,17 @@ class Environment:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What all competitors of a group of rounds have in common."""
+    """What is measured: a model, and how it runs.
+
+    A group of rounds shares the first three fields; `dataclasses.replace` fills in the others.
+    """
 
     precision: str
     batch: int
     threads: int
+    model: str = ""
+    backend: str = "eager"  # what runs the model; "" if that makes no difference
+    input: str = ""  # height x width in pixels, a grid of patches, or a data set
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +91,10 @@ class Row:
 
 def make_row(
     what: str,
-    model: str,
     value: float,
     unit: str,
     setting: Setting,
     environment: Environment,
-    *,
-    backend: str = "",
-    input: str = "",
     repeats: int = 1,
     note: str = "",
 ) -> Row:
@@ -100,58 +102,26 @@ def make_row(
 
     Args:
         what: the quantity.
-        model: what it belongs to.
         value: the figure.
         unit: its unit.
-        setting: precision, batch and threads.
+        setting: the model, and how it ran.
         environment: where and when.
-        backend: what ran the model; "" if that makes no difference.
-        input: what went in.
         repeats: measurements, or images, behind the figure.
         note: anything else that a reader needs.
     """
-    return Row(
-        what=what,
-        model=model,
-        backend=backend,
-        **asdict(setting),
-        input=input,
-        **asdict(environment),
-        value=value,
-        low=value,
-        high=value,
-        repeats=repeats,
-        unit=unit,
-        note=note,
-    )
+    spread = Spread(value, value, value, repeats)
+    return _row(what, spread, unit, setting, environment, note)
 
 
 def latency_row(
     what: str,
-    model: str,
     times_ms: Sequence[float],
     setting: Setting,
     environment: Environment,
-    *,
-    input: str,
-    backend: str = "eager",
     note: str = "",
 ) -> Row:
     """Make the row of times in ms; arguments as in `make_row`."""
-    times = summarise(times_ms)
-    row = make_row(
-        what,
-        model,
-        times.median_ms,
-        "ms",
-        setting,
-        environment,
-        backend=backend,
-        input=input,
-        repeats=times.repeats,
-        note=note,
-    )
-    return replace(row, low=times.p10_ms, high=times.p90_ms)
+    return _row(what, summarise(times_ms), "ms", setting, environment, note)
 
 
 def with_value(
@@ -186,9 +156,8 @@ def ratio_row(
         baseline: name of the other competitor.
         baseline_ms: its times, from the same rounds.
     """
-    ratio = ratio_of_medians(times_ms, baseline_ms)
-    row = replace(row, value=ratio.ratio, low=ratio.low, high=ratio.high, repeats=len(times_ms))
-    return replace(row, unit="", note="", baseline=baseline)
+    ratio = asdict(ratio_of_medians(times_ms, baseline_ms))
+    return replace(row, **ratio, unit="", note="", baseline=baseline)
 
 
 def current_environment(device: str, packages: Sequence[str] = ()) -> Environment:
@@ -205,6 +174,18 @@ def current_environment(device: str, packages: Sequence[str] = ()) -> Environmen
     versions += "".join(f", {package} {version(package)}" for package in packages)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return Environment(device, _machine_name(device), versions, current_commit(), now)
+
+
+def _row(
+    what: str,
+    spread: Spread,
+    unit: str,
+    setting: Setting,
+    environment: Environment,
+    note: str,
+) -> Row:
+    fields = {**asdict(setting), **asdict(environment), **asdict(spread)}
+    return Row(what=what, unit=unit, note=note, **fields)
 
 
 def _machine_name(device: str) -> str:

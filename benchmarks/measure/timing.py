@@ -54,22 +54,13 @@ class TimingConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
-    """The distribution of one call's times."""
+class Spread:
+    """A figure and its spread: 10th and 90th percentile, or the interval of 95 % of a ratio."""
 
-    median_ms: float
-    p10_ms: float
-    p90_ms: float
-    repeats: int
-
-
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """One median over another, with a bootstrap interval of 95 %."""
-
-    ratio: float
+    value: float
     low: float
     high: float
+    repeats: int
 
 
 def measure(
@@ -112,12 +103,12 @@ def orders(names: Sequence[Name], rounds: int, seed: int) -> Iterator[list[Name]
         yield rng.sample(list(names), len(names))
 
 
-def summarise(times_ms: Sequence[float]) -> Summary:
+def summarise(times_ms: Sequence[float]) -> Spread:
     """Return median and 10th and 90th percentile of one or more times."""
     if len(times_ms) == 1:
-        return Summary(times_ms[0], times_ms[0], times_ms[0], 1)
+        return Spread(times_ms[0], times_ms[0], times_ms[0], 1)
     deciles = statistics.quantiles(times_ms, n=10, method="inclusive")
-    return Summary(statistics.median(times_ms), deciles[0], deciles[8], len(times_ms))
+    return Spread(statistics.median(times_ms), deciles[0], deciles[8], len(times_ms))
 
 
 def ratio_of_medians(
@@ -125,7 +116,7 @@ def ratio_of_medians(
     baseline_ms: Sequence[float],
     resamples: int = 2000,
     seed: int = 0,
-) -> Ratio:
+) -> Spread:
     """Divide the median of one competitor by that of another, with a bootstrap interval.
 
     Args:
@@ -154,7 +145,7 @@ def ratio_of_medians(
         draws.append(over / statistics.median(baseline_ms[i] for i in drawn))
     steps = statistics.quantiles(draws, n=40, method="inclusive")  # steps of 2.5 %
     ratio = statistics.median(times_ms) / statistics.median(baseline_ms)
-    return Ratio(ratio, steps[0], steps[-1])
+    return Spread(ratio, steps[0], steps[-1], rounds)
 
 
 def stopwatch_for(device: str) -> Stopwatch:

@@ -1,4 +1,4 @@
-"""Scoring: counts by hand on a made folder, every kind of model, nothing random, clear refusals."""
+"""Scoring: counts by hand, classes by name, every kind of model, nothing random, clear refusals."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data import ImageNetInfo
 from torch import Tensor
+from torchvision.transforms.functional import to_tensor
 
 from autoformer_zoo import create_model
 from autoformer_zoo.network.complexity import count_params
-from autoformer_zoo.published import SPACES, SUBNETS
-from autoformer_zoo.space import SubnetConfig
+from autoformer_zoo.published import CIFAR10_CLASSES, SPACES, SUBNETS
 from autoformer_zoo.weights.checkpoint import (
     SubnetWeights,
     open_checkpoint,
@@ -34,36 +35,35 @@ from benchmarks.measure.classifiers import (
     open_classifier,
     open_subnets,
 )
-from benchmarks.measure.evaluation import AnswerCounts, evaluate, open_dataset, open_real_labels
+from benchmarks.measure.evaluation import (
+    AnswerCounts,
+    evaluate,
+    labels_by_name,
+    open_dataset,
+    open_real_labels,
+)
 from benchmarks.measure.results import read_rows
 from tests.helpers.made_weights import make_supernet
 
-# timm's ImageDataset leaves a image's file to be closed by the garbage collector.
+# timm's ImageDataset leaves an image's file to be closed by the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
 CLASSES = 10
-DATA = {
-    "input_size": (3, 32, 32),
-    "interpolation": "bicubic",
-    "mean": (0.0, 0.0, 0.0),
-    "std": (1.0, 1.0, 1.0),
-    "crop_pct": 1.0,
-    "crop_mode": "center",
-}
+DATA = {"input_size": (3, 32, 32), "interpolation": "bicubic", "crop_pct": 1.0}
 NANO = SPACES["nano"]
 SMALLEST = NANO.smallest
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten classes of three grey images, in ImageNet's layout and names: class i is 10 * i."""
-    root = tmp_path_factory.mktemp("imagenet")
+    """CIFAR-10's classes with three grey images each, named as ImageNet's: class i is 10 * i."""
+    root = tmp_path_factory.mktemp("images")
     for index in range(3 * CLASSES):
         label = index // 3
-        place = root / "val" / f"n{label:08d}"
+        place = root / "val" / CIFAR10_CLASSES[label]
         place.mkdir(parents=True, exist_ok=True)
-        pixels = np.full((32, 32, 3), 10 * label, np.uint8)
-        Image.fromarray(pixels).save(place / f"ILSVRC2012_val_{index + 1:08d}.JPEG", quality=100)
+        image = Image.fromarray(np.full((32, 32, 3), 10 * label, np.uint8))
+        image.save(place / f"ILSVRC2012_val_{index + 1:08d}.JPEG", quality=100)
     return root
 
 
@@ -83,10 +83,6 @@ def subnet_file(supernet: Path) -> Path:
     return path
 
 
-def classifier(run: Callable[[Tensor], Tensor], classes: int = CLASSES) -> Classifier:
-    return Classifier("made", run, classes, 7, DATA, "eager", "fp32")
-
-
 def by_brightness(images: Tensor) -> Tensor:
     """Rank classes by how near their grey is, class 9 taken for 8."""
     grey = (images.mean((1, 2, 3)) * 255)[:, None]
@@ -95,8 +91,26 @@ def by_brightness(images: Tensor) -> Tensor:
     return scores
 
 
-def test_right_answers_are_counted_by_class(folder: Path) -> None:
-    counts = evaluate(classifier(by_brightness), open_dataset("", folder, "val"), batch_size=7)
+def classifier(
+    run: Callable[[Tensor], Tensor] = by_brightness, labels: tuple[str, ...] = CIFAR10_CLASSES
+) -> Classifier:
+    return Classifier("made", run, to_tensor, labels, 7, DATA, "eager", "fp32")
+
+
+def counts_of(made: Classifier, root: Path, name: str = "", **options: Any) -> AnswerCounts:
+    dataset = open_dataset(name, root, "validation", made.labels)
+    return evaluate(made, dataset, **{"batch_size": 7, **options})
+
+
+def save(image: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+@pytest.mark.parametrize("name", ["", "torch/folder"])  # read here, and by torchvision for timm
+@pytest.mark.parametrize("workers", [0, 1])
+def test_right_answers_are_counted_by_class(name: str, workers: int, folder: Path) -> None:
+    counts = counts_of(classifier(), folder, name, workers=workers)
 
     assert counts.images == 30
     assert counts.by_class[:, 0].tolist() == [3] * 10
@@ -106,16 +120,81 @@ def test_right_answers_are_counted_by_class(folder: Path) -> None:
     assert counts.real_percent(1) is None
 
 
+@pytest.mark.parametrize("name", ["", "torch/folder"])
+def test_classes_are_matched_by_name_and_may_be_missing(name: str, tmp_path: Path) -> None:
+    for label in (8, 1, 4):  # as folders their order is automobile, deer, ship
+        image = Image.new("RGB", (8, 8), (10 * label,) * 3)
+        save(image, tmp_path / CIFAR10_CLASSES[label] / "1.png")
+
+    counts = counts_of(classifier(), tmp_path, name)
+
+    assert counts.by_class[:, 0].nonzero()[:, 0].tolist() == [1, 4, 8]
+    assert counts.percent(1) == 100
+
+
+def test_class_folder_that_the_model_does_not_know_is_refused_by_name(tmp_path: Path) -> None:
+    for name in ("cat", "hamster"):
+        save(Image.new("RGB", (8, 8)), tmp_path / name / "1.png")
+    with pytest.raises(ValueError, match="not among the 10 known classes: 'hamster'; known are"):
+        counts_of(classifier(), tmp_path)
+    with pytest.raises(ValueError, match="2 classes, made has 10 outputs, and their names differ"):
+        counts_of(classifier(), tmp_path, "torch/folder")
+
+
+def test_class_map_gives_folders_their_label(tmp_path: Path) -> None:
+    save(Image.new("RGB", (8, 8), (20, 20, 20)), tmp_path / "data" / "hamster" / "1.png")
+    (tmp_path / "map.txt").write_text("mouse\nrat\nhamster\n")
+    made = classifier()
+    dataset = open_dataset("", tmp_path / "data", "test", made.labels, tmp_path / "map.txt")
+    assert evaluate(made, dataset, batch_size=1).by_class[2].tolist() == [1, 1, 1]
+
+
+def test_names_of_imagenet_are_descriptions_and_wordnet_ids() -> None:
+    imagenet = ImageNetInfo("imagenet-1k")
+    known = labels_by_name(imagenet.label_descriptions())
+    assert known["n01440764"] == known["tench, Tinca tinca"] == 0
+    assert "crane" not in known  # a bird and a machine
+    assert set(imagenet.label_names()) <= set(known)
+
+
+@pytest.mark.parametrize("name", ["", "torch/folder"])
+def test_images_are_read_as_in_prediction(name: str, tmp_path: Path) -> None:
+    deep = np.full((8, 8), 128 * 256, np.uint16)  # 16 bits: half
+    save(Image.fromarray(deep), tmp_path / "cat" / "1.png")
+    save(Image.new("RGBA", (8, 8), (0, 0, 0, 0)), tmp_path / "cat" / "2.png")  # white behind it
+    seen: list[float] = []
+
+    def run(images: Tensor) -> Tensor:
+        seen.extend(images.mean((1, 2, 3)).tolist())
+        return torch.zeros(len(images), CLASSES)
+
+    counts_of(classifier(run), tmp_path, name)
+
+    assert seen == pytest.approx([0.5, 1.0], abs=0.01)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("name", ["", "torch/folder"])
+def test_broken_image_is_one_line_and_not_another_image(
+    name: str, workers: int, tmp_path: Path
+) -> None:
+    save(Image.new("RGB", (32, 32)), tmp_path / "cat" / "1.png")
+    (tmp_path / "cat" / "2.png").write_bytes((tmp_path / "cat" / "1.png").read_bytes()[:60])
+    with pytest.raises(ValueError, match="an image of the data set cannot be read: ") as caught:
+        counts_of(classifier(), tmp_path, name, batch_size=1, workers=workers)
+    assert "2.png" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_real_labels_go_by_the_images_name(folder: Path) -> None:
     # Images 1 and 28 to 30: class 3 too, class 8, none, class 0.
     labels: list[list[int]] = [[index // 3] for index in range(30)]
     labels[0], labels[27], labels[28], labels[29] = [0, 3], [8], [], [0]
-    path = folder / "real.json"
-    path.write_text(json.dumps(labels))
-
-    dataset = open_dataset("", folder, "val")
-    real = open_real_labels(str(path), dataset)
-    counts = evaluate(classifier(by_brightness), dataset, batch_size=4, real=real)
+    (folder / "real.json").write_text(json.dumps(labels))
+    made = classifier()
+    dataset = open_dataset("", folder, "val", made.labels)
+    real = open_real_labels(str(folder / "real.json"), dataset)
+    counts = evaluate(made, dataset, batch_size=4, real=real)
 
     assert counts.real_images == 29
     assert counts.real_percent(1) == pytest.approx(100 * 25 / 29)  # wrong: class 7, and the last
@@ -128,34 +207,17 @@ def test_real_labels_of_other_images_are_refused(content: str | None, folder: Pa
     path.write_text(content or "")
     source = "timm" if content is None else str(path)  # timm's are for 50,000 images
     with pytest.raises(ValueError, match=f"{source} does not hold ReaL labels of 30 images"):
-        open_real_labels(source, open_dataset("", folder, "val"))
+        open_real_labels(source, open_dataset("", folder, "val", CIFAR10_CLASSES))
 
 
 def test_limit_stops_at_the_end_of_a_batch(folder: Path) -> None:
-    dataset = open_dataset("", folder, "val")
-    assert evaluate(classifier(by_brightness), dataset, batch_size=4, limit=6).images == 8
+    assert counts_of(classifier(), folder, batch_size=4, limit=6).images == 8
 
 
 def test_fewer_than_five_classes_have_a_top_5() -> None:
     counts = AnswerCounts(torch.zeros(2, 3, dtype=torch.long))
     counts.add(torch.tensor([[0.1, 0.9], [0.1, 0.9]]), torch.tensor([0, 1]))
     assert (counts.percent(1), counts.percent(5)) == (50.0, 100.0)
-
-
-def test_folder_of_other_classes_is_refused(folder: Path) -> None:
-    dataset = open_dataset("", folder, "val")
-    with pytest.raises(ValueError, match="has 10 classes, made has 1000 outputs; --class-map"):
-        evaluate(classifier(by_brightness, 1000), dataset, batch_size=4)
-
-
-def test_broken_image_is_an_error_and_not_another_image(tmp_path: Path) -> None:
-    for name, content in (("a", None), ("b", b"no image")):
-        (tmp_path / name).mkdir()
-        path = tmp_path / name / "1.png"
-        Image.new("RGB", (32, 32)).save(path) if content is None else path.write_bytes(content)
-
-    with pytest.raises(ValueError, match="an image of the data set cannot be read"):
-        evaluate(classifier(by_brightness, 2), open_dataset("", tmp_path, "val"), batch_size=1)
 
 
 def test_command_scores_a_file_and_writes_every_table(
@@ -183,38 +245,29 @@ def test_command_scores_a_file_and_writes_every_table(
     }
 
 
-def test_answers_are_those_of_the_model_in_that_file(folder: Path, supernet: Path) -> None:
-    scored = open_classifier(f"autoformer_nano={supernet}", "cpu", "fp32", 1)
-    model = create_model("autoformer_nano", checkpoint_path=supernet).eval()
-    images = torch.rand(2, 3, 32, 32)
-
-    with torch.inference_mode():
-        torch.testing.assert_close(scored.run(images), model(images))
-
-
-@pytest.mark.parametrize("name", ["", "autoformer_nano=", "autoformer_subnet="])
-def test_file_of_ten_classes_is_scored_as_what_it_holds(
-    name: str, folder: Path, subnet_file: Path
+@pytest.mark.parametrize("name", ["autoformer_nano=", "autoformer_subnet="])
+def test_answers_are_those_of_the_model_in_that_file(
+    name: str, supernet: Path, subnet_file: Path, tmp_path: Path
 ) -> None:
-    scored = open_classifier(f"{name}{subnet_file}", "cpu", "fp32", 1)
-    model = create_model("autoformer_subnet", checkpoint_path=subnet_file).eval()
+    file = supernet if name == "autoformer_nano=" else tmp_path / "noted.safetensors"
+    if name == "autoformer_subnet=":  # the header records how images are prepared
+        notes = {"mean": "[0.5, 0.5, 0.5]", "std": "[0.2, 0.2, 0.2]", "crop_pct": "1.0"}
+        notes["label_names"] = json.dumps(CIFAR10_CLASSES)
+        save_subnet(replace(open_checkpoint(subnet_file).subnet(), metadata=notes), file)
+    scored = open_classifier(f"{name}{file}", "cpu", "fp32", 1)
+    model = create_model(name.rstrip("="), checkpoint_path=file).eval()
     images = torch.rand(2, 3, 32, 32)
 
     with torch.inference_mode():
         torch.testing.assert_close(scored.run(images), model(images))
-    assert scored.num_classes == 10
-    nano = open_classifier("autoformer_nano", "cpu", "fp32", 1)
-    assert scored.data == nano.data  # prepared as the images that such files are trained on
-    assert evaluate(scored, open_dataset("", folder, "val"), batch_size=16).images == 30
+    assert scored.labels == CIFAR10_CLASSES
+    assert scored.data["crop_pct"] == 1.0
+    pixels = scored.prepare(Image.new("RGB", (32, 32), (255, 255, 255)))
+    expected = [2.5] * 3 if "subnet" in name else [2.06, 2.12, 2.11]
+    assert pixels.mean((1, 2)).tolist() == pytest.approx(expected, abs=0.01)
 
 
-def test_name_says_how_images_are_prepared_and_the_file_all_else(subnet_file: Path) -> None:
-    scored = open_classifier(f"autoformer_tiny={subnet_file}", "cpu", "fp32", 1)
-    assert (scored.num_classes, scored.data["input_size"]) == (10, (3, 32, 32))
-    assert (scored.data["crop_pct"], scored.data["mean"]) == (0.875, (0.485, 0.456, 0.406))
-
-
-def _other_classes(weights: SubnetWeights, classes: int) -> SubnetWeights:
+def _with_classes(weights: SubnetWeights, classes: int) -> SubnetWeights:
     head = {f"head.{n}": weights.tensors[f"head.{n}"][:classes] for n in ("weight", "bias")}
     tensors = {k: v for k, v in weights.tensors.items() if not k.startswith("head.")}
     net = replace(weights.net, num_classes=classes)
@@ -224,53 +277,68 @@ def _other_classes(weights: SubnetWeights, classes: int) -> SubnetWeights:
 @pytest.mark.parametrize(
     ("classes", "text"),
     [
-        (7, "is for 7 classes with patches of 4 px and does not say how images are prepared: gi"),
+        (10, "is for 10 classes and does not record how images are prepared: give NAME=FILE"),
+        (7, "is for 7 classes and does not record how images are prepared: give NAME=FILE"),
         (0, "the file has no head, so nothing to score"),
     ],
 )
-def test_file_that_cannot_be_scored_alone_is_refused(
+def test_file_that_does_not_describe_itself_needs_a_name(
     classes: int, text: str, subnet_file: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "other.safetensors"
-    save_subnet(_other_classes(open_checkpoint(subnet_file).subnet(), classes), path)
+    save_subnet(_with_classes(open_checkpoint(subnet_file).subnet(), classes), path)
     with pytest.raises(ValueError, match=f"other.safetensors: .*{text}"):
         open_classifier(str(path), "cpu", "fp32", 1)
     if classes:
         named = open_classifier(f"autoformer_nano={path}", "cpu", "fp32", 1)
         assert named.num_classes == classes
+        assert (named.labels[3] == "cat") == (classes == 10)
 
 
-def test_supernet_without_a_subnet_is_refused(supernet: Path) -> None:
-    for spec in (str(supernet), f"autoformer_subnet={supernet}"):
-        with pytest.raises(
-            ValueError, match=r"holds a supernet: give NAME=.* or --supernet .* wit"
-        ):
-            open_classifier(spec, "cpu", "fp32", 1)
+@pytest.mark.parametrize("name", ["", "autoformer_subnet="])
+def test_supernet_without_a_subnet_is_refused(name: str, supernet: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds a supernet: give NAME=.* or --supernet .* wit"):
+        open_classifier(f"{name}{supernet}", "cpu", "fp32", 1)
 
 
 def test_subnets_that_cannot_be_cut_are_refused(supernet: Path, subnet_file: Path) -> None:
-    with pytest.raises(ValueError, match="holds one subnet, no supernet: score it by --models /"):
+    with pytest.raises(ValueError, match="score it by --models /"):
         open_subnets(str(subnet_file), [SMALLEST], "cpu", "fp32")
     with pytest.raises(ValueError, match=r"gone\.pth does not exist; expected the weights of"):
         open_subnets("autoformer_nano=gone.pth", [SMALLEST], "cpu", "fp32")
+    with pytest.raises(ValueError, match="test_vit has no supernet"):
+        open_subnets("test_vit", [SMALLEST], "cpu", "fp32")
     large = SPACES["tiny"].largest
     with pytest.raises(ValueError, match=r"autoformer_nano\[0\]: the subnet does not fit the sup"):
         open_subnets(f"autoformer_nano={supernet}", [large], "cpu", "fp32")[0]()
 
 
-@pytest.mark.parametrize("name", ["autoformer_nano=", "autoformer_subnet=", ""])
 def test_list_of_subnets_is_cut_from_one_supernet(
-    name: str, folder: Path, supernet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, supernet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     subnets = tmp_path / "subnets.json"
     subnets.write_text(json.dumps([SMALLEST.to_dict(), NANO.largest.to_dict()]))
-    args = ["--supernet", f"{name}{supernet}", "--subnets", str(subnets)]
+    args = ["--supernet", f"autoformer_nano={supernet}", "--subnets", str(subnets)]
     assert main([*args, "--root", str(folder), "--threads", "1"]) == 0
 
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     models = [row["model"] for row in document["rows"] if row["what"] == "top1"]
-    title = name.rstrip("=") or "autoformer_subnet"
-    assert models == [f"{title}[0]", f"{title}[1]"]
+    assert models == ["autoformer_nano[0]", "autoformer_nano[1]"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "holds no list"),
+        ('[{"depth": 1}]', "entry 0: SubnetConfig: unknown keys"),
+    ],
+)
+def test_wrong_list_of_subnets_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "subnets.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        accuracy.read_subnets(path)
 
 
 def test_missing_weights_are_reported_and_never_random(
@@ -278,7 +346,7 @@ def test_missing_weights_are_reported_and_never_random(
 ) -> None:
     def open_one(spec: str, *_: object) -> Classifier:
         if spec == "prenas_tiny_6m.in1k":
-            return classifier(by_brightness)
+            return classifier()
         raise MissingWeightsError(f"no weights of {spec} from https://example.org")
 
     monkeypatch.setattr(accuracy, "open_classifier", open_one)
@@ -301,43 +369,15 @@ def test_no_weights_at_all_is_code_1(
     assert "does not exist" in document["missing"]["autoformer_tiny"]
 
 
-def test_timm_models_without_weights_are_not_scored() -> None:
-    with pytest.raises(MissingWeightsError, match="timm has no weights of vit_small_"):
-        open_classifier("vit_small_patch16_36x1_224", "cpu", "fp32", 1)
-
-
-def test_failed_download_of_timm_is_missing_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timm_models_without_weights_are_not_scored(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> Any:
         raise OSError("connection refused")
 
+    with pytest.raises(MissingWeightsError, match="timm has no weights of vit_small_"):
+        open_classifier("vit_small_patch16_36x1_224", "cpu", "fp32", 1)
     monkeypatch.setattr(classifiers.timm, "create_model", fail)
     with pytest.raises(MissingWeightsError, match="test_vit: connection refused"):
         open_classifier("test_vit", "cpu", "fp32", 1)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "is not JSON"),
-        ("[]", "holds no list"),
-        ('[{"depth": 1}]', "entry 0: SubnetConfig: unknown keys"),
-    ],
-)
-def test_wrong_list_of_subnets_is_refused(text: str, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "subnets.json"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=message):
-        accuracy.read_subnets(path)
-
-
-def test_subnets_come_from_models_of_this_package(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "subnets.json"
-    path.write_text(json.dumps([SubnetConfig.uniform(1, 128, 2, 1.0).to_dict()]))
-
-    assert main(["--supernet", "test_vit", "--subnets", str(path), "--root", str(folder)]) == 2
-    assert "test_vit has no supernet" in capsys.readouterr().err
 
 
 @pytest.mark.slow  # the exporter takes seconds
@@ -353,8 +393,8 @@ def test_onnx_file_scores_as_the_model(folder: Path, supernet: Path, tmp_path: P
     with torch.inference_mode():
         torch.testing.assert_close(scored.run(images), model(images), rtol=1e-4, atol=1e-4)
     assert scored.backend == "onnxruntime"
-    dataset = open_dataset("", folder, "val")
-    assert evaluate(scored, dataset, batch_size=7).images == 30
+    assert scored.params == pytest.approx(count_params(SMALLEST, 32, 4, 10), rel=0.02)
+    assert counts_of(scored, folder).images == 30
 
 
 @pytest.mark.data

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from autoformer_zoo.cli.command import parse_arguments
 from benchmarks.accuracy import AccuracyOptions
@@ -143,7 +142,7 @@ def test_saved_rows_replace_older_ones_in_the_file_of_that_name(
         ("accuracy --models autoformer_nano@explicit", "not depend on a form; leave @explicit out"),
         ("accuracy --subnets x.json", "--supernet and --subnets go together"),
         ("accuracy --models test_vit --root gone", "gone does not exist; expected the folder"),
-        ("accuracy --models test_vit --data torch/qqq", "timm cannot open torch/qqq"),
+        ("accuracy --models autoformer_nano --data torch/qqq", "cannot open torch/qqq"),
         ("accuracy --models test_vit --batch-size 0", "batch_size is 0"),
         ("accuracy --models test_vit --limit 0", "limit is 0"),
     ],
@@ -157,8 +156,7 @@ def test_wrong_input_is_one_line_and_code_2(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "data" / "a").mkdir(parents=True)
-    Image.new("RGB", (32, 32)).save(tmp_path / "data" / "a" / "1.png")
+    (tmp_path / "data").mkdir()
     command, *args = line.split()
     assert main_of(command)(args) == 2
 

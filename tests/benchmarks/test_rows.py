@@ -27,7 +27,7 @@ ROW = Row(
     "a note, with a comma",
 )
 RATIO = replace(ROW, baseline="other", value=1.5, low=1.25, high=1.75, unit="", note="")
-SETTING = Setting("fp32", 8, 2)
+SETTING = Setting("fp32", 8, 2, "m", input="32x32")
 
 
 def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
@@ -107,10 +107,10 @@ def test_rows_are_made_of_times_and_figures() -> None:
         assert f"{package} " in environment.versions
     assert environment.machine.endswith("CPUs")
 
-    single = make_row("top1", "m", 64.3, "%", SETTING, environment)
+    single = make_row("top1", 64.3, "%", SETTING, environment)
     assert (single.value, single.low, single.high, single.repeats) == (64.3, 64.3, 64.3, 1)
     times = [float(ms) for ms in range(10, 21)]
-    row = latency_row("latency", "m", times, SETTING, environment, input="32x32")
+    row = latency_row("latency", times, SETTING, environment)
     assert (row.value, row.low, row.high, row.repeats) == (15.0, 11.0, 19.0, 11)
     speed = throughput_row(row, "throughput", 8, "images/s")
     assert (speed.low, speed.high) == (8e3 / 19, 8e3 / 11)  # low is the slow end

@@ -11,8 +11,7 @@ import torch
 
 from benchmarks.measure.timing import (
     MIN_ROUNDS,
-    Ratio,
-    Summary,
+    Spread,
     TimingConfig,
     collection_off,
     measure,
@@ -100,16 +99,16 @@ def test_orders_are_permutations_that_change_and_repeat_with_the_seed() -> None:
 
 
 def test_summary_is_median_and_deciles() -> None:
-    assert summarise([float(ms) for ms in range(10, -1, -1)]) == Summary(5.0, 1.0, 9.0, 11)
-    assert summarise([2.5]) == Summary(2.5, 2.5, 2.5, 1)
+    assert summarise([float(ms) for ms in range(10, -1, -1)]) == Spread(5.0, 1.0, 9.0, 11)
+    assert summarise([2.5]) == Spread(2.5, 2.5, 2.5, 1)
 
 
 def test_ratio_of_constant_times_is_exact() -> None:
-    assert ratio_of_medians([3.0] * 5, [2.0] * 5) == Ratio(1.5, 1.5, 1.5)
+    assert ratio_of_medians([3.0] * 5, [2.0] * 5) == Spread(1.5, 1.5, 1.5, 5)
 
 
 def test_ratio_interval_holds_the_ratio_and_narrows_with_rounds() -> None:
-    def noisy(rounds: int) -> Ratio:
+    def noisy(rounds: int) -> Spread:
         times = [10.0 + (7 * i) % 11 for i in range(rounds)]
         baseline = [5.0 + (3 * i) % 5 for i in range(rounds)]
         return ratio_of_medians(times, baseline)
@@ -117,14 +116,14 @@ def test_ratio_interval_holds_the_ratio_and_narrows_with_rounds() -> None:
     few, many = noisy(11), noisy(275)
 
     for ratio in (few, many):
-        assert ratio.low <= ratio.ratio <= ratio.high
+        assert ratio.low <= ratio.value <= ratio.high
     assert 0 < many.high - many.low < few.high - few.low
 
 
 def test_noise_that_hits_whole_rounds_leaves_the_ratio_alone() -> None:
     load = [1.0, 4.0, 2.0, 16.0, 8.0]  # the machine was shared by so much
     ratio = ratio_of_medians([3.0 * x for x in load], [2.0 * x for x in load])
-    assert ratio == Ratio(1.5, 1.5, 1.5)
+    assert ratio == Spread(1.5, 1.5, 1.5, 5)
 
 
 def test_ratio_is_the_same_with_the_same_seed() -> None:

@@ -191,7 +191,7 @@ def measure_latencies(
         for n, key in networks
     }
     times = measure(runs, plan, _stopwatch(device))
-    ms = {name: summarise(spent).median_ms for name, spent in times.items()}
+    ms = {name: summarise(spent).value for name, spent in times.items()}
     rest_ms = {}
     for dim, key in first.items():
         step = (ms[depth, key] - ms[1, key]) / max(1, depth - 1)
@@ -217,9 +217,7 @@ def measure_ms(
     """Measure one whole subnet in the table's setting; the median in ms."""
     run = make_run(space, subnet, table.device, table.batch_size)
     with thread_count(table.threads):
-        return summarise(
-            measure({0: run}, TimingConfig(rounds), _stopwatch(table.device))[0]
-        ).median_ms
+        return summarise(measure({0: run}, TimingConfig(rounds), _stopwatch(table.device))[0]).value
 
 
 def make_run(space: SearchSpace, subnet: SubnetConfig, device: str, batch_size: int) -> Call:
