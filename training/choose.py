@@ -56,7 +56,8 @@ def choose(
     """
     config = read_config(run)
     space = replace(space_of(config), img_size=config.largest_size)
-    supernet = replace(load_averaged(run), metadata=METADATA)
+    supernet = load_averaged(run)
+    supernet = replace(supernet, metadata={**supernet.metadata, **METADATA})
     _, held_out = load_train(data_dir, config.held_out_per_class, config.seed)
     rng = random.Random(config.seed)
     drawn = [space.sample(rng) for _ in range(candidates)]

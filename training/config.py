@@ -221,7 +221,7 @@ class TrainConfig:
     """
 
     space: str = "nano"  # name in autoformer_zoo.SPACES, or a SearchSpace as JSON
-    num_classes: NonNegativeInt = 0  # number of classes of the head (0: the space's)
+    num_classes: NonNegativeInt = 0  # number of classes of the head (0: as the data has)
     stages: Annotated[Stages, Field(min_length=1)] = (Stage(10, 32),)  # input sizes, in order
     batch_size: PositiveInt = 64  # images per step, over all processes and accumulated parts
     sampling: Literal["uniform", "sandwich", "fixed"] = "uniform"  # which subnets a step trains
@@ -314,6 +314,7 @@ class Resources:
     """Where and how fast; nothing here changes what is computed, up to rounding."""
 
     device: str = "auto"  # device by PyTorch's name (auto: CUDA if there is a GPU)
+    threads: NonNegativeInt = 0  # CPU threads per training process (0: as PyTorch chooses)
     workers: NonNegativeInt = 2  # processes that decode and augment, per training process
     accumulate: PositiveInt = 1  # parts that a process cuts its share of a batch in, to save memory
     grad_checkpointing: bool = False  # compute blocks again in the backward pass, to save memory

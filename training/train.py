@@ -18,24 +18,29 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import tyro
 
 from autoformer_zoo.network.vit import AutoFormer
 from training.config import DEFAULT_RESOURCES, Precision, Resources, TrainConfig
+from training.data.batch import DataSource
 from training.data.classes import check_classes
 from training.data.open import open_source, with_classes_of
+from training.data.transforms import NORMALISATIONS
 from training.engine.loop import make_context, make_state, resume, run_steps, write_held_out
 from training.engine.network import Network, make_network
-from training.engine.step import RunState
+from training.engine.review import Review, draw_review, review
+from training.engine.step import RunState, StepContext
 from training.engine.weights import write_weights
 from training.presets import PRESETS, Preset
 from training.run.command import run_command, value_of
-from training.run.directory import open_run
+from training.run.directory import HELD_OUT, last_accuracy, open_run
 from training.run.distributed import current_rank, join
+from training.run.plots import plot_curve
 
 
 def train(
@@ -82,9 +87,12 @@ def train(
     ranks.by_first(lambda: write_held_out(source, out))
     resume(state, out, ranks)
     run_steps(state, context, source, out, stop_at, progress)
-    is_done = state.step == context.schedule.total
+    found = None
+    if state.step == context.schedule.total and resources.plot and context.fixed is not None:
+        fixed = partial(state.ema.module, subnet=context.fixed)
+        found = review(fixed, source, config.largest_size, ranks)
     # Waited for: what comes next, in any process, may read what was written.
-    ranks.by_first(lambda: _finish(state, out, is_done, resources.plot))
+    ranks.by_first(lambda: _finish(state, context, source, found, out, resources.plot))
     return state
 
 
@@ -102,10 +110,13 @@ def resolve_precision(precision: Precision, device: torch.device) -> Precision:
 
 
 def print_summary(state: RunState, out: Path) -> None:
-    """Print what a run did, as the last line of a command."""
-    if current_rank() == 0:
-        done = {name: getattr(state, name) for name in ("step", "skipped", "broken")}
-        print(json.dumps({**done, "seconds": round(state.seconds, 1), "out": str(out)}))
+    """Print what a run did, as the last line of a command: steps, accuracy, where it is."""
+    if current_rank() != 0:
+        return
+    summary: dict[str, Any] = {name: getattr(state, name) for name in ("step", "skipped", "broken")}
+    if accuracy := last_accuracy(out):
+        summary[HELD_OUT] = {name: round(percent, 2) for name, percent in accuracy.items()}
+    print(json.dumps({**summary, "seconds": round(state.seconds, 1), "out": str(out)}))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -134,14 +145,22 @@ def main(argv: list[str] | None = None) -> int:
     return run_command("python -m training.train", command, words)
 
 
-def _finish(state: RunState, out: Path, is_done: bool, plot: bool) -> None:
-    """Write the weights of a finished run, unless no file format holds them, and the curve."""
-    if is_done and isinstance(state.network.weights, AutoFormer):
+def _finish(
+    state: RunState,
+    context: StepContext,
+    source: DataSource,
+    found: Review | None,
+    out: Path,
+    plot: bool,
+) -> None:
+    """Write the weights of a finished run, unless no file format holds them, and the figures."""
+    if state.step == context.schedule.total and isinstance(state.network.weights, AutoFormer):
         write_weights(out)
     if plot:
-        from training.run.plots import plot_curve
-
         plot_curve(out)
+    if found is not None:
+        normalisation = NORMALISATIONS[context.config.data.normalisation]
+        draw_review(found, source.class_names, normalisation, out)
 
 
 if __name__ == "__main__":

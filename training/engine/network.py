@@ -6,6 +6,7 @@ another head and another input size; a supernet keeps both.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from training.config import Stage, TrainConfig, WeightsConfig, differences, spac
 from training.engine.sampling import parse_subnet
 from training.run.checkpoints import load_checkpoint
 from training.run.directory import read_config
+
+_log = logging.getLogger(__name__)
 
 CHANNELS = 3  # of the images of every source
 
@@ -176,6 +179,7 @@ def _make_subnet(config: TrainConfig, space: SearchSpace) -> AutoFormer:
     if name := config.weights.model:
         bare = _checked_autoformer(create_model(name, subnet=subnet, device="meta"), name)
         require_sizes(config.stages, bare.patch_embed.patch_size[0])
+        _log_head(name, bare.num_classes, space.num_classes)
         model = create_model(name, pretrained=True, subnet=subnet, **arguments)
         return _checked_autoformer(model, name)
     if path := config.weights.checkpoint:
@@ -185,12 +189,18 @@ def _make_subnet(config: TrainConfig, space: SearchSpace) -> AutoFormer:
             raise ValueError(
                 f"{path} is for {weights.in_chans} channels; expected {CHANNELS}, as images have"
             )
+        _log_head(path, weights.num_classes, space.num_classes)
         return build_static(weights, **arguments).float()
     assert subnet is not None  # a config of sampling fixed has a subnet or weights
     require_sizes(config.stages, space.patch_size)
     # The space's own size, so that a subnet trained alone has the supernet's position embedding.
     arguments["img_size"] = space.img_size
     return AutoFormer(subnet, patch_size=space.patch_size, **arguments)
+
+
+def _log_head(source: str, before: int, now: int) -> None:
+    if before != now:
+        _log.info("%s has %d classes, the data %d: its head is a new one", source, before, now)
 
 
 def _freeze(model: AutoFormer, blocks: int) -> None:

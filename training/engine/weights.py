@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+from timm import get_pretrained_cfg
 
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.weights.checkpoint import (
@@ -12,8 +16,11 @@ from autoformer_zoo.weights.checkpoint import (
     save_subnet,
     save_supernet,
 )
+from autoformer_zoo.weights.header import cfg_to_notes
 from autoformer_zoo.weights.layouts import Architecture
-from training.config import space_of
+from training.config import MEMORY, TrainConfig, space_of
+from training.data.classes import read_classes
+from training.data.transforms import NORMALISATIONS
 from training.run.checkpoints import load_checkpoint
 from training.run.directory import read_config
 
@@ -42,7 +49,7 @@ def averaged_weights(run: Path) -> SupernetWeights | SubnetWeights:
     net = replace(
         Architecture.of_space(space), patch_size=(patch_size[0], patch_size[1]), in_chans=in_chans
     )
-    metadata = {"origin": "trained by autoformer_zoo"}
+    metadata = _notes(config, read_classes(run))
     if config.sampling == "fixed":
         subnet, size = SubnetConfig.from_json(values["subnet"]), tuple(values["img_size"])
         return SubnetWeights(tensors, replace(net, sizes=subnet, img_size=size), metadata)
@@ -61,3 +68,24 @@ def write_weights(run: Path) -> Path:
     else:
         save_subnet(weights, run / WEIGHTS)
     return run / WEIGHTS
+
+
+def _notes(config: TrainConfig, class_names: Sequence[str]) -> dict[str, str]:
+    """Return what the file's header must hold for the network to be used as it was trained."""
+    data, start = config.data, config.weights
+    mean, std = NORMALISATIONS[data.normalisation]
+    cfg: dict[str, Any] = {
+        "label_names": class_names or None,
+        "mean": mean,
+        "std": std,
+        "interpolation": "bilinear" if data.source == MEMORY else data.interpolation,
+        "crop_pct": data.crop_pct,
+        "crop_mode": "center",
+        "origin": f"trained by autoformer_zoo on {data.source}",
+    }
+    if start.model:
+        cfg["origin"] += f", from the weights of {start.model}"
+        cfg["license"] = get_pretrained_cfg(start.model).license
+    elif start.checkpoint:
+        cfg["origin"] += f", from {Path(start.checkpoint).name}"
+    return cfg_to_notes(cfg)

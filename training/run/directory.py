@@ -81,17 +81,6 @@ def describe_environment(device: torch.device, world: int) -> dict[str, Any]:
     }
 
 
-def _current_commit() -> str:
-    """Return the commit of this code, with -dirty if files were changed."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    folder = Path(__file__).parent
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):  # no git, or not in a repository
-        return "unknown"
-    return done.stdout.strip()
-
-
 @contextmanager
 def write_atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary name to write to; it becomes `path` if the block ends without an error.
@@ -127,16 +116,27 @@ def append(path: Path, values: dict[str, Any]) -> None:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a log; one that was cut short ends it."""
+    """Return the lines of a log but for a last one that a kill cut short.
+
+    Raises:
+        ValueError: a line is damaged; the text has its number.
+    """
     lines: list[dict[str, Any]] = []
     if not path.exists():
         return lines
-    for line in path.read_text().splitlines():
+    for number, text in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            lines.append(_checked_line(json.loads(text)))
+        # Whatever was written there: wrong types, thousands of brackets.
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{path} is damaged (line {number}: {error}); mend it") from None
     return lines
+
+
+def last_accuracy(run: Path) -> dict[str, float]:
+    """Return the last held-out top-1 of a run, in percent by subnet; empty without one."""
+    evaluated = [line[HELD_OUT] for line in read_log(run / LOG) if HELD_OUT in line]
+    return evaluated[-1] if evaluated else {}
 
 
 def cut_log(path: Path, step: int) -> None:
@@ -144,3 +144,27 @@ def cut_log(path: Path, step: int) -> None:
     if path.exists():
         kept = [line for line in read_log(path) if line["step"] <= step]
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def _checked_line(line: Any) -> dict[str, Any]:
+    """Check that a line has what the curve and resuming read."""
+    if not isinstance(line, dict):
+        raise ValueError("not an object")
+    numbers = [line.get("step")]
+    if "loss" in line or HELD_OUT in line:
+        numbers += [line.get("img_size"), line.get("loss", 0.0)]
+        numbers += line.get(HELD_OUT, {}).values()
+    if not all(isinstance(number, (int, float)) for number in numbers):
+        raise ValueError("a number is missing")
+    return line
+
+
+def _current_commit() -> str:
+    """Return the commit of this code, with -dirty if files were changed."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    folder = Path(__file__).parent
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):  # no git, or not in a repository
+        return "unknown"
+    return done.stdout.strip()

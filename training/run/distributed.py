@@ -113,7 +113,7 @@ class Ranks:
             result = work()
         except USER_ERRORS as error:
             mistake = error
-        for found in self._gathered(mistake):
+        for found in self.gathered(mistake):
             if found is not None:
                 raise found from SharedError(str(found))
         return result
@@ -128,7 +128,7 @@ class Ranks:
             The result of rank 0.
         """
         result = self.together(work if self.is_first else lambda: None)
-        return self._gathered(result)[0]
+        return self.gathered(result)[0]
 
     def wrap(self, network: nn.Module, uses_all: bool) -> nn.Module:
         """Return a network whose gradients are averaged over processes, if there are several.
@@ -156,7 +156,7 @@ class Ranks:
             dist.all_reduce(reduced, how)
             return reduced.tolist()
 
-    def _gathered(self, value: Any) -> list[Any]:  # whatever can be pickled
+    def gathered(self, value: Any) -> list[Any]:  # whatever can be pickled
         """Return the values of all processes, in order."""
         if self.world == 1:
             return [value]
@@ -194,13 +194,15 @@ def join(resources: Resources, batch_size: int, makes_pairs: bool) -> Ranks:
     search after training, could not find the others again.
 
     Args:
-        resources: device and accumulated parts.
+        resources: device, threads and accumulated parts.
         batch_size: images per step, over all processes.
         makes_pairs: True if mixup or CutMix mixes pairs of a part of the batch.
 
     Raises:
         ValueError: the batch cannot be divided into equal parts, or the device is unknown.
     """
+    if resources.threads:
+        torch.set_num_threads(resources.threads)
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), current_rank()
     device = device_of(resources.device, int(os.environ.get("LOCAL_RANK", "0")), world)
     ranks = Ranks(device, rank, world, resources.accumulate)

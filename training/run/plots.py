@@ -17,21 +17,24 @@ COSTS = {"params": ("parameters, M", 1e6), "macs": ("multiply-adds, M", 1e6)}
 
 
 @contextmanager
-def figure(out: Path, columns: int, width: float = 4, height: float = 3.4) -> Iterator[list[Any]]:
-    """Yield axes to draw on, and write the figure when the block ends.
+def figure(
+    out: Path, columns: int, width: float = 4, height: float = 3.4, rows: int = 1
+) -> Iterator[list[Any]]:
+    """Yield axes to draw on, row by row, and write the figure when the block ends.
 
     Args:
         out: image to write; its suffix is the format.
         columns: number of axes, side by side.
         width: of each, in inches.
         height: of each, in inches.
+        rows: number of rows of axes.
     """
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({"svg.hashsalt": "autoformer_zoo"}):  # ids are random otherwise
-        drawn = Figure((width * columns, height), layout="constrained")
-        yield list(drawn.subplots(1, columns, squeeze=False)[0])
+        drawn = Figure((width * columns, height * rows), layout="constrained")
+        yield list(drawn.subplots(rows, columns, squeeze=False).flat)
         with write_atomic(out) as temporary:
             drawn.savefig(temporary, metadata={"Date": None} if out.suffix == ".svg" else None)
 
@@ -61,6 +64,45 @@ def plot_run(run: Path, results: Mapping[str, Any], out: Path) -> None:
         right.scatter(*best, marker="*", s=90, label="chosen")
         right.set(xlabel="parameters, M", ylabel="held-out top-1, %, 32 px")
         right.legend()
+
+
+def plot_confusion(counts: Sequence[Sequence[int]], names: Sequence[str], out: Path) -> None:
+    """Draw how many images of each class were taken for each class.
+
+    Args:
+        counts: images by class and predicted class.
+        names: of the classes.
+        out: image to write; its suffix is the format.
+    """
+    side = 2 + 0.35 * len(names)
+    with figure(out, 1, side, side) as (axes,):
+        shares = [[count / max(1, sum(row)) for count in row] for row in counts]
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for i, row in enumerate(counts):
+            for j, count in enumerate(row):
+                if count:
+                    color = "white" if shares[i][j] > 0.5 else "black"
+                    axes.text(j, i, count, ha="center", va="center", size=7, color=color)
+        axes.set_xticks(range(len(names)), names, rotation=90)
+        axes.set_yticks(range(len(names)), names)
+        axes.set(xlabel="predicted", ylabel="class of the image")
+
+
+def plot_images(images: Sequence[Any], titles: Sequence[str], out: Path) -> None:
+    """Draw images with their titles on one sheet.
+
+    Args:
+        images: float arrays (height, width, 3), from 0 to 1.
+        titles: one each.
+        out: image to write; its suffix is the format.
+    """
+    columns = min(6, len(images))
+    with figure(out, columns, 1.6, 2, -(-len(images) // columns)) as axes:
+        for place in axes:
+            place.axis("off")
+        for place, image, title in zip(axes, images, titles, strict=False):
+            place.imshow(image, interpolation="nearest")
+            place.set_title(title, size=7)
 
 
 def plot_search(result: Mapping[str, Any], out: Path) -> None:
