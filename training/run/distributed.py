@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from autoformer_zoo.cli.command import USER_ERRORS
+from autoformer_zoo.weights.files import CheckpointError
 from training.config import Resources
 
 T = TypeVar("T")
@@ -111,7 +111,7 @@ class Ranks:
         mistake: Exception | None = None
         try:
             result = work()
-        except USER_ERRORS as error:
+        except (ValueError, OSError, CheckpointError) as error:
             mistake = error
         for found in self.gathered(mistake):
             if found is not None:
