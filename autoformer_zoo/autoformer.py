@@ -86,6 +86,8 @@ default_cfgs = generate_default_cfgs(
 class RegisteredAutoFormer(AutoFormer):
     """An AutoFormer as timm's factory makes it: saved as JSON, loaded from any known file."""
 
+    __jit_unused_properties__ = ("_model_args",)  # torch.jit.script would compile it
+
     # timm keeps a model's keyword arguments in this attribute, sets it after the entry point has
     # returned, and writes it into config.json: the subnet has to be in it, and as a dict.
     @property

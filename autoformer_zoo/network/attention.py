@@ -28,9 +28,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autoformer_zoo.network.relpos import patch_marks, relative_index, split_tables
+from autoformer_zoo.network.relpos import (
+    is_tracing_graph,
+    positions,
+    relative_index,
+    split_tables,
+)
 from autoformer_zoo.network.workspace import augmented, is_plain_inference
-from autoformer_zoo.space import HEAD_DIM, SCALE
+from autoformer_zoo.space import SCALE
 
 AttentionForm = Literal["auto", "explicit", "augmented", "decomposed"]
 FORM_VARIABLE = "AUTOFORMER_ZOO_ATTENTION"
@@ -41,9 +46,10 @@ def relpos_attention(
     tables: Tensor,
     grid: tuple[int, int],
     dropout: float = 0.0,
-    form: AttentionForm = "auto",
+    form: str = "auto",
+    shared: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Attend with relative position, in the form asked for or the fastest one.
+    """Attend with relative position, in the given form or in the fastest one.
 
     Args:
         qkv: queries, keys and values (3, B, H, N, D), in memory of any order; class token first,
@@ -52,6 +58,7 @@ def relpos_attention(
         grid: rows and columns of patches, N = 1 + rows * columns.
         dropout: probability of dropping an attention weight; every form is exact under it.
         form: one of `AttentionForm`; "auto" follows `choose_form`.
+        shared: `relpos.positions` of the grid; computed here if None.
 
     Returns:
         Attended values (B, H, N, D).
@@ -59,11 +66,26 @@ def relpos_attention(
     Raises:
         ValueError: `form` is unknown, or N is not 1 + rows * columns.
     """
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+        return _attend(qkv, tables, grid, dropout, form, shared)
+    q, k, v = qkv.unbind(0)
+    return augmented_attention(q, k, v, tables, grid, dropout, shared)
+
+
+def _attend(
+    qkv: Tensor,
+    tables: Tensor,
+    grid: tuple[int, int],
+    dropout: float,
+    form: str,
+    shared: tuple[Tensor, Tensor] | None,
+) -> Tensor:
     tokens = qkv.shape[3]
     if tokens != 1 + grid[0] * grid[1]:
         raise ValueError(f"{tokens} tokens given; a grid of {grid} needs 1 + {grid[0]} * {grid[1]}")
     if check_form(form) == "auto":
-        form = choose_form(tokens, qkv.device.type, torch.is_grad_enabled(), qkv.dtype)
+        training, is_graph = torch.is_grad_enabled(), is_tracing_graph()
+        form = choose_form(tokens, qkv.device.type, training, qkv.dtype, is_graph)
     if form == "augmented" and not dropout and qkv.dtype == tables.dtype:
         if is_plain_inference(qkv):
             return augmented(qkv, *split_tables(tables, grid), grid)
@@ -72,7 +94,7 @@ def relpos_attention(
 
             return augmented_operator(qkv, *split_tables(tables, grid), *grid).transpose(1, 2)
     q, k, v = qkv.unbind(0)
-    return _FORMS[form](q, k, v, tables, grid, dropout)
+    return _FORMS[form](q, k, v, tables, grid, dropout, shared)
 
 
 def is_compiled_inference(tensor: Tensor) -> bool:
@@ -104,9 +126,13 @@ def check_form(form: str, source: str = "attention") -> AttentionForm:
 
 
 def choose_form(
-    num_tokens: int, device: str, training: bool, dtype: torch.dtype = torch.float32
+    num_tokens: int,
+    device: str,
+    training: bool,
+    dtype: torch.dtype = torch.float32,
+    is_graph: bool = False,
 ) -> AttentionForm:
-    """Name the form that was measured as the fastest.
+    """Return the form that was measured as the fastest; in a graph, the one of fewest operators.
 
     The environment variable AUTOFORMER_ZOO_ATTENTION, where set to a form, overrules it.
 
@@ -119,13 +145,21 @@ def choose_form(
     # and 197 tokens; its N x N weights are kept for the backward pass, too many beyond that. In
     # inference the augmented form, written in place, was never behind by more than the noise; in
     # bf16 the decomposed form took 0.5 to 0.95 of it, eager or compiled, 1 to 125 images (Zen 5).
+    if is_graph:  # traced once for all modes; each operator takes time to compile
+        return "augmented"
     if device == "cpu" and (training or dtype.itemsize == 2) and num_tokens <= 1024:
         return "decomposed"
     return "augmented"
 
 
 def explicit_attention(
-    q: Tensor, k: Tensor, v: Tensor, tables: Tensor, grid: tuple[int, int], dropout: float = 0.0
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tables: Tensor,
+    grid: tuple[int, int],
+    dropout: float = 0.0,
+    shared: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Attend by the definition: the specification that the other forms are tested against.
 
@@ -148,7 +182,13 @@ def explicit_attention(
 
 
 def augmented_attention(
-    q: Tensor, k: Tensor, v: Tensor, tables: Tensor, grid: tuple[int, int], dropout: float = 0.0
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tables: Tensor,
+    grid: tuple[int, int],
+    dropout: float = 0.0,
+    shared: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Attend with relative position carried in extra head channels.
 
@@ -157,31 +197,42 @@ def augmented_attention(
     relative logits by itself, and returns in the extra channels how much of a query's attention
     went to each row, each column and CLS. Arguments and result as in `explicit_attention`.
     """
-    marks = patch_marks(grid, q.dtype, q.device).expand(*k.shape[:2], -1, -1)
-    table_k, table_v = split_tables(tables, grid)
-    bias = _key_bias(q[:, :, 1:], table_k, grid)  # (B, H, N - 1, h + w)
+    B, H, _, D = q.shape
+    index, marks = positions(grid, q) if shared is None else shared  # (N, P) each
+    table_k, table_v = tables.flatten(1).reshape(2, -1, D).unbind(0)  # (2R, D) each
+    products = q @ table_k.T  # (B, H, N, 2R)
+    index = index.expand(B, H, -1, -1)
+    marks = marks.expand(B, H, -1, -1)
     attended = F.scaled_dot_product_attention(
-        torch.cat([q, F.pad(bias, (0, 1, 1, 0))], -1),
+        torch.cat([q, products.gather(-1, index)], -1),
         torch.cat([k, marks], -1),
         torch.cat([v, marks], -1),
         dropout_p=dropout,
-        scale=SCALE,
-    )  # (B, H, N, D + h + w + 1)
-    out, marginals = attended.split([HEAD_DIM, sum(grid) + 1], -1)
-    return out + _value_bias(marginals, table_v, grid)
+        scale=D**-0.5,
+    )  # (B, H, N, D + P)
+    by_table_row = torch.zeros_like(products).scatter_add(-1, index, attended[..., D:])
+    return attended[..., :D] + by_table_row @ table_v
 
 
 def decomposed_attention(
-    q: Tensor, k: Tensor, v: Tensor, tables: Tensor, grid: tuple[int, int], dropout: float = 0.0
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tables: Tensor,
+    grid: tuple[int, int],
+    dropout: float = 0.0,
+    shared: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Attend with explicit N x N weights, their bias and marginals factored by row and column.
 
     Arguments and result as in `explicit_attention`.
     """
-    B, H, N, _ = q.shape
-    marks = patch_marks(grid, q.dtype, q.device)  # (N, h + w + 1)
-    table_k, table_v = split_tables(tables, grid)
-    bias = F.pad(_key_bias(q[:, :, 1:], table_k, grid), (0, 1, 1, 0)) @ marks.T  # (B, H, N, N)
+    B, H, N, D = q.shape
+    index, marks = positions(grid, q) if shared is None else shared  # (N, P) each
+    table_k, table_v = tables.flatten(1).reshape(2, -1, D).unbind(0)  # (2R, D) each
+    products = q @ table_k.T  # (B, H, N, 2R)
+    index = index.expand(B, H, -1, -1)
+    bias = products.gather(-1, index) @ marks.T  # (B, H, N, N)
     logits = torch.baddbmm(
         bias.flatten(0, 1),
         q.flatten(0, 1),
@@ -191,7 +242,9 @@ def decomposed_attention(
     )  # (B * H, N, N)
     # In fp32 inside, whatever the type: CUDA's autocast says so, the CPU's softmax sums that way.
     weights = F.dropout(logits.softmax(-1).to(v.dtype), dropout).view(B, H, N, N)
-    return weights @ v + _value_bias(weights @ marks, table_v, grid)
+    marginals = weights @ marks  # (B, H, N, P): attention to each row, each column and CLS
+    by_table_row = torch.zeros_like(products).scatter_add(-1, index, marginals)
+    return weights @ v + by_table_row @ table_v
 
 
 _FORMS = {
@@ -199,63 +252,3 @@ _FORMS = {
     "augmented": augmented_attention,
     "decomposed": decomposed_attention,
 }
-
-
-def _key_bias(q: Tensor, table: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Return each patch query's product with every row's and every column's key vector.
-
-    Args:
-        q: queries of the patches (B, H, N - 1, D).
-        table: `split_tables`' key vectors.
-        grid: rows and columns of patches.
-
-    Returns:
-        (B, H, N - 1, h + w).
-    """
-    products = (q @ table.T).unflatten(2, grid)  # (B, H, h, w, 2h - 1 + 2w - 1)
-    by_row, by_column = products.split([2 * grid[0] - 1, 2 * grid[1] - 1], -1)
-    by_row = _skew(by_row.transpose(2, 3)).transpose(2, 3)  # (B, H, h, w, h)
-    by_column = _skew(by_column)  # (B, H, h, w, w)
-    return torch.cat([by_row, by_column], -1).flatten(2, 3)
-
-
-def _value_bias(marginals: Tensor, table: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Return what relative position adds to the output of each query.
-
-    Args:
-        marginals: attention to every row, every column and CLS (B, H, N, h + w + 1).
-        table: `split_tables`' value vectors.
-        grid: rows and columns of patches.
-
-    Returns:
-        (B, H, N, D).
-    """
-    by_row, by_column, to_cls = marginals.split([*grid, 1], -1)
-    everything = by_row[:, :, :1].sum(-1, keepdim=True) + to_cls[:, :, :1]  # 1, but for dropout
-    by_row = by_row[:, :, 1:].unflatten(2, grid).transpose(2, 3)  # (B, H, w, h, h)
-    by_row = _unskew(by_row).transpose(2, 3).flatten(2, 3)  # (B, H, N - 1, 2h - 1)
-    by_column = _unskew(by_column[:, :, 1:].unflatten(2, grid)).flatten(2, 3)
-    patches = torch.cat([by_row, by_column, to_cls[:, :, 1:]], -1) @ table
-    return torch.cat([everything * table[-1].to(patches.dtype), patches], 2)
-
-
-def _skew(by_distance: Tensor) -> Tensor:
-    """Turn (..., G, 2G - 1), indexed by own position and distance, to (..., G, G), by position.
-
-    out[i, j] = in[i, j - i + G - 1]: in flat memory each row starts one element earlier than the
-    row before it would end, so a slice and two views do it without an index.
-    """
-    side = by_distance.shape[-2]
-    if side == 1:
-        return by_distance
-    flat = by_distance.flatten(-2)[..., side - 1 : side - 1 + side * (2 * side - 2)]
-    return flat.unflatten(-1, (side, 2 * side - 2))[..., :side]
-
-
-def _unskew(by_position: Tensor) -> Tensor:
-    """Undo `_skew`: (..., G, G) to (..., G, 2G - 1), zero where no position has that distance."""
-    side = by_position.shape[-1]
-    if side == 1:
-        return by_position
-    flat = F.pad(by_position, (0, side - 2)).flatten(-2)
-    return F.pad(flat, (side - 1, 1)).unflatten(-1, (side, 2 * side - 1))

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from autoformer_zoo.network.attention import AttentionForm, check_form, relpos_attention
 from autoformer_zoo.space import HEAD_DIM, NUM_REL_POS
 
+torch.fx.wrap("relpos_attention")  # a leaf: traced, it would choose one form for all calls
+
 LayerNorm = partial(nn.LayerNorm, eps=1e-5)  # PyTorch's default, as upstream; timm's ViT has 1e-6
 
 
@@ -37,7 +39,7 @@ class RelPosAttention(nn.Module):
         **factory: Any,
     ) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.head_dim = num_heads, HEAD_DIM
         self.attn_drop_rate = attn_drop
         self.form = check_form(form)
         self.qkv = nn.Linear(embed_dim, 3 * num_heads * HEAD_DIM, **factory)
@@ -52,14 +54,16 @@ class RelPosAttention(nn.Module):
         """Initialise the tables as upstream does; the projections initialise themselves."""
         trunc_normal_(self.rel_pos, std=0.02)
 
-    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Attend; x and result (B, N, C), grid the rows and columns of patches."""
+    def forward(
+        self, x: Tensor, grid: tuple[int, int], shared: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """Attend; x and result (B, N, C), the others as in `relpos_attention`."""
         B, N, _ = x.shape
-        qkv = self.qkv(x).reshape(B, N, 3, self.num_heads, HEAD_DIM)
+        qkv = self.qkv(x).reshape(B, N, 3, self.num_heads, self.head_dim)
         qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B, H, N, D)
         dropout = self.attn_drop_rate if self.training else 0.0
-        x = relpos_attention(qkv, self.rel_pos, grid, dropout, self.form)
-        x = x.transpose(1, 2).reshape(B, N, self.num_heads * HEAD_DIM)
+        x = relpos_attention(qkv, self.rel_pos, grid, dropout, self.form, shared)
+        x = x.transpose(1, 2).reshape(B, N, self.num_heads * self.head_dim)
         return self.proj_drop(self.proj(x))
 
 
@@ -99,7 +103,9 @@ class Block(nn.Module):
         self.mlp = Mlp(embed_dim, hidden_dim, proj_drop, **factory)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
-    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Transform x (B, N, C); grid is the rows and columns of patches."""
-        x = x + self.drop_path(self.attn(self.norm1(x), grid))
+    def forward(
+        self, x: Tensor, grid: tuple[int, int], shared: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """Transform x (B, N, C); the other arguments as in `relpos_attention`."""
+        x = x + self.drop_path(self.attn(self.norm1(x), grid, shared))
         return x + self.drop_path(self.mlp(self.norm2(x)))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from autoformer_zoo.network.attention import AttentionForm
 
 Size = int | tuple[int, int]
-AUGMENTED_PADDING = 16  # the augmented form's extra channels come in so many, `attention_inference`
+AUGMENTED_PADDING = 16  # the extra channels of the augmented form are a multiple, `workspace.py`
 
 
 def count_params(
@@ -151,24 +151,24 @@ def official_complexity(
 def _attention_macs(form: str, grid: tuple[int, int]) -> int:
     """Count one head's multiply-adds between the projections, as inference on the CPU makes them.
 
-    On other devices and in training the augmented form spares the class token's products with
-    distances and the padding: together less than 1 % of the network's.
+    Elsewhere the augmented form takes the whole tables, as the decomposed form does, and spares
+    the padding: a difference of less than 1 % of the network's.
     """
     height, width = grid
-    sides = height + width + 1  # channels that mark a row, a column or CLS
     tokens = 1 + height * width
     pairs = tokens * tokens
     if form == "explicit":  # q by k, q by Tk, weights by v, weights by Tv
         return 4 * pairs * HEAD_DIM
-    queries = tokens - 1  # the class token needs no distances
-    if form == "augmented":  # q by k and weights by v carry the rows and columns along, padded
-        sides += -sides % AUGMENTED_PADDING
-        queries = tokens  # one product for all
+    if form == "decomposed":  # queries by all table rows, once for keys and once for values
+        by_table_row = 2 * tokens * HEAD_DIM * 2 * NUM_REL_POS
+        return 2 * pairs * (HEAD_DIM + height + width + 2) + by_table_row
+    # q by k and weights by v carry a channel for each row, each column and CLS along, padded.
+    channels = height + width + 1
+    channels += -channels % AUGMENTED_PADDING
     # Queries by the vectors of all row and column distances: once for keys, once for values, where
     # the vector of the pairs with CLS is one more.
-    by_distance = queries * HEAD_DIM * (2 * (2 * height - 1 + 2 * width - 1) + 1)
-    # Decomposed has the same products apart: at 64, and with one-hot rows and columns.
-    return 2 * pairs * (HEAD_DIM + sides) + by_distance
+    by_distance = tokens * HEAD_DIM * (2 * (2 * height - 1 + 2 * width - 1) + 1)
+    return 2 * pairs * (HEAD_DIM + channels) + by_distance
 
 
 def _resolved_form(form: str, tokens: int) -> str:

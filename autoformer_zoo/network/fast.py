@@ -50,7 +50,7 @@ _gelu_ = torch.ops.aten.gelu_.default
 
 def fast_blocks(
     blocks: Iterable[nn.Module], x: Tensor, grid: tuple[int, int]
-) -> list[Callable[[Tensor, tuple[int, int]], Tensor]]:
+) -> list[Callable[..., Tensor]]:
     """Return what to call in place of each block: a `_FastBlock` where that computes the same.
 
     Args:
@@ -92,7 +92,7 @@ class _FastBlock:
     table_k: Tensor
     table_v: Tensor
 
-    def __call__(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    def __call__(self, x: Tensor, grid: tuple[int, int], shared: None = None) -> Tensor:
         """Transform x (B, N, C); grid is the rows and columns of patches."""
         B, N, _ = x.shape
         attn, mlp = self.block.attn, self.block.mlp

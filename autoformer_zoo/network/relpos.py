@@ -9,11 +9,13 @@ Axes: N tokens (1 + height * width), D head width, R = 30 table rows.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autoformer_zoo.space import MAX_DISTANCE
+from autoformer_zoo.space import MAX_DISTANCE, NUM_REL_POS
 
 
 def relative_index(
@@ -37,6 +39,65 @@ def relative_index(
         return F.pad(distance.clamp(-MAX_DISTANCE, MAX_DISTANCE) + MAX_DISTANCE + 1, (1, 0, 1, 0))
 
     return index(r), index(c)
+
+
+def is_tracing_graph() -> bool:
+    """Return True while torch.compile, torch.export or torch.jit.trace records operators."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore
+
+
+def positions(grid: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the channels that stand for places, and the table row of each query in each channel.
+
+    There are P = 1 + h + 1 + w channels: the class token and the rows of the grid, then the class
+    token again and the columns of the grid. A token's mark is 1 in two of them, its row's and its
+    column's; so a pair of tokens gets one vector by row and one by column.
+
+    Args:
+        grid: rows and columns of patches.
+        like: a tensor with the device and the type of the marks.
+
+    Returns:
+        Rows of the tables by row and by column, one below the other (N, P), values in 0..2R-1;
+        marks (N, P).
+    """
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        made = _positions(grid, like.dtype, like.device)
+    else:
+        # Graphs get the operators. What is kept is real: no fake tensor, no CUDA graph's memory.
+        is_real = type(like) is Tensor and like.is_cpu and not is_tracing_graph()
+        make = _kept_positions if is_real else _positions
+        made = make(grid, like.dtype, like.device)
+    return made
+
+
+@functools.lru_cache(maxsize=32)
+def _kept_positions(
+    grid: tuple[int, int], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):  # else autograd could not save them for a backward pass
+        return _positions(grid, dtype, device)
+
+
+def _positions(
+    grid: tuple[int, int], dtype: torch.dtype, device: torch.device, num_rows: int = NUM_REL_POS
+) -> tuple[Tensor, Tensor]:
+    height, width = grid
+    # The class token's place on either axis is 0, before the patches.
+    r = F.pad(torch.arange(1, height + 1, device=device).repeat_interleave(width), (1, 0))  # (N,)
+    c = F.pad(torch.arange(1, width + 1, device=device).repeat(height), (1, 0))  # (N,)
+    by_row = _distance_index(height, num_rows // 2, device)[r]  # (N, h + 1)
+    by_column = _distance_index(width, num_rows // 2, device)[c] + num_rows  # (N, w + 1)
+    row_marks = torch.eye(height + 1, dtype=dtype, device=device)[r]  # (N, h + 1)
+    column_marks = torch.eye(width + 1, dtype=dtype, device=device)[c]  # (N, w + 1)
+    return torch.cat([by_row, by_column], 1), torch.cat([row_marks, column_marks], 1)
+
+
+def _distance_index(side: int, middle: int, device: torch.device) -> Tensor:
+    """Return the table row of each pair of places, the class token first: (G + 1, G + 1)."""
+    place = torch.arange(side, device=device)
+    distance = (place - place[:, None]).clamp(1 - middle, middle - 1)
+    return F.pad(distance + middle, (1, 0, 1, 0))
 
 
 def patch_marks(grid: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -11,8 +11,6 @@ token) before the head.
 Axes: B batch, N tokens (1 + height * width), C embed_dim.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +25,7 @@ from torch import Tensor, nn
 from autoformer_zoo.network.attention import AttentionForm
 from autoformer_zoo.network.block import Block, LayerNorm
 from autoformer_zoo.network.fast import fast_blocks
+from autoformer_zoo.network.relpos import positions
 from autoformer_zoo.space import SubnetConfig
 
 POOLS = ("", "avg", "avgmax", "max", "token")
@@ -244,7 +243,11 @@ class AutoFormer(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the normalised tokens (B, N, C), class token first."""
         x, grid = self._embed(x)
-        x, _ = self._run_blocks(x, grid, len(self.blocks))
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            for block in self.blocks:
+                x = block(x, grid)
+        else:
+            x, _ = self._run_blocks(x, grid, len(self.blocks))
         return self.norm(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -360,8 +363,13 @@ class AutoFormer(nn.Module):
     ) -> tuple[Tensor, list[Tensor]]:
         """Run the first `count` blocks on tokens; return the result, and those of `wanted`."""
         taken = []
+        # In a graph, once for all blocks. Blocks find theirs by themselves otherwise.
+        shared = positions(grid, x) if torch.compiler.is_compiling() else None
         for i, block in enumerate(fast_blocks(list(self.blocks)[:count], x, grid)):
-            x = checkpoint(block, x, grid) if self.grad_checkpointing else block(x, grid)
+            if self.grad_checkpointing:
+                x = checkpoint(block, x, grid, shared)
+            else:
+                x = block(x, grid, shared)
             if i in wanted:
                 taken.append(x)
         return x, taken
