@@ -12,8 +12,6 @@ from tests.helpers.made_training import MINI, make_images
 from training.search.costs import BlockLatency, LatencyTable
 from training.search.evaluation import SearchTask, memory_batches
 
-CLASSES = MINI.num_classes
-
 
 def make_weights(space: SearchSpace = MINI) -> SupernetWeights:
     """Make random weights with which predictions differ from image to image."""

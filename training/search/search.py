@@ -118,7 +118,7 @@ def winner_of(result: Mapping[str, Any]) -> SubnetConfig:
 def cut_subnet(
     supernet: SupernetWeights, subnet: SubnetConfig, img_size: int | None = None
 ) -> SubnetWeights:
-    """Return the weights that a subnet inherits, in tensors of their own.
+    """Return the weights that a subnet inherits.
 
     Args:
         supernet: trained weights.
@@ -127,10 +127,11 @@ def cut_subnet(
             position embedding is resampled in fp32, as in scoring.
     """
     weights = supernet.cut(subnet)
-    tensors = {name: tensor.clone().contiguous() for name, tensor in weights.tensors.items()}
     size = (img_size, img_size) if img_size else supernet.img_size
-    if size != supernet.img_size:
-        tensors["pos_embed"] = extract_subnet(supernet, subnet, size).pos_embed.detach()
+    if size == supernet.img_size:
+        return weights
+    pos_embed = extract_subnet(supernet, subnet, size).pos_embed.detach()
+    tensors = {**weights.tensors, "pos_embed": pos_embed}
     return replace(weights, tensors=tensors, net=replace(weights.net, img_size=size))
 
 
