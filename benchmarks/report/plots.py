@@ -28,7 +28,7 @@ STYLE: Mapping[Any, Any] = {  # matplotlib names every key in its annotation
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
-INPUT = re.compile(r"(\d+)x(\d+) grid, (\d+) heads")
+INPUT = r"(?P<height>\d+)x(?P<width>\d+) grid, (?P<heads>\d+) heads"
 FAMILIES = {"autoformer": "o", "prenas": "s", "deit": "^"}  # markers
 
 
@@ -77,21 +77,24 @@ def digest(rows: Sequence[Row]) -> str:
 
 def _draw_attention(plt: Any, rows: Sequence[Row]) -> Any:  # pyplot and its figure: not annotated
     """Draw time and memory over tokens, for the middle number of heads."""
-    heads = sorted({_tokens_and_heads(row)[1] for row in rows})
+    frame = to_frame(rows)
+    sizes = frame.input.str.extract(INPUT).astype(int)
+    heads = sorted(sizes.heads.unique())
     chosen = heads[len(heads) // 2]
+    frame = frame.assign(tokens=1 + sizes.height * sizes.width)
+    frame = frame[(sizes.heads == chosen) & (frame.value > 0)].sort_values("tokens")
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    estimated_look = {"linestyle": "none", "markerfacecolor": "none"}
     for axis, what, label in zip(
         axes, ("latency", "peak_memory"), ("ms", "MiB beyond the operands"), strict=True
     ):
-        for form in FORMS:
-            points = [
-                (_tokens_and_heads(row)[0], row.value, bool(row.repeats))
-                for row in rows
-                if (row.what, row.model) == (what, form)
-                and _tokens_and_heads(row)[1] == chosen
-                and row.value > 0
-            ]
-            _draw_form(axis, form, sorted(points))
+        for number, form in enumerate(FORMS):
+            points = frame[(frame.what == what) & (frame.model == form)]
+            for was_run, look in ((True, {"label": form}), (False, estimated_look)):
+                some = points[(points.repeats > 0) == was_run]
+                if len(some):
+                    style = {"marker": "o", "markersize": 4, "color": f"C{number}", **look}
+                    axis.plot(some.tokens, some.value, **style)
         axis.set(xscale="log", yscale="log", xlabel="tokens", ylabel=label)
     axes[0].set_title(f"one layer's attention, {chosen} heads, {rows[0].precision}", fontsize=9)
     axes[1].set_title("hollow: estimated, above the limit, not run", fontsize=9)
@@ -99,42 +102,19 @@ def _draw_attention(plt: Any, rows: Sequence[Row]) -> Any:  # pyplot and its fig
     return figure
 
 
-def _draw_form(axis: Any, form: str, points: Sequence[tuple[int, float, bool]]) -> None:
-    color = f"C{FORMS.index(form)}"
-    measured = [(x, y) for x, y, was_run in points if was_run]
-    estimated = [(x, y) for x, y, was_run in points if not was_run]
-    if measured:
-        axis.plot(*zip(*measured, strict=True), marker="o", markersize=4, color=color, label=form)
-    if estimated:
-        look = {"marker": "o", "markersize": 4, "linestyle": "none", "markerfacecolor": "none"}
-        axis.plot(*zip(*estimated, strict=True), color=color, **look)
-
-
-def _tokens_and_heads(row: Row) -> tuple[int, int]:
-    found = INPUT.fullmatch(row.input)
-    if found is None:
-        raise ValueError(
-            f"a row of attention has the input {row.input!r}; expected {INPUT.pattern}"
-        )
-    height, width, heads = (int(number) for number in found.groups())
-    return 1 + height * width, heads
-
-
 def _draw_pareto(plt: Any, rows: Sequence[Row]) -> Any:
-    batch = min(row.batch for row in rows)
-    chosen = [row for row in rows if row.batch == batch]
-    times = {row.model: row.value for row in chosen if row.what == "latency"}
-    top1 = published_top1()
+    frame = to_frame(rows)
+    batch = frame.batch.min()
+    frame = frame[(frame.batch == batch) & (frame.what == "latency")]
+    frame = frame.assign(top1=frame.model.map(published_top1())).dropna(subset="top1")
     figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
     for family, marker in FAMILIES.items():
-        names = sorted(name for name in times if name.startswith(family) and name in top1)
-        names.sort(key=lambda name: times[name])
-        x, y = [times[name] for name in names], [top1[name] for name in names]
-        axis.plot(x, y, marker=marker, linewidth=0.8, label=family)
-        for name in names:
+        points = frame[frame.model.str.startswith(family)].sort_values("value")
+        axis.plot(points.value, points.top1, marker=marker, linewidth=0.8, label=family)
+        for point in points.itertuples():
             axis.annotate(
-                name.removesuffix("_patch16_224"),
-                (times[name], top1[name]),
+                point.model.removesuffix("_patch16_224"),
+                (point.value, point.top1),
                 xytext=(4, 5 if family == "prenas" else -9),  # its points are on AutoFormer's
                 textcoords="offset points",
                 fontsize=6,

@@ -116,24 +116,19 @@ def _ratios(results: Path, device: str) -> str:
 
 def _speed(results: Path, device: str) -> str:
     """Compare each size with DeiT of that size: the short table of the README."""
-    ratios = _read(results, "latency_ratios", device)
-    pairs = ratios.model.map(DEIT_OF_SIZE) == ratios.baseline
-    plain = (ratios.backend == "eager") & (ratios.precision == "fp32") & (ratios.input == "224x224")
-    rows = ratios[pairs & plain]
-    latencies = _read(results, "latency", device).query("what == 'latency'")
-    latencies = latencies[[*COMPETITOR, "median"]]
-    setting = [name for name in COMPETITOR if name != "model"]
-    lines = rows.drop(columns="median")
-    for model, column in (("model", "median"), ("baseline", "baseline_median")):
-        ms = latencies.rename(columns={"median": column, "model": model})
-        lines = lines.merge(ms, on=[model, *setting], how="left")
+    plain = "what == 'latency' and backend == 'eager' and precision == 'fp32'"
+    plain += " and input == '224x224'"
+    place = ["batch", "threads", "machine"]
+    ms = _read(results, "latency", device).query(plain).set_index(["model", *place])["median"]
+    rows = _read(results, "latency_ratios", device).query(plain)
+    rows = rows[rows.model.map(DEIT_OF_SIZE) == rows.baseline]
+    lines = rows.merge(ms.rename("ours").reset_index(), on=["model", *place], how="left")
+    theirs = ms.rename("theirs").rename_axis(index={"model": "baseline"}).reset_index()
+    lines = lines.merge(theirs, on=["baseline", *place], how="left")
     sizes = list(DEIT_OF_SIZE)
     lines = lines.sort_values(["model", "batch"], key=lambda c: c.replace(sizes, range(len(sizes))))
     columns = {
-        "model": "code",
-        **_same("batch"),
-        "ms": "median",
-        "DeiT of that size, ms": "baseline_median",
+        **{"model": "code", "batch": "batch", "ms": "ours", "DeiT of that size, ms": "theirs"},
         "time / DeiT's (95 % interval)": "interval",
     }
     return _by_machine(rows, lines, columns)

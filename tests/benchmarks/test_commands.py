@@ -24,28 +24,19 @@ from benchmarks.measure.timing import PRODUCT_SIDE
 from benchmarks.operators import OperatorOptions
 from benchmarks.startup import StartupOptions
 from benchmarks.train_step import StepOptions
-from tests.helpers.made_training import MINI
 
-SMALL = {  # a run of a second: the flags, the files and what their rows are of
+SMALL = {  # a run of a second: its flags and the quantities of its rows
     "attention": (
         "--grid 3 --heads 1 --form plain augmented --threads 1 --rounds 3 --seconds 0.1",
-        "attention",
         {"error", "peak_memory", "latency"},
-    ),
-    "candidates": (
-        "--images 4 --batch-size 2 --explicit-batch-size 4 --rounds 3 --bf16",
-        "training",
-        {"candidate", "throughput"},
     ),
     "latency": (
         "--models autoformer_nano,autoformer_nano@explicit test_vit --batch-size 1 --rounds 3 "
         "--warmup 0 --settle 0 --threads 1",
-        "latency",
         {"latency", "throughput", "macs", "flops", "share_of_peak", "peak"},
     ),
     "train_step": (
         "--batch-size 2 --rounds 3 --form decomposed --no-memory",
-        "training",
         {"supernet step", "throughput"},
     ),
 }
@@ -65,41 +56,23 @@ def _small_product(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_command_prints_a_table_and_json_and_saves_the_same_rows(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags, file, quantities = SMALL[command]
-    space = ["--space", MINI.to_json()] if command == "candidates" else []
-    args = [*flags.split(), *space, "--save", "--results", str(tmp_path)]
+    flags, quantities = SMALL[command]
+    args = [*flags.split(), "--save", "--results", str(tmp_path), "--file", "mine"]
     assert main_of(command)(args) == 0
 
     *table, last = capsys.readouterr().out.splitlines()
     document = json.loads(last)
     assert table[0].startswith("model ")
     assert document["what"] == command
-    for key, name in (("rows", f"{file}.csv"), ("ratios", f"{file}_ratios.csv")):
-        saved = [to_columns(row) for row in read_rows(tmp_path / name)]
-        assert [list(row) for row in document[key]] == [list(row) for row in saved]
-        assert [row["model"] for row in document[key]] == [row["model"] for row in saved]
-    rows = read_rows(tmp_path / f"{file}.csv")
-    assert {row.what for row in rows} == quantities
-    for row in rows:
+    figures, ratios = (read_rows(tmp_path / name) for name in ("mine.csv", "mine_ratios.csv"))
+    for key, saved in (("rows", figures), ("ratios", ratios)):
+        assert [list(row) for row in document[key]] == [list(to_columns(row)) for row in saved]
+        assert [row["model"] for row in document[key]] == [row.model for row in saved]
+    assert {row.what for row in figures} == quantities
+    assert {row.repeats for row in figures if row.unit == "ms"} == {3}
+    for row in (*figures, *ratios):
         assert row.low <= row.value <= row.high
         assert row.commit
-        assert row.repeats == (3 if row.unit in ("ms", "images/s", "candidates/s") else row.repeats)
-    for ratio in read_rows(tmp_path / f"{file}_ratios.csv"):
-        assert 0 < ratio.low <= ratio.value <= ratio.high
-
-
-def test_saved_rows_replace_older_ones_in_the_file_of_that_name(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    args = ["--models", "test_vit", "--batch-size", "1", "--rounds", "3", "--threads", "1"]
-    args += ["--save", "--results", str(tmp_path), "--file", "mine"]
-    assert main_of("latency")(args) == 0
-    first = read_rows(tmp_path / "mine.csv")
-    assert main_of("latency")(args) == 0
-    second = read_rows(tmp_path / "mine.csv")
-
-    assert [row.key for row in second] == [row.key for row in first]
-    assert second[0].value != first[0].value
 
 
 @pytest.mark.parametrize(
