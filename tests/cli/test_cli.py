@@ -57,12 +57,11 @@ def test_list_shows_every_model_with_published_and_measured_apart(run: Run) -> N
 @pytest.mark.parametrize("name", list_models())
 def test_what_is_known_without_timm_is_what_timm_registers(name: str) -> None:
     info, cfgs = models.describe(name), default_cfgs[name]
-    assert (3, *info.img_size) == cfgs.default.input_size
-    assert info.num_classes == cfgs.default.num_classes
-    assert info.patch_size == (4 if name == "autoformer_nano" else 16)
-    assert [weights.name for weights in info.weights] == [f"{name}.{t}" for t in cfgs.tags if t]
-    for weights in info.weights:
-        assert weights.license == cfgs.cfgs[weights.name.partition(".")[2]].license
+    assert (3, *info["img_size"]) == cfgs.default.input_size
+    assert info["num_classes"] == cfgs.default.num_classes
+    assert [known["name"] for known in info["weights"]] == [f"{name}.{t}" for t in cfgs.tags if t]
+    for known in info["weights"]:
+        assert known["license"] == cfgs.cfgs[known["name"].partition(".")[2]].license
 
 
 @pytest.mark.parametrize(

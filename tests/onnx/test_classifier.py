@@ -94,9 +94,8 @@ def test_batch_of_another_shape_or_type_is_refused(file: Path) -> None:
         np.zeros((1, 3, 16, 16), np.float32),
         np.zeros((3, 16, 24), np.float32),
         np.zeros((1, 3, 16, 24), np.float64),
-        np.zeros((0, 3, 16, 24), np.float32),
     ):
-        with pytest.raises(ValueError, match=r"expected float32 of shape \(.*, 3, 16, 24\)"):
+        with pytest.raises(ValueError, match=r"net\.onnx cannot be run: .*INVALID_ARGUMENT"):
             classifier.run(batch)
 
 
