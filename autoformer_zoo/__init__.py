@@ -9,13 +9,11 @@ come from), `autoformer` and `factory` (timm's registry), `classify/`, `onnx/`, 
 
 from __future__ import annotations
 
-import signal
-import sys
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from autoformer_zoo.cli.start import IS_COMMAND
 from autoformer_zoo.published import SPACES, SUBNETS
 from autoformer_zoo.space import SearchSpace, SubnetConfig
 
@@ -87,9 +85,5 @@ def __dir__() -> list[str]:
     return sorted(set(globals()) | set(__all__))
 
 
-_program = PurePath(sys.argv[0]).stem if sys.argv else ""
-if _program == "autoformer-zoo" or (_program == "-m" and "autoformer_zoo" in sys.orig_argv):
-    # The command imports torch when a verb needs it, so that `--help` and `list` answer at once.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C prints no traceback of an import
-elif find_spec("torch") and find_spec("timm"):
+if not IS_COMMAND and find_spec("torch") and find_spec("timm"):  # the command does so when it must
     import_module(f"{__name__}.factory")  # its import registers the models

@@ -42,7 +42,7 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; exit codes as in `run_command`."""
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # so that starting is quiet, `__init__`
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # since `start.py`
         signal.signal(signal.SIGINT, signal.default_int_handler)
     words = list(sys.argv[1:] if argv is None else argv)
     if words == ["--version"]:  # tyro insists on a verb

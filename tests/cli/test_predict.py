@@ -19,17 +19,19 @@ from autoformer_zoo.cli import main as cli
 from autoformer_zoo.factory import create_model, extract_subnet
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.onnx.classifier import OnnxClassifier
-from autoformer_zoo.published import CIFAR10_CLASSES, SUBNETS
+from autoformer_zoo.published import CIFAR10_CLASSES, CIFAR10_MEAN, SUBNETS
 from autoformer_zoo.weights.checkpoint import (
     SubnetWeights,
     SupernetWeights,
     save_subnet,
     save_supernet,
 )
+from autoformer_zoo.weights.header import cfg_to_notes
 from autoformer_zoo.weights.layouts import Architecture
 from autoformer_zoo.weights.pretrained import load_supernet
 from tests.helpers.made_cli import (
     SUBNET,
+    SUPERNET,
     Run,
     assert_refused,
     runner,
@@ -240,15 +242,46 @@ def test_export_writes_a_file_that_predict_runs(
     assert "autoformer-zoo: exporting the graph" in err  # to who watches
 
 
+NOTES = {
+    "label_names": tuple("abcdefghij"),
+    "mean": (0.1, 0.2, 0.3),
+    "std": (0.4, 0.5, 0.6),
+    "crop_pct": 0.9,
+    "crop_mode": "squash",
+    "origin": "my own photos",
+    "license": "cc0-1.0",
+}
+
+
 @pytest.mark.slow  # torch's exporter
-def test_export_cuts_a_subnet_and_records_its_origin(run: Run, tmp_path: Path) -> None:
-    supernet, config, out_file = write_supernet(tmp_path), write_config(tmp_path), "net.onnx"
-    arguments = ("export", supernet, tmp_path / out_file, "--config", config)
-    code, _, err = run(*arguments, "--model", "autoformer_nano")
-    assert (code, err) == (0, "")
-    metadata = OnnxClassifier(tmp_path / out_file).metadata
+@pytest.mark.parametrize("notes", [{}, NOTES], ids=["unknown", "described"])
+def test_exported_file_records_what_its_source_does(
+    run: Run, image: Path, tmp_path: Path, notes: dict[str, Any]
+) -> None:
+    network = AutoFormer(SUPERNET, img_size=32, patch_size=4, num_classes=10)
+    net = Architecture(SUPERNET, (32, 32), (4, 4), in_chans=3, num_classes=10)
+    weights = SupernetWeights(network.state_dict(), net, "prefix", cfg_to_notes(notes))
+    save_supernet(weights, tmp_path / "supernet.safetensors")
+    config, cut, out_file = (
+        write_config(tmp_path),
+        tmp_path / "cut.safetensors",
+        tmp_path / "a.onnx",
+    )
+    assert run("extract", tmp_path / "supernet.safetensors", config, cut)[0] == 0
+    if not notes:
+        assert_refused(run("export", cut, out_file), "does not say which: name with --model")
+    model = () if notes else ("--model", "autoformer_nano")
+    assert run("export", cut, out_file, *model)[::2] == (0, "")
+
+    metadata = OnnxClassifier(out_file).metadata
     assert metadata.subnet == SUBNET.to_dict()
-    assert metadata.labels == CIFAR10_CLASSES
-    assert metadata.origin == "the file supernet.safetensors"
-    assert metadata.license == "unknown"
-    assert_refused(run(*arguments), "name with --model")
+    assert metadata.labels == notes.get("label_names", CIFAR10_CLASSES)
+    assert metadata.mean == notes.get("mean", CIFAR10_MEAN)
+    assert metadata.crop_mode == notes.get("crop_mode", "center")
+    assert metadata.origin == notes.get("origin", "the file cut.safetensors")
+    assert metadata.license == notes.get("license", "unknown")
+    assert "nano." not in metadata.name
+    arguments = ("predict", image, "--json", "--checkpoint")
+    expected = json.loads(run(*arguments, cut, *model)[1])[0]["top"]
+    found = json.loads(run(*arguments, out_file, "--backend", "onnxruntime")[1])[0]["top"]
+    assert [top["label"] for top in found] == [top["label"] for top in expected]

@@ -1,0 +1,19 @@
+"""Is this process the command? Then it starts without torch, and Ctrl-C ends it quietly.
+
+`autoformer_zoo/__init__.py` imports this first, so that no traceback of an import is printed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+_program = os.path.splitext(os.path.basename(sys.argv[0]))[0] if sys.argv else ""
+# While `python -m` looks for the module, that is all that argv says.
+IS_COMMAND = _program == "autoformer-zoo" or (
+    _program == "-m" and "autoformer_zoo" in sys.orig_argv
+)
+
+if IS_COMMAND:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # `main` puts Python's own handler back
