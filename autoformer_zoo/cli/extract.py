@@ -31,7 +31,7 @@ class Extract:
     """Cut a subnet out of a supernet and write it as safetensors."""
 
     supernet: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SUPERNET")]
-    """The supernet's file: official, PreNAS or canonical."""
+    """A supernet's file (official, PreNAS or canonical), or a model of `list`, for its supernet."""
     config: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG.json")]
     """The subnet: {"depth": ..., "embed_dim": ..., "num_heads": [...], "mlp_ratio": [...]}."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT.safetensors")]

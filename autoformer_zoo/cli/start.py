@@ -10,10 +10,9 @@ import signal
 import sys
 
 _program = os.path.splitext(os.path.basename(sys.argv[0]))[0] if sys.argv else ""
-# While `python -m` looks for the module, that is all that argv says.
-IS_COMMAND = _program == "autoformer-zoo" or (
-    _program == "-m" and "autoformer_zoo" in sys.orig_argv
-)
+# While `python -m autoformer_zoo` looks for the module, argv has only the -m.
+_is_module = _program == "-m" and "autoformer_zoo" in sys.orig_argv
+IS_COMMAND = _is_module or _program == "autoformer-zoo"
 
 if IS_COMMAND:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # `main` puts Python's own handler back
