@@ -37,6 +37,7 @@ from training.config import (
     TrainConfig,
     WeightsConfig,
 )
+from training.data.splits import has_folder
 from training.engine.weights import WEIGHTS
 from training.presets import PAPER_AUGMENT
 from training.run.command import run_command, value_of
@@ -48,13 +49,12 @@ _log = logging.getLogger("training.finetune")  # also if run as __main__
 DEFAULT_MODEL = "autoformer_nano"
 
 
-def photos(model: str) -> TrainConfig:
+def photos(model: str, data_dir: Path) -> TrainConfig:
     """Return the config for a small folder of photos: some dozens to some thousands per class.
-
-    A fifth of each class is held out if there is no folder val/.
 
     Args:
         model: of the zoo; its input size and preprocessing are taken over.
+        data_dir: root of the data; without a folder val/ in it, a fifth of each class is held out.
     """
     cfg = get_pretrained_cfg(model) or get_pretrained_cfg(DEFAULT_MODEL)  # make_network refuses it
     return TrainConfig(
@@ -70,7 +70,7 @@ def photos(model: str) -> TrainConfig:
         log_every=10,
         data=DataConfig(
             source="folder",
-            held_out_split="val",
+            held_out_split="val" if has_folder(data_dir, "val") else "",
             test_split="test",
             normalisation="cifar10" if tuple(cfg.mean) == CIFAR10_MEAN else "imagenet",
             crop_pct=cfg.crop_pct,
@@ -78,11 +78,6 @@ def photos(model: str) -> TrainConfig:
         augment=AugmentConfig(crop="resized", color_jitter=0.2),
     )
 
-
-# Each class from 24 squares of 32 px in its own colour, with noise: 100 % of the held-out ones, in
-# under a minute on 2 cores.
-# python -m training.finetune --data-dir PHOTOS --out runs/mine --model autoformer_nano
-PHOTOS = photos(DEFAULT_MODEL)
 
 # SGD 0.01, batch 768, 1000 epochs, weight decay 1e-4; random erasing and stochastic depth off, all
 # else as on ImageNet. AutoFormer-S at 384 px in the paper: CIFAR-10 99.1, CIFAR-100 91.1.
@@ -155,8 +150,7 @@ SMOKE = TrainConfig(
 )
 
 Preset = Literal["photos", "smoke", "cifar10", "cifar100", "flowers", "cars", "pets", "inaturalist"]
-PRESETS: dict[str, TrainConfig] = {
-    "photos": PHOTOS,
+PRESETS: dict[str, TrainConfig] = {  # and photos, which depends on the folder
     "smoke": SMOKE,
     "cifar10": CIFAR10,
     "cifar100": CIFAR100,
@@ -203,8 +197,9 @@ def main(argv: list[str] | None = None) -> int:
 def _base(words: Sequence[str]) -> TrainConfig:
     """Return the config that the other flags change: the preset's, from this model or file."""
     model, checkpoint = value_of("--model", words), value_of("--weights.checkpoint", words)
-    preset = value_of("--preset", words) or "photos"
-    base = photos(model) if model and preset == "photos" else PRESETS.get(preset, PHOTOS)
+    base = PRESETS.get(value_of("--preset", words) or "photos")
+    if base is None:
+        base = photos(model or DEFAULT_MODEL, Path(value_of("--data-dir", words) or "."))
     if checkpoint:
         return replace(base, weights=WeightsConfig(checkpoint=checkpoint))
     return replace(base, weights=WeightsConfig(model)) if model else base

@@ -128,12 +128,15 @@ def test_photos_are_learned_and_the_file_knows_their_classes(
 
 
 @pytest.mark.parametrize("model", ["autoformer_nano", "autoformer_tiny"])
-def test_photos_take_over_the_models_input(model: str) -> None:
-    config = photos(model)
+def test_photos_take_over_the_models_input(tmp_path: Path, model: str) -> None:
+    config = photos(model, tmp_path)
     cfg = timm.get_pretrained_cfg(model)
     assert config.largest_size == cfg.input_size[-1]
     assert NORMALISATIONS[config.data.normalisation] == (tuple(cfg.mean), tuple(cfg.std))
     assert (config.data.crop_pct, config.data.interpolation) == (cfg.crop_pct, cfg.interpolation)
+    assert (config.data.held_out_split, config.held_out_per_class) == ("", 0.2)
+    (tmp_path / "val").mkdir()
+    assert photos(model, tmp_path).data.held_out_split == "val"
 
 
 def test_one_source_of_weights_is_taken(capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,7 +90,7 @@ def test_every_field_is_a_flag_on_top_of_the_preset(
 def test_command_has_its_own_presets(
     command: object, module: object, seen: list[TrainConfig], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert tuple(module.PRESETS) == get_args(module.Preset)
+    assert {*get_args(module.Preset)} - {"photos"} == {*module.PRESETS}
     for name, config in module.PRESETS.items():
         assert command.main([*PATHS, f"--preset={name}"]) == 0
         assert seen.pop() == config

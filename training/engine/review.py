@@ -88,7 +88,7 @@ def draw_review(found: Review, class_names: Sequence[str], given: Normalisation,
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in given)
         images = [(m.image * std + mean).clamp(0, 1).permute(1, 2, 0) for m in found.mistakes]
         titles = [
-            f"{names[m.label]}\nnot {names[m.predicted]} ({m.probability:.0%})"
+            f"{names[m.label]}\ntaken for {names[m.predicted]} ({m.probability:.0%})"
             for m in found.mistakes
         ]
         plot_images([image.numpy() for image in images], titles, run / MISTAKES)

@@ -32,7 +32,8 @@ def figure(
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"svg.hashsalt": "autoformer_zoo"}):  # ids are random otherwise
+    # Ids of an SVG are random otherwise; a class name may have dollar signs.
+    with matplotlib.rc_context({"svg.hashsalt": "autoformer_zoo", "text.parse_math": False}):
         drawn = Figure((width * columns, height * rows), layout="constrained")
         yield list(drawn.subplots(rows, columns, squeeze=False).flat)
         with write_atomic(out) as temporary:
