@@ -189,6 +189,8 @@ def main(argv: list[str] | None = None) -> int:
         state = train(config, data_dir, out, stop_at=stop_at, resources=resources)
         if current_rank() == 0 and (out / WEIGHTS).exists():
             _log.info("next: autoformer-zoo predict IMAGE --checkpoint %s", out / WEIGHTS)
+            score = "python -m benchmarks.accuracy --models %s --root %s --split test"
+            _log.info(f"on a test split: {score}", out / WEIGHTS, data_dir)
         print_summary(state, out)
 
     return run_command("python -m training.finetune", command, words)

@@ -97,10 +97,10 @@ def make_network(config: TrainConfig) -> Network:
 
 
 def require_sizes(stages: tuple[Stage, ...], patch_size: int) -> None:
-    """Refuse stages whose images cannot be cut into whole patches.
+    """Check that images of every stage can be cut into whole patches.
 
     Raises:
-        ValueError: as said; the text has a size that can.
+        ValueError: they cannot; the text has the nearest size that can.
     """
     for stage in stages:
         if stage.img_size % patch_size:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from timm import get_pretrained_cfg
 
 from autoformer_zoo.space import SubnetConfig
@@ -87,5 +88,16 @@ def _notes(config: TrainConfig, class_names: Sequence[str]) -> dict[str, str]:
         cfg["origin"] += f", from the weights of {start.model}"
         cfg["license"] = get_pretrained_cfg(start.model).license
     elif start.checkpoint:
-        cfg["origin"] += f", from {Path(start.checkpoint).name}"
+        before = _header_of(Path(start.checkpoint))
+        origin = f" ({before['origin']})" if "origin" in before else ""
+        cfg["origin"] += f", from {Path(start.checkpoint).name}{origin}"
+        cfg["license"] = before.get("license")
     return cfg_to_notes(cfg)
+
+
+def _header_of(path: Path) -> dict[str, str]:
+    """Return the notes of the file that a run started from; empty if it has none or is gone."""
+    if path.suffix != ".safetensors" or not path.exists():
+        return {}
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from safetensors import safe_open
 
 from autoformer_zoo.factory import extract_subnet
 from autoformer_zoo.network.supernet import Supernet
@@ -23,6 +24,7 @@ from autoformer_zoo.weights.checkpoint import (
     save_subnet,
     save_supernet,
 )
+from autoformer_zoo.weights.header import notes_to_cfg
 from autoformer_zoo.weights.layouts import Architecture
 from autoformer_zoo.weights.pretrained import load_supernet
 from autoformer_zoo.weights.slicing import slice_supernet
@@ -225,6 +227,23 @@ def test_official_supernet_goes_on_under_its_own_bias_rule(
     torch.testing.assert_close(network(x, subnet), expected, rtol=0, atol=1e-5)
     train(config, tmp_path, tmp_path / "run", progress=False, resources=QUICK)
     assert load_supernet(tmp_path / "run" / WEIGHTS).bias_rule == "packed_prefix"
+
+
+def test_origin_and_license_of_the_first_weights_are_kept(
+    tmp_path: Path, supernet_file: Path
+) -> None:
+    supernet = load_supernet(supernet_file)
+    notes = {"origin": "a friend", "license": "bsd"}
+    save_supernet(replace(supernet, metadata=notes), supernet_file)
+    config = replace(ALONE, weights=WeightsConfig(checkpoint=str(supernet_file)))
+    train(config, tmp_path, tmp_path / "run", progress=False, resources=QUICK)
+    with safe_open(tmp_path / "run" / WEIGHTS, "pt") as file:
+        kept = file.metadata()
+    assert kept["origin"] == (
+        "trained by autoformer_zoo on cifar10, from supernet.safetensors (a friend)"
+    )
+    assert kept["license"] == "bsd"
+    assert notes_to_cfg(kept)["interpolation"] == "bilinear"  # of CIFAR-10 in memory
 
 
 def test_supernet_of_another_space_is_refused(supernet_file: Path) -> None:
