@@ -106,14 +106,12 @@ def read_sample(dataset: Dataset[Any], index: int) -> tuple[Image.Image, int]:
         with closing(file):
             return decode(file), int(label)
     image, label = dataset[index]
-    return decode(image), int(label)
+    return (image if isinstance(dataset, ImageFolder) else decode(image)), int(label)
 
 
 def decode(image: Any) -> Image.Image:
-    """Return an image as RGB, as `read_image` does; from bytes, an open file or a Pillow image."""
-    if isinstance(image, bytes):
-        image = io.BytesIO(image)
-    return read_image(image if isinstance(image, Image.Image) else Image.open(image))
+    """Return an image as RGB, as `read_image` does; also from bytes."""
+    return read_image(io.BytesIO(image) if isinstance(image, bytes) else image)
 
 
 def load(

@@ -11,6 +11,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torchvision.transforms import RandomCrop
 
+from autoformer_zoo.classify.images import trim
 from autoformer_zoo.published import CIFAR10_MEAN, CIFAR10_STD
 from training.config import AugmentConfig, DataConfig
 
@@ -54,15 +55,15 @@ def train_transform(data: DataConfig, augment: AugmentConfig, img_size: int) -> 
         ) from None
     allow_no_bits(transform)
     if augment.crop == "shift":  # as DeiT does for small images: no zoom
-        resize = eval_transform(data, img_size).transforms[:2]  # type: ignore[attr-defined]
+        resize = eval_transform(data, img_size).transforms[:3]  # type: ignore[attr-defined]
         transform.transforms[:1] = [*resize, RandomCrop(img_size, padding=img_size // 8)]
     return transform
 
 
 def eval_transform(data: DataConfig, img_size: int) -> Transform:
-    """Make the transform of held-out and test images: resize, centre crop, normalise."""
+    """Make the transform of held-out and test images, as prediction's: resize, crop, normalise."""
     mean, std = NORMALISATIONS[data.normalisation]
-    return create_transform(
+    transform = create_transform(
         img_size,
         interpolation=data.interpolation,
         mean=mean,
@@ -70,6 +71,8 @@ def eval_transform(data: DataConfig, img_size: int) -> Transform:
         crop_pct=data.crop_pct,
         use_prefetcher=False,
     )
+    transform.transforms.insert(0, trim)  # the rest of a very long image takes gigabytes to resize
+    return transform
 
 
 def allow_no_bits(transform: Any) -> None:

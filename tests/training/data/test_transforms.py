@@ -14,7 +14,7 @@ from timm.data import create_transform
 
 from tests.helpers.made_training import FOLDER, QUICK, write_folder
 from training.config import AugmentConfig
-from training.data.transforms import allow_no_bits, posterize, train_transform
+from training.data.transforms import allow_no_bits, eval_transform, posterize, train_transform
 from training.train import train
 
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
@@ -62,6 +62,15 @@ def test_policy_that_timm_does_not_know_is_refused_before_training(
 def test_shift_crop_keeps_the_scale() -> None:
     transform = train_transform(FOLDER.data, AugmentConfig(crop="shift"), 16)
     names = [type(step).__name__ for step in transform.transforms]  # type: ignore[attr-defined]
-    assert names[:3] == ["Resize", "CenterCrop", "RandomCrop"]
+    assert names[1:4] == ["Resize", "CenterCrop", "RandomCrop"]
     assert "RandomResizedCropAndInterpolation" not in names
     assert transform(Image.new("RGB", (16, 16), (255, 0, 0))).shape == (3, 16, 16)
+
+
+def test_very_long_image_is_trimmed_before_it_is_resized() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (1, 2000, 3), np.uint8))
+    transform = eval_transform(FOLDER.data, 32)
+    sizes: list[tuple[int, int]] = []
+    transform.transforms.insert(1, lambda trimmed: sizes.append(trimmed.size) or trimmed)  # type: ignore[attr-defined]
+    torch.testing.assert_close(transform(image), transform(image.crop((968, 0, 1032, 1))))
+    assert sizes[0] == (64, 1)
