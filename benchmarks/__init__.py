@@ -4,6 +4,6 @@ One command a question: `latency` (against timm's DeiT, in torch and onnxruntime
 forms), `operators` (where the time goes), `startup`, `accuracy`, `train_step` and `candidates` (a
 supernet's training step, a search's candidate). `all.sh` runs what the tables need.
 
-Read `measure/timing.py` and `measure/rows.py` first, then `latency.py`, then any other command, then
+Read `measure/timing.py`, `measure/rows.py` and `latency.py` first, then any other command, then
 `report/`.
 """

@@ -189,7 +189,7 @@ def read_subnets(path: Path) -> list[SubnetConfig]:
     """Read a JSON list of subnet configs.
 
     Raises:
-        ValueError: it is no such list; the text names the entry.
+        ValueError: it is not such a list; the text names the entry.
     """
     try:
         values = json.loads(path.read_text())

@@ -176,7 +176,8 @@ def _measure_group(
     environment: Environment,
     folder: Path,
 ) -> list[Row]:
-    backends = [each for each in options.backend if supports_precision(each, setting.precision)]
+    precision = setting.precision
+    backends = [name for name in options.backend if supports_precision(name, precision)]
     if {"compile", "cudagraphs"} & set(backends):
         torch.compiler.reset()  # compile again for this batch and these threads
     stopwatch = stopwatch_for(options.device)

@@ -53,7 +53,7 @@ def make_table(name: str, results: Path) -> str:
 
 def published_top1() -> Mapping[str, float]:
     """Return published ImageNet top-1 in percent by model, without tags."""
-    zoo = {name.partition(".")[0]: each.top1_percent for name, each in PUBLISHED.items()}
+    zoo = {name.partition(".")[0]: stated.top1_percent for name, stated in PUBLISHED.items()}
     return {**zoo, **DEIT_TOP1}
 
 
