@@ -169,7 +169,7 @@ class AugmentConfig:
     """How training images are changed; timm's implementations, under timm's names."""
 
     crop: Literal["none", "shift", "resized"] = "shift"  # shift: pad by an eighth and crop
-    policy: str = ""  # RandAugment and the like: rand-m9-mstd0.5-inc1
+    policy: str = ""  # RandAugment and the like: rand-m9-mstd0.5-inc1; in memory batch-m7-n2
     color_jitter: NonNegativeFloat = 0.0  # strength of colour jitter; unused with a policy
     erasing: Share = 0.0  # probability of random erasing
     mixup: NonNegativeFloat = 0.0  # alpha of mixup (0: off)
@@ -186,13 +186,21 @@ class AugmentConfig:
 
 @config_dataclass("distill.")
 class DistillConfig:
-    """A teacher whose predicted classes are learned beside the labels (DeiT, arXiv 2012.12877)."""
+    """A teacher whose answers are learned beside the labels.
+
+    Either a network whose predicted class is learned in every step (DeiT, arXiv 2012.12877), or
+    stored soft answers to a fixed set of views (arXiv 1503.02531, 2106.05237).
+    """
 
     teacher: str = ""  # timm model to learn from, such as regnety_160 (empty: none)
     checkpoint: str = ""  # weights of the teacher (empty: timm's pretrained ones)
+    answers: str = ""  # file of stored answers to learn from, made by python -m training.teacher
+    temperature: PositiveFloat = 2.0  # temperature that softens stored answers
     share: Share = 0.5  # weight of the teacher in the loss
 
     def __post_init__(self) -> None:
+        if self.answers and self.teacher:
+            raise ValueError("distill.answers and distill.teacher both name a teacher: give one")
         if self.checkpoint and not self.teacher:
             raise ValueError("distill.checkpoint is given without distill.teacher: name the model")
 
@@ -266,8 +274,11 @@ class TrainConfig:
         if self.initial and (self.weights.model or self.weights.checkpoint):
             raise ValueError("initial and weights both name weights to start from: give one")
         if self.data.source == MEMORY:
-            needs_pil = {"policy": self.augment.policy, "color_jitter": self.augment.color_jitter}
-            wrong = [name for name, value in needs_pil.items() if value]
+            policy, wrong = self.augment.policy, []
+            if policy and not policy.startswith("batch-"):
+                wrong.append("policy")
+            if self.augment.color_jitter:
+                wrong.append("color_jitter")
             if self.augment.crop == "resized":
                 wrong.append("crop resized")
             if wrong:

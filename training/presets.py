@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from training.config import AugmentConfig, DataConfig, Stage, TrainConfig
+from training.config import AugmentConfig, DataConfig, DistillConfig, Stage, TrainConfig
 
 # The supernet inside the package, on 2 cores with bf16 (see docs/nano.md): small images first,
 # which cost less, then the full size; the augmentation of small vision transformers (arXiv
@@ -26,6 +26,37 @@ NANO = TrainConfig(
     checkpoint_every=400,
     data=DataConfig(source="torch/cifar10", interpolation="bilinear"),
     augment=AugmentConfig(policy="rand-m7-n2-mstd0.5-inc1", cutmix=1.0, mix_probability=0.3),
+)
+
+# Nano from a convolutional teacher's stored answers; augmentation of whole batches in memory.
+# python -m training.teacher --data-dir DIR --out teacher --preset nano-distilled
+# python -m training.train --data-dir DIR --out runs/nano --preset nano-distilled \
+#     --distill.answers teacher/answers.safetensors
+# Not run to its end yet, so there is no accuracy here.
+NANO_DISTILLED = replace(
+    NANO,
+    stages=(Stage(100, 20), Stage(60, 24), Stage(40, 32)),
+    lr=2e-3,
+    ema_decay=0.9995,
+    data=DataConfig(),
+    augment=AugmentConfig(policy="batch-m4-n1", cutmix=1.0, mixup=0.8, mix_probability=0.5),
+    distill=DistillConfig(share=0.7),
+)
+
+# The same on one GPU, where launching kernels and not arithmetic takes the time: large batches, the
+# full size from the start. Images, augmentation and answers stay on the device.
+# python -m training.teacher --data-dir DIR --out teacher --preset nano-gpu --views 32 --epochs 20
+# python -m training.train --data-dir DIR --out runs/nano --preset nano-gpu \
+#     --distill.answers teacher/answers.safetensors
+# Rehearsed for two steps on a CPU; not run on a GPU yet, so there is no accuracy and no time here.
+NANO_GPU = replace(
+    NANO_DISTILLED,
+    stages=(Stage(300, 32),),
+    batch_size=2048,
+    lr=4e-3,
+    drop_path_rate=0.05,
+    ema_decay=0.996,
+    evaluate_every=20,
 )
 
 # A few steps on real images, to see that everything works: under a minute on 2 cores.
@@ -88,10 +119,21 @@ IMAGENET_TINY = TrainConfig(
     augment=PAPER_AUGMENT,
 )
 
-Preset = Literal["smoke", "nano", "cifar10", "imagenet-tiny", "imagenet-small", "imagenet-base"]
+Preset = Literal[
+    "smoke",
+    "nano",
+    "nano-distilled",
+    "nano-gpu",
+    "cifar10",
+    "imagenet-tiny",
+    "imagenet-small",
+    "imagenet-base",
+]
 PRESETS: dict[str, TrainConfig] = {
     "smoke": SMOKE,
     "nano": NANO,
+    "nano-distilled": NANO_DISTILLED,
+    "nano-gpu": NANO_GPU,
     "cifar10": CIFAR10,
     "imagenet-tiny": IMAGENET_TINY,
     "imagenet-small": replace(IMAGENET_TINY, space="small"),

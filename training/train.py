@@ -41,6 +41,7 @@ from training.run.command import run_command, value_of
 from training.run.directory import HELD_OUT, last_accuracy, open_run
 from training.run.distributed import current_rank, join
 from training.run.plots import plot_curve
+from training.teacher.answers import use_answers
 
 
 def train(
@@ -81,6 +82,7 @@ def train(
     source = ranks.together(lambda: open_source(config, data_dir, ranks, resources))
     ranks.by_first(lambda: check_classes(source.class_names, out))
     config = with_classes_of(config, source)
+    ranks.together(lambda: use_answers(config, source))
     state = ranks.together(lambda: make_state(config, ranks.device, make))
     context = make_context(config, state, source, ranks, resources)
     ranks.by_first(lambda: open_run(out, config, ranks.device, ranks.world))

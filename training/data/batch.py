@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -37,11 +37,24 @@ class Batch:
         x: float32 (n, 3, height, width), normalised.
         labels: int64 (n,); UNREADABLE for a held-out image that could not be read.
         broken: images that could not be read. In training, others took their places.
+        answers: float32 (n, num_classes), a teacher's logits for these very images; None without.
     """
 
     x: Tensor
     labels: Tensor
     broken: int = 0
+    answers: Tensor | None = None
+
+
+class Answers(Protocol):
+    """A teacher's answers to fixed views of the training images: `training.teacher.answers`."""
+
+    views: int
+    """Number of views of each image."""
+
+    def of(self, positions: Tensor, view: int) -> Tensor:
+        """Return the float32 logits (n, num_classes) for a view of the images at positions."""
+        ...
 
 
 class DataSource(Protocol):
@@ -64,6 +77,19 @@ class DataSource(Protocol):
 
     def held_out(self, img_size: int) -> Iterator[Batch]:
         """Yield this process's share of the held-out images, only resized and normalised."""
+        ...
+
+
+@runtime_checkable
+class ViewSource(DataSource, Protocol):
+    """A source whose images have positions, so that a teacher's answers to them can be stored."""
+
+    def view(self, view: int, img_size: int) -> Iterator[Batch]:
+        """Yield all training images in order, augmented as a fixed view of theirs."""
+        ...
+
+    def use_answers(self, answers: Answers) -> None:
+        """Show in epoch e the view e mod `answers.views` of each image, with its answer."""
         ...
 
 

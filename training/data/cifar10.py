@@ -17,7 +17,16 @@ from torchvision.datasets import CIFAR10
 
 from autoformer_zoo.published import CIFAR10_MEAN, CIFAR10_STD
 from training.config import AugmentConfig
-from training.data.batch import EVAL_BATCH, Batch, Batching, cut_held_out, mixed_seed, seed_all
+from training.data.batch import (
+    EVAL_BATCH,
+    Answers,
+    Batch,
+    Batching,
+    cut_held_out,
+    mixed_seed,
+    seed_all,
+)
+from training.data.views import MAX_VIEWS, make_views, parse_policy, view_numbers
 from training.run.schedule import Schedule, StepPlan
 
 MAX_EVALUATED = 5000  # held-out images that are evaluated between epochs
@@ -97,23 +106,30 @@ class MemorySource:
     Args:
         train: images to train on.
         held_out: images for choosing.
-        augment: only what works on whole batches: crop none or shift, and erasing.
+        augment: only what works on whole batches: crop none or shift, erasing, and policies of
+            `views.parse_policy`.
         batching: how batches are formed.
 
     Raises:
-        ValueError: there are more classes than the network has.
+        ValueError: there are more classes than the network has, or the policy is unknown.
     """
 
     def __init__(
         self, train: Images, held_out: Images, augment: AugmentConfig, batching: Batching
     ) -> None:
         batching.require_classes(train.labels, "cifar10")
+        parse_policy(augment.policy)
         self.class_names, self.num_classes = train.class_names, batching.num_classes
         self.num_train, self.num_held_out = len(train), len(held_out)
         self.held_out_list = [] if held_out.positions is None else held_out.positions.tolist()
         self._train = train.to(batching.ranks.device)
         self._held_out = held_out
         self._augment, self._batching = augment, batching
+        self._answers: Answers | None = None
+
+    def use_answers(self, answers: Answers) -> None:
+        """Show in epoch e the view e mod `answers.views` of each image, with its answer."""
+        self._answers = answers
 
     def train(self, schedule: Schedule, first: int, end: int) -> Generator[Batch, None, None]:
         """Yield this process's parts of the batches of steps first..end-1, in order."""
@@ -122,12 +138,27 @@ class MemorySource:
             plan = schedule.plan(step)
             batch = self._batching.positions(plan, self.num_train)
             for part in ranks.own_parts:
-                images = self._train.select(batch[part :: ranks.parts])
-                yield Batch(self._augmented(images, plan, part), images.labels)
+                positions = batch[part :: ranks.parts]
+                images, answers = self._train.select(positions), None
+                if self._answers:
+                    view = plan.epoch % self._answers.views
+                    answers = self._answers.of(positions, view).to(ranks.device)
+                x = self._augmented(images, positions, plan, part)
+                yield Batch(x, images.labels, answers=answers)
 
-    def _augmented(self, images: Images, plan: StepPlan, part: int) -> Tensor:
+    def view(self, view: int, img_size: int) -> Iterator[Batch]:
+        """Yield all training images in order, augmented as a fixed view of theirs."""
+        for positions in torch.arange(len(self._train)).split(EVAL_BATCH):
+            images, numbers = self._train.select(positions), view_numbers(positions, view)
+            yield Batch(view_batch(images, img_size, numbers, self._augment), images.labels)
+
+    def _augmented(self, images: Images, positions: Tensor, plan: StepPlan, part: int) -> Tensor:
         seed, parts = self._batching.seed, self._batching.ranks.parts
-        if self._augment.crop == "none":
+        if self._answers or self._augment.policy:
+            # Without answers there are new views in each epoch, apart from a teacher's fixed ones.
+            view = plan.epoch % self._answers.views if self._answers else MAX_VIEWS + plan.epoch
+            x = view_batch(images, plan.img_size, view_numbers(positions, view), self._augment)
+        elif self._augment.crop == "none":
             x = eval_batch(images, plan.img_size)
         else:
             x = train_batch(images, plan.img_size, seed, plan.step, part, parts)
@@ -182,6 +213,25 @@ def eval_batch(images: Images, img_size: int) -> Tensor:
     mean = torch.tensor(CIFAR10_MEAN, device=device).view(3, 1, 1) * 255
     std = torch.tensor(CIFAR10_STD, device=device).view(3, 1, 1) * 255
     x = (images.images.float() - mean) / std
+    if x.shape[-1] == img_size:
+        return x
+    return F.interpolate(x, size=img_size, mode="bilinear", antialias=True)
+
+
+def view_batch(images: Images, img_size: int, numbers: Tensor, augment: AugmentConfig) -> Tensor:
+    """Make views at the images' own size, then resize them.
+
+    Args:
+        images: n of them.
+        img_size: side to resize to, in pixels.
+        numbers: int64 (n,): each decides its image's view.
+        augment: policy, and whether to shift and flip.
+
+    Returns:
+        float32 (n, 3, img_size, img_size).
+    """
+    x = eval_batch(images, images.images.shape[-1])
+    x = make_views(x, numbers, augment.policy, augment.crop == "shift")
     if x.shape[-1] == img_size:
         return x
     return F.interpolate(x, size=img_size, mode="bilinear", antialias=True)

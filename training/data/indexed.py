@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from training.config import AugmentConfig, DataConfig
 from training.data.batch import (
     EVAL_BATCH,
     UNREADABLE,
+    Answers,
     Batch,
     Batching,
     DataError,
@@ -30,7 +31,8 @@ from training.data.batch import (
 )
 from training.data.datasets import BROKEN, Sample, load, read_sample
 from training.data.transforms import Transform, eval_transform, train_transform
-from training.run.schedule import Schedule
+from training.data.views import view_numbers
+from training.run.schedule import Schedule, StepPlan
 
 MAX_REPLACED = 10  # broken images in a row before training gives up
 
@@ -92,11 +94,30 @@ class IndexedSource:
         self.held_out_list = held_out_part.indices.tolist() if is_cut else []
         self._train, self._held_out = train_part, held_out_part
         self._data, self._augment, self._batching = data, augment, batching
+        self._answers: Answers | None = None
+
+    def use_answers(self, answers: Answers) -> None:
+        """Show in epoch e the view e mod `answers.views` of each image, with its answer."""
+        self._answers = answers
 
     def train(self, schedule: Schedule, first: int, end: int) -> Generator[Batch, None, None]:
         """Yield this process's parts of the batches of steps first..end-1, in order."""
         make = partial(train_transform, self._data, self._augment)
-        yield from self._load(self._train, make, self._train_keys(schedule, first, end))
+        batches = self._load(self._train, make, self._train_keys(schedule, first, end))
+        if not self._answers:
+            yield from batches
+            return
+        parts = self._train_parts(schedule, first, end)
+        for batch, (plan, _, positions) in zip(batches, parts, strict=True):
+            answers = self._answers.of(positions, plan.epoch % self._answers.views)
+            yield replace(batch, answers=answers.to(batch.x.device))
+
+    def view(self, view: int, img_size: int) -> Iterator[Batch]:
+        """Yield all training images in order, augmented as a fixed view of theirs."""
+        parts = torch.arange(self.num_train).split(EVAL_BATCH)
+        keys = (self._keys(view_numbers(part, view), part, img_size) for part in parts)
+        make = partial(train_transform, self._data, self._augment)
+        yield from self._load(self._train, make, keys)
 
     def held_out(self, img_size: int) -> Iterator[Batch]:
         """Yield this process's share of the held-out images, only resized and normalised."""
@@ -107,16 +128,28 @@ class IndexedSource:
         yield from self._load(self._held_out, make, batches[ranks.rank :: ranks.world])
 
     def _train_keys(self, schedule: Schedule, first: int, end: int) -> Iterator[list[Key]]:
+        for plan, places, positions in self._train_parts(schedule, first, end):
+            numbers = plan.step * self._batching.size + places
+            if self._answers:
+                numbers = view_numbers(positions, plan.epoch % self._answers.views)
+            yield self._keys(numbers, positions, plan.img_size)
+
+    def _train_parts(
+        self, schedule: Schedule, first: int, end: int
+    ) -> Iterator[tuple[StepPlan, Tensor, Tensor]]:
+        """Yield for each part of this process the plan, the places in the batch, the positions."""
         batching = self._batching
         for step in range(first, end):
             plan = schedule.plan(step)
-            batch = self._train.indices[batching.positions(plan, self.num_train)].tolist()
-            keys = [
-                Key(step * batching.size + place, index, plan.img_size)
-                for place, index in enumerate(batch)
-            ]
+            batch = batching.positions(plan, self.num_train)
             for part in batching.ranks.own_parts:
-                yield keys[part :: batching.ranks.parts]
+                places = torch.arange(part, len(batch), batching.ranks.parts)
+                yield plan, places, batch[places]
+
+    def _keys(self, numbers: Tensor, positions: Tensor, img_size: int) -> list[Key]:
+        indices = self._train.indices[positions].tolist()
+        pairs = zip(numbers.tolist(), indices, strict=True)
+        return [Key(number, index, img_size) for number, index in pairs]
 
     def _load(
         self, part: Part, make: Callable[[int], Transform], batches: Iterable[list[Key]]

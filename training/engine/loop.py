@@ -104,7 +104,13 @@ def make_context(
         Schedule(config, source.num_train),
         ranks,
         ranks.wrap(network, network.uses_all),
-        Mixer(config.augment, config.label_smoothing, space.num_classes, config.seed),
+        Mixer(
+            config.augment,
+            config.label_smoothing,
+            space.num_classes,
+            config.seed,
+            config.distill.temperature if config.distill.answers else None,
+        ),
         open_teacher(
             config.distill,
             NORMALISATIONS[config.data.normalisation],

@@ -31,12 +31,19 @@ class Mixer:
         label_smoothing: of mixed labels.
         num_classes: classes of the labels.
         seed: of the run.
+        temperature: that softens a teacher's stored answers; None without them.
     """
 
     def __init__(
-        self, augment: AugmentConfig, label_smoothing: float, num_classes: int, seed: int
+        self,
+        augment: AugmentConfig,
+        label_smoothing: float,
+        num_classes: int,
+        seed: int,
+        temperature: float | None = None,
     ) -> None:
-        self._seed = seed
+        self._seed, self._temperature = seed, temperature
+        self._smoothing, self._num_classes = label_smoothing, num_classes
         self._mixup: Mixup | None = None
         if augment.mixes:
             self._mixup = Mixup(
@@ -44,21 +51,35 @@ class Mixer:
                 augment.cutmix,
                 prob=augment.mix_probability,
                 mode=augment.mix_mode,
-                label_smoothing=label_smoothing,
-                num_classes=num_classes,
+                # Beside a teacher's probabilities the labels come as smoothed probabilities.
+                label_smoothing=0.0 if temperature else label_smoothing,
+                num_classes=2 * num_classes if temperature else num_classes,
+                multi_label=bool(temperature),
             )
 
-    def mix(self, batch: Batch, step: int, part: int) -> tuple[Tensor, Tensor]:
-        """Return images and targets: labels (n,), or mixed probabilities (n, num_classes)."""
+    def mix(self, batch: Batch, step: int, part: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return images, targets, and a stored teacher's probabilities; None without a teacher.
+
+        Targets are labels (n,), or mixed probabilities (n, num_classes).
+        """
+        taught = None
+        if batch.answers is not None and self._temperature:
+            taught = (batch.answers / self._temperature).softmax(1)  # (n, num_classes)
         if self._mixup is None:
-            return batch.x, batch.labels
+            return batch.x, batch.labels, taught
         seed_all(mixed_seed(self._seed, step, f"mixup/{part}"))
-        x, targets = self._mixup(batch.x, batch.labels)
-        return x, targets
+        if taught is None:
+            x, targets = self._mixup(batch.x, batch.labels)
+            return x, targets, None
+        hot = F.one_hot(batch.labels, self._num_classes)
+        smoothed = hot * (1 - self._smoothing) + self._smoothing / self._num_classes
+        x, both = self._mixup(batch.x, torch.cat([smoothed, taught], 1))
+        targets, taught = both.chunk(2, 1)
+        return x, targets, taught
 
 
 class Teacher:
-    """A network whose predicted classes are learned (DeiT, arXiv 2012.12877, section 4).
+    """A network whose predicted classes are learned (DeiT, arXiv 2012.12877), or stored logits.
 
     Args:
         model: in eval mode, on the device.
@@ -76,8 +97,13 @@ class Teacher:
     @torch.no_grad()
     def labels(self, x: Tensor) -> Tensor:
         """Return the class (n,) that the teacher predicts for images normalised as the data."""
+        return self.logits(x).argmax(1)
+
+    @torch.no_grad()
+    def logits(self, x: Tensor) -> Tensor:
+        """Return the teacher's logits (n, num_classes), to be stored (`training.teacher`)."""
         logits: Tensor = self._model(x * self._scale + self._shift)
-        return logits.argmax(1)
+        return logits
 
 
 def open_teacher(
@@ -148,6 +174,19 @@ def label_loss(
         return loss
     taught = F.cross_entropy(logits, teacher_labels)
     return (1 - teacher_share) * loss + teacher_share * taught
+
+
+def distillation_loss(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
+    """Return the divergence from a teacher's softened probabilities, in fp32.
+
+    Args:
+        logits: (n, num_classes).
+        taught: the teacher's probabilities (n, num_classes), softened by the same temperature.
+        temperature: logits are divided by it. The gradient falls with its square, which is made up
+            for (arXiv 1503.02531, section 2).
+    """
+    softened = (logits.float() / temperature).log_softmax(1)
+    return F.kl_div(softened, taught, reduction="batchmean") * temperature**2
 
 
 def soft_cross_entropy(logits: Tensor, target_logits: Tensor) -> Tensor:

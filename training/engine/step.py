@@ -19,7 +19,7 @@ from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.space import SearchSpace, SubnetConfig
 from training.config import TrainConfig
 from training.data.batch import Batch, mixed_seed
-from training.engine.losses import Mixer, Teacher, label_loss, soft_cross_entropy
+from training.engine.losses import Mixer, Teacher, distillation_loss, label_loss, soft_cross_entropy
 from training.engine.network import Network
 from training.engine.sampling import subnets_of_step
 from training.run.distributed import Ranks
@@ -190,7 +190,7 @@ def _backward(
     """Add the gradient of one part of the batch; returns the part's loss."""
     config, ranks = context.config, context.ranks
     half = HALF.get(config.precision)
-    x, targets = context.mixer.mix(batch, plan.step, part)
+    x, targets, taught = context.mixer.mix(batch, plan.step, part)
     teacher_labels = context.teacher.labels(x) if context.teacher else None
     torch.manual_seed(mixed_seed(config.seed, plan.step, f"dropout/{part}" if part else "dropout"))
     largest_logits: Tensor | None = None
@@ -204,6 +204,10 @@ def _backward(
                 loss = label_loss(
                     logits, targets, config.label_smoothing, teacher_labels, config.distill.share
                 )
+                if taught is not None:
+                    share, temperature = config.distill.share, config.distill.temperature
+                    divergence = distillation_loss(logits, taught, temperature)
+                    loss = (1 - share) * loss + share * divergence
                 largest_logits = logits.detach()
             else:
                 loss = soft_cross_entropy(logits, largest_logits)
