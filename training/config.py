@@ -194,7 +194,7 @@ class DistillConfig:
 
     teacher: str = ""  # timm model to learn from, such as regnety_160 (empty: none)
     checkpoint: str = ""  # weights of the teacher (empty: timm's pretrained ones)
-    answers: str = ""  # file of stored answers to learn from, made by python -m training.teacher
+    answers: str = ""  # file of stored answers to learn from (training.engine.teacher)
     temperature: PositiveFloat = 2.0  # temperature that softens stored answers
     share: Share = 0.5  # weight of the teacher in the loss
 

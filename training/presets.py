@@ -29,7 +29,7 @@ NANO = TrainConfig(
 )
 
 # Nano from a convolutional teacher's stored answers; augmentation of whole batches in memory.
-# python -m training.teacher --data-dir DIR --out teacher --preset nano-distilled
+# python -m training.engine.teacher --data-dir DIR --out teacher --preset nano-distilled
 # python -m training.train --data-dir DIR --out runs/nano --preset nano-distilled \
 #     --distill.answers teacher/answers.safetensors
 # Not run to its end yet, so there is no accuracy here.
@@ -45,10 +45,11 @@ NANO_DISTILLED = replace(
 
 # The same on one GPU, where launching kernels and not arithmetic takes the time: large batches, the
 # full size from the start. Images, augmentation and answers stay on the device.
-# python -m training.teacher --data-dir DIR --out teacher --preset nano-gpu --views 32 --epochs 20
+# python -m training.engine.teacher --data-dir DIR --out teacher --preset nano-gpu \
+#     --views 32 --epochs 20
 # python -m training.train --data-dir DIR --out runs/nano --preset nano-gpu \
 #     --distill.answers teacher/answers.safetensors
-# Rehearsed for two steps on a CPU; not run on a GPU yet, so there is no accuracy and no time here.
+# Two steps ran on a CPU at batch 1024; not run on a GPU yet, so there is no accuracy or time here.
 NANO_GPU = replace(
     NANO_DISTILLED,
     stages=(Stage(300, 32),),

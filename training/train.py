@@ -35,13 +35,13 @@ from training.engine.loop import make_context, make_state, resume, run_steps, wr
 from training.engine.network import Network, make_network
 from training.engine.review import Review, draw_review, review
 from training.engine.step import RunState, StepContext
+from training.engine.teacher.answers import use_answers
 from training.engine.weights import write_weights
 from training.presets import PRESETS, Preset
 from training.run.command import run_command, value_of
 from training.run.directory import HELD_OUT, last_accuracy, open_run
 from training.run.distributed import current_rank, join
 from training.run.plots import plot_curve
-from training.teacher.answers import use_answers
 
 
 def train(

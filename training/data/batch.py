@@ -47,7 +47,7 @@ class Batch:
 
 
 class Answers(Protocol):
-    """A teacher's answers to fixed views of the training images: `training.teacher.answers`."""
+    """A teacher's answers to fixed views of the training images (`engine/teacher/answers.py`)."""
 
     views: int
     """Number of views of each image."""

@@ -101,7 +101,7 @@ class Teacher:
 
     @torch.no_grad()
     def logits(self, x: Tensor) -> Tensor:
-        """Return the teacher's logits (n, num_classes), to be stored (`training.teacher`)."""
+        """Return the teacher's logits (n, num_classes), to be stored."""
         logits: Tensor = self._model(x * self._scale + self._shift)
         return logits
 

@@ -1,10 +1,10 @@
 """Store a teacher's answers to fixed views of the training images, for `--distill.answers`.
 
-    python -m training.teacher --data-dir DATA --out teacher --preset nano-distilled
+    python -m training.engine.teacher --data-dir DATA --out teacher --preset nano-distilled
     python -m training.train --data-dir DATA --out runs/nano --preset nano-distilled \\
         --distill.answers teacher/answers.safetensors
 
-    python -m training.teacher --data-dir IMAGENET --out teacher --preset imagenet-tiny \\
+    python -m training.engine.teacher --data-dir IMAGENET --out teacher --preset imagenet-tiny \\
         --model regnety_160.deit_in1k --views 8
 
 The preset decides which images are held out and what a view is, so both commands need the same one.
@@ -31,11 +31,11 @@ from training.data.open import open_source
 from training.data.transforms import NORMALISATIONS
 from training.engine.losses import open_teacher
 from training.engine.step import HALF
+from training.engine.teacher.answers import require_views, store_answers
+from training.engine.teacher.train import DEFAULT_TEACHER, TeacherConfig, answer, train_teacher
 from training.presets import PRESETS, Preset
 from training.run.command import run_command
 from training.run.distributed import Ranks, device_of
-from training.teacher.answers import require_views, store_answers
-from training.teacher.train import DEFAULT_TEACHER, TeacherConfig, answer, train_teacher
 from training.train import resolve_precision
 
 ANSWERS = "answers.safetensors"
@@ -138,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             print(json.dumps(train_and_store(config, teacher, data_dir, out, views, place)))
 
-    return run_command("python -m training.teacher", command, argv)
+    return run_command("python -m training.engine.teacher", command, argv)
 
 
 if __name__ == "__main__":

@@ -30,13 +30,13 @@ from training.data.indexed import IndexedSource
 from training.data.open import open_source
 from training.data.transforms import NORMALISATIONS
 from training.engine.losses import open_teacher
+from training.engine.teacher import __main__ as command
+from training.engine.teacher import train as train_module
+from training.engine.teacher.answers import StoredAnswers, store_answers, use_answers
+from training.engine.teacher.network import ConvTeacher
+from training.engine.teacher.train import TeacherConfig, train_teacher
 from training.run.distributed import Ranks
 from training.run.schedule import Schedule
-from training.teacher import __main__ as command
-from training.teacher import train as train_module
-from training.teacher.answers import StoredAnswers, store_answers, use_answers
-from training.teacher.network import ConvTeacher
-from training.teacher.train import TeacherConfig, train_teacher
 from training.train import train
 
 ALONE = Ranks(torch.device("cpu"))
@@ -173,7 +173,7 @@ def test_answers_to_other_images_are_refused(
 
 def test_what_is_no_file_of_answers_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "answers.safetensors"
-    with pytest.raises(FileNotFoundError, match="is not there; make it with python -m"):
+    with pytest.raises(FileNotFoundError, match="is not there; python -m training.engine.teacher makes"):
         StoredAnswers(file, CONFIG, 40, 4)
     file.write_bytes(b"nothing of that kind")
     with pytest.raises(ValueError, match="is not a safetensors file"):

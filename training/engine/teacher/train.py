@@ -21,7 +21,7 @@ from torch import Tensor
 
 from training.data.batch import mixed_seed
 from training.data.cifar10 import Images, eval_batch
-from training.teacher.network import ConvTeacher
+from training.engine.teacher.network import ConvTeacher
 
 _log = logging.getLogger(__name__)
 

@@ -2,8 +2,8 @@
 
 A teacher that answers in every step costs a third to a half of a small student's step. Stored are
 the logits of K augmented views of each training image; in epoch e the student sees view e mod K,
-the same picture that the teacher has answered. `python -m training.teacher` stores the answers of a
-convolutional teacher that it trains, or of a timm model, as for ImageNet.
+the same image that the teacher has answered. `python -m training.engine.teacher` stores the
+answers of a convolutional teacher that it trains, or of a timm model, as for ImageNet.
 
 Source: arXiv 2106.05237 (teacher and student see the same view), 2207.10666 (stored answers).
 """
@@ -47,7 +47,7 @@ class StoredAnswers:
                 shape = tuple(file.get_slice("answers").get_shape()) if "answers" in names else ()
         except FileNotFoundError:
             raise FileNotFoundError(
-                f"distill.answers {path} is not there; make it with python -m training.teacher"
+                f"distill.answers {path} is not there; python -m training.engine.teacher makes it"
             ) from None
         except SafetensorError as error:
             raise ValueError(f"distill.answers {path} is not a safetensors file: {error}") from None
