@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from autoformer_zoo.published import GENERIC, MODELS, SPACES, find_model
 from autoformer_zoo.space import HEAD_DIM, MAX_DISTANCE, NUM_REL_POS, SubnetConfig
 
 if TYPE_CHECKING:
@@ -22,16 +23,18 @@ AUGMENTED_PADDING = 16  # the extra channels of the augmented form are a multipl
 
 
 def count_params(
-    subnet: SubnetConfig,
-    img_size: Size = 224,
-    patch_size: Size = 16,
-    num_classes: int = 1000,
+    subnet: SubnetConfig | str,
+    img_size: Size | None = None,
+    patch_size: Size | None = None,
+    num_classes: int | None = None,
     in_chans: int = 3,
 ) -> int:
     """Count the parameters of the static network, as built by `AutoFormer(subnet, ...)`.
 
     Args:
-        subnet: the network.
+        subnet: the network, or the name of a model. Sizes that are not given are those of the
+            published model with this subnet, else ImageNet's: 224 pixels, patches of 16, 1000
+            classes.
         img_size: input side, or (height, width), in pixels; the position embedding depends on it.
         patch_size: patch side, or (height, width), in pixels.
         num_classes: outputs of the head; 0 for no head.
@@ -41,8 +44,11 @@ def count_params(
         Number of parameters, biases and relative position tables included.
 
     Raises:
-        ValueError: a size is not positive, or the image is smaller than a patch.
+        ValueError: the name is unknown, or a size is not positive or less than a patch.
     """
+    subnet, img_size, patch_size, num_classes = _completed(
+        subnet, img_size, patch_size, num_classes
+    )
     dim = subnet.embed_dim
     height, width = _grid(img_size, patch_size)
     _require_counts(num_classes, in_chans)
@@ -58,10 +64,10 @@ def count_params(
 
 
 def count_macs(
-    subnet: SubnetConfig,
-    img_size: Size = 224,
-    patch_size: Size = 16,
-    num_classes: int = 1000,
+    subnet: SubnetConfig | str,
+    img_size: Size | None = None,
+    patch_size: Size | None = None,
+    num_classes: int | None = None,
     in_chans: int = 3,
     form: AttentionForm = "auto",
 ) -> int:
@@ -75,7 +81,7 @@ def count_macs(
     everything that only moves numbers. FLOPs, where a multiply-add counts as two, are twice this.
 
     Args:
-        subnet: the network.
+        subnet: the network, or a model's name; sizes that are not given as in `count_params`.
         img_size: input side, or (height, width), in pixels.
         patch_size: patch side, or (height, width), in pixels.
         num_classes: outputs of the head; 0 for no head.
@@ -87,9 +93,12 @@ def count_macs(
         Multiply-adds of one image.
 
     Raises:
-        ValueError: a size is not positive, the image is smaller than a patch, or `form` is
-            unknown.
+        ValueError: the name or `form` is unknown, a size is not positive, or the image is smaller
+            than a patch.
     """
+    subnet, img_size, patch_size, num_classes = _completed(
+        subnet, img_size, patch_size, num_classes
+    )
     dim = subnet.embed_dim
     grid = _grid(img_size, patch_size)
     _require_counts(num_classes, in_chans)
@@ -105,10 +114,10 @@ def count_macs(
 
 
 def official_complexity(
-    subnet: SubnetConfig,
-    img_size: Size = 224,
-    patch_size: Size = 16,
-    num_classes: int = 1000,
+    subnet: SubnetConfig | str,
+    img_size: Size | None = None,
+    patch_size: Size | None = None,
+    num_classes: int | None = None,
     in_chans: int = 3,
 ) -> float:
     """Return what the official `get_complexity` returns for this subnet; for comparison only.
@@ -116,7 +125,7 @@ def official_complexity(
     It is no count of what any network executes, see the comments; `count_macs` is.
 
     Args:
-        subnet: the network.
+        subnet: the network, or a model's name; sizes that are not given as in `count_params`.
         img_size: input side, or (height, width), in pixels.
         patch_size: patch side, or (height, width), in pixels.
         num_classes: outputs of the head.
@@ -126,10 +135,13 @@ def official_complexity(
         The official "FLOPs", in multiply-adds more or less, with halves.
 
     Raises:
-        ValueError: a size is not positive, or the image is smaller than a patch.
+        ValueError: the name is unknown, or a size is not positive or less than a patch.
     """
     # Upstream quirks (microsoft/Cream@4a13c40, supernet_transformer.py and model/module/*,
     # get_complexity; `test_official_complexity_equals_the_official_values`) are marked "quirk".
+    subnet, img_size, patch_size, num_classes = _completed(
+        subnet, img_size, patch_size, num_classes
+    )
     dim = subnet.embed_dim
     height, width = _grid(img_size, patch_size)
     _require_counts(num_classes, in_chans)
@@ -146,6 +158,28 @@ def official_complexity(
         total += 2 * MAX_DISTANCE * n * n + n * n / 2 + n * attn_dim / 2
         total += 2 * n * dim * hidden_dim  # fc1, fc2
     return total + (patches + 1) * dim * num_classes  # quirk: the head at every token
+
+
+def _completed(
+    subnet: SubnetConfig | str,
+    img_size: Size | None,
+    patch_size: Size | None,
+    num_classes: int | None,
+) -> tuple[SubnetConfig, Size, Size, int]:
+    """Fill in the sizes that are not given."""
+    if isinstance(subnet, str):
+        spec = find_model(subnet)[1]
+    else:
+        # With ImageNet's sizes a published subnet would silently get another network's count.
+        own = (spec for spec in MODELS.values() if spec.subnet == subnet)
+        spec = next(own, MODELS[GENERIC])
+    space = SPACES[spec.space]
+    return (
+        spec.subnet if isinstance(subnet, str) else subnet,
+        space.img_size if img_size is None else img_size,
+        space.patch_size if patch_size is None else patch_size,
+        space.num_classes if num_classes is None else num_classes,
+    )
 
 
 def _attention_macs(form: str, grid: tuple[int, int]) -> int:

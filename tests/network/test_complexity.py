@@ -51,7 +51,7 @@ def executed_macs(model: AutoFormer, *shape: int, device: str = "cpu") -> float:
 
 @pytest.mark.parametrize("name", SUBNETS)
 def test_count_params_equals_the_built_network(name: str) -> None:
-    assert count_params(SUBNETS[name]) == built_params(SUBNETS[name])
+    assert count_params(SUBNETS[name], 224, 16, 1000) == built_params(SUBNETS[name])
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -98,7 +98,8 @@ def test_count_macs_equals_torchs_counter(name: str) -> None:
     # functions for training, whose products differ by the class token's.
     model = AutoFormer(SUBNETS[name], device="meta", attention="decomposed").eval()
     executed = executed_macs(model, 1, 3, 224, 224, device="meta")
-    assert count_macs(SUBNETS[name], form="decomposed") == pytest.approx(executed, rel=0.01)
+    macs = count_macs(SUBNETS[name], 224, 16, 1000, form="decomposed")
+    assert macs == pytest.approx(executed, rel=0.01)
 
 
 @pytest.mark.parametrize("batch", [1, 8])
@@ -187,3 +188,15 @@ def test_impossible_sizes_are_refused(count: object, kwargs: dict[str, object], 
 def test_unknown_form_is_refused() -> None:
     with pytest.raises(ValueError, match="form is 'fused'; expected one of auto, explicit"):
         count_macs(SMALL, form="fused")
+
+
+def test_published_subnet_is_counted_at_its_own_sizes() -> None:
+    nano = SUBNETS["autoformer_nano"]
+    for subnet in (nano, "autoformer_nano", "autoformer_nano.cifar10"):
+        assert count_params(subnet) == count_params(nano, 32, 4, 10) == 2_921_098
+        assert count_macs(subnet) == count_macs(nano, 32, 4, 10)
+        assert official_complexity(subnet) == official_complexity(nano, 32, 4, 10)
+    assert count_params(nano, 224, 16, 1000) == 3_275_752
+    assert count_params("autoformer_tiny") == 5_867_944
+    with pytest.raises(ValueError, match="no model is called 'nano'"):
+        count_params("nano")
