@@ -20,6 +20,7 @@ from torch import Tensor
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.weights.files import (
     CheckpointError,
+    exactly,
     is_finite,
     read_tensors,
     refusal,
@@ -116,7 +117,8 @@ class SupernetWeights(_Weights):
         Raises:
             ValueError: the subnet does not fit; the text names the layer.
         """
-        tensors = slice_supernet(self.tensors, self.sizes, subnet, self.bias_rule)
+        with exactly():
+            tensors = slice_supernet(self.tensors, self.sizes, subnet, self.bias_rule)
         return SubnetWeights(tensors, replace(self.net, sizes=subnet), self.metadata)
 
 
@@ -221,7 +223,8 @@ class Checkpoint:
         if self.is_supernet:
             if subnet is None:
                 raise refusal(self.source, "holds a supernet; say which subnet= to cut from it")
-            tensors = slice_supernet(tensors, sizes, subnet, self.bias_rule)
+            with exactly():
+                tensors = slice_supernet(tensors, sizes, subnet, self.bias_rule)
         elif subnet is None:
             subnet = sizes
         elif not same_sizes(subnet, sizes):
@@ -236,9 +239,10 @@ class Checkpoint:
     def _tensors(self) -> dict[str, Tensor]:
         """Return all tensors under our names."""
         out = {}
-        for name in self.architecture.shapes():
-            parts = [self.upstream[part] for part in upstream_names(self.family, name)]
-            out[name] = join(self.family, name, parts, self.layout)
+        with exactly():
+            for name in self.architecture.shapes():
+                parts = [self.upstream[part] for part in upstream_names(self.family, name)]
+                out[name] = join(self.family, name, parts, self.layout)
         return out
 
     def _require_finite(self, tensors: Mapping[str, Tensor]) -> None:
@@ -279,7 +283,7 @@ def open_checkpoint(source: FileOrState, layout: str | None = None) -> Checkpoin
         tensors, metadata = read_tensors(source)
     try:
         return _interpret(name, tensors, metadata, stated)
-    except FormatError as error:
+    except Exception as error:  # FormatError, and whatever else a file's odd shapes break
         raise refusal(name, error) from None
 
 

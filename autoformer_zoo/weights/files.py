@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import re
 import warnings
@@ -27,12 +28,23 @@ from torch import Tensor, nn
 ALLOWED_GLOBALS: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
     argparse.Namespace
 ]
-CONTAINERS = ("model", "state_dict", "model_ema", "state_dict_ema")  # the first that is there wins
-WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel and torch.compile put them in front
+# Entries of a training checkpoint that hold weights; the first that is there is taken. Averaged
+# weights come first, as in timm: they are the ones that were evaluated.
+AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+CONTAINERS = (
+    *AVERAGED,
+    *("state_dict", "model", "model_state_dict", "module", "net", "network", "weights", "teacher"),
+)
+MAX_NESTING = 4  # of containers: a pickle may contain itself
+# Parts of names that torch.compile, FSDP and activation checkpointing insert anywhere.
+WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 MAX_REFUSAL = 600  # characters: names of tensors come from the file, and may be anything
 
 Shape = tuple[int, ...]
+
+
+_log = logging.getLogger(__name__)
 
 
 class CheckpointError(RuntimeError):
@@ -55,8 +67,7 @@ def shown(name: object) -> str:
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read the weights of a safetensors file or a torch checkpoint, executing nothing.
 
-    Of a training checkpoint only the weights are taken (the first of `CONTAINERS`), and wrappers'
-    prefixes are dropped from names.
+    Of a training checkpoint only the weights are taken, see `take_weights`.
 
     Args:
         path: the file; its ending does not matter.
@@ -101,6 +112,10 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
 def take_weights(content: object, source: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Find the named tensors in what a checkpoint holds.
 
+    Of several containers the first of `CONTAINERS` is taken. The names' common prefix ("model.",
+    "module.", ...) and what wrappers insert are dropped, and so is the counter of PyTorch's
+    AveragedModel.
+
     Args:
         content: a state dict, or a training checkpoint with one inside.
         source: name for messages.
@@ -108,25 +123,32 @@ def take_weights(content: object, source: str | os.PathLike[str]) -> dict[str, T
     Raises:
         CheckpointError: there are none, or something else is among them.
     """
-    if not isinstance(content, Mapping):
-        raise refusal(
-            source, f"holds a {type(content).__name__}; expected a state dict of named tensors"
-        )
-    inner = next(
-        (content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)), None
-    )
-    if inner is None and not any(isinstance(value, Tensor) for value in content.values()):
-        names = ", ".join(shown(key) for key in list(content)[:6]) or "nothing"
+    weights = content
+    for _ in range(MAX_NESTING):
+        if not isinstance(weights, Mapping):
+            raise refusal(
+                source, f"holds a {type(weights).__name__}; expected a state dict of named tensors"
+            )
+        found = [key for key in CONTAINERS if isinstance(weights.get(key), Mapping)]
+        if not found:
+            break
+        key = next((key for key in found if weights[key]), found[0])
+        if len(found) > 1:
+            _log.info("%s: the weights in %s are taken; it also has %s", source, key, found)
+        weights = weights[key]
+    assert isinstance(weights, Mapping)
+    if not weights:
+        raise refusal(source, "its state dict is empty")
+    if weights is content and not any(isinstance(value, Tensor) for value in weights.values()):
+        names = ", ".join(shown(key) for key in list(weights)[:6])
         raise refusal(
             source, f"has no model weights in it, only {names}; expected one of {CONTAINERS}"
         )
-    weights = content if inner is None else inner
-    if not weights:
-        raise refusal(source, "its state dict is empty")
-    for name, value in weights.items():
+    named = {k: v for k, v in weights.items() if str(k).rpartition(".")[2] != "n_averaged"}
+    for name, value in named.items():
         if problem := _value_problem(name, value):
             raise refusal(source, f"{shown(name)} {problem}")
-    return {name: value.detach() for name, value in _unwrapped(weights).items()}
+    return {name: value.detach() for name, value in _unwrapped(named).items()}
 
 
 def write_tensors(
@@ -163,6 +185,11 @@ def write_tensors(
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def exactly() -> torch.autocast:
+    """Return a context in which weights keep their type though the caller uses autocast."""
+    return torch.autocast("cpu", enabled=False)
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
@@ -262,9 +289,17 @@ def _value_problem(name: object, value: object) -> str | None:
 
 
 def _unwrapped(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    for prefix in WRAPPERS * 2:
-        if all(name.startswith(prefix) for name in weights):
-            weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    plain = {
+        ".".join(part for part in name.split(".") if part not in WRAPPERS): value
+        for name, value in weights.items()
+    }
+    if len(plain) == len(
+        weights
+    ):  # else two names became one, and the reader refuses the originals
+        weights = plain
+    # A network's own names have no prefix in common.
+    while len({name.partition(".")[0] for name in weights}) == 1 < len(weights):
+        weights = {name.partition(".")[2]: value for name, value in weights.items()}
     return weights
 
 

@@ -6,6 +6,7 @@ import argparse
 import errno
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,6 +93,13 @@ def test_directory_is_refused(tmp_path: Path) -> None:
         load_supernet(tmp_path)
 
 
+@pytest.mark.parametrize("width", [1 << 22, 1])
+def test_shapes_that_no_config_allows_are_refused(width: int) -> None:
+    given = {"cls_token": torch.ones(1, 1, 1), "blocks.0.mlp.fc1.bias": torch.ones(width)}
+    with pytest.raises(CheckpointError, match="the state dict: "):
+        open_checkpoint(given)
+
+
 def test_state_dict_is_checked_by_the_same_rules() -> None:
     with pytest.raises(CheckpointError, match=r"the state dict: missing keys norm\.bias"):
         load_supernet({name: value for name, value in state().items() if name != "norm.bias"})
@@ -107,16 +115,74 @@ def test_nni_supernet_is_recognised_by_its_sizes(space: str) -> None:
 # What a file may look like
 
 
-@pytest.mark.parametrize("key", ["model", "state_dict", "model_ema"])
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
-def test_training_checkpoint_gives_its_weights(key: str, prefix: str, tmp_path: Path) -> None:
-    weights = {prefix + name: torch.nn.Parameter(value) for name, value in state().items()}
+@pytest.mark.parametrize("key", ["model", "model_state_dict", "module", "teacher"])
+def test_training_checkpoint_gives_its_weights(key: str, tmp_path: Path) -> None:
+    weights = {name: torch.nn.Parameter(value) for name, value in state().items()}
     content = {key: weights, "optimizer": {}, "args": argparse.Namespace(lr=0.1)}
     torch.save(content, tmp_path / "checkpoint.pth")
     tensors, metadata = read_tensors(tmp_path / "checkpoint.pth")
     assert_same(tensors, state())
     assert metadata == {}
     assert not any(value.requires_grad for value in tensors.values())
+
+
+@pytest.mark.parametrize(
+    ("raw", "averaged"), [("state_dict", "state_dict_ema"), ("model", "model_ema")]
+)
+def test_averaged_weights_come_first(
+    raw: str, averaged: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    other = {name: value + 1 for name, value in state().items()}
+    assert_same(files.take_weights({raw: other, averaged: state()}, "f"), state())
+    assert f"f: the weights in {averaged} are taken; it also has ['{averaged}', '{raw}']" in (
+        caplog.text
+    )
+    assert_same(files.take_weights({raw: state(), averaged: {}}, "f"), state())
+
+
+WRAPPED: dict[str, Callable[[str], str]] = {
+    "lightning": lambda name: f"model.{name}",
+    "lightning, compiled": lambda name: f"model._orig_mod.{name}",
+    "compiled, distributed": lambda name: f"_orig_mod.module.{name}",
+    "compiled blocks": lambda name: name.replace("blocks.0.", "blocks.0._orig_mod."),
+    "sharded": lambda name: (
+        "_fsdp_wrapped_module." + name.replace("blocks.1.", "blocks.1._fsdp_wrapped_module.")
+    ),
+    "checkpointed": lambda name: name.replace(".attn.", ".attn._checkpoint_wrapped_module."),
+    "any": lambda name: f"backbone.encoder.{name}",
+}
+
+
+@pytest.mark.parametrize("case", WRAPPED)
+@pytest.mark.parametrize("family", ["packed", "nni"])
+def test_prefixes_of_wrappers_are_dropped(case: str, family: str) -> None:
+    given = state() if family == "packed" else nni_state(SIZES)
+    wrapped = {WRAPPED[case](name): value for name, value in given.items()}
+    assert_same(files.take_weights({"state_dict": wrapped}, "f"), given)
+
+
+def test_averaged_model_is_opened() -> None:
+    model = torch.optim.swa_utils.AveragedModel(AutoFormer(SUBNET, 32, 16, num_classes=3))
+    for content in (model.state_dict(), {f"module.{k}": v for k, v in model.state_dict().items()}):
+        weights = open_checkpoint(content).subnet()
+        assert_same(dict(weights.tensors), dict(model.module.state_dict()))
+
+
+def test_more_than_the_network_is_refused() -> None:
+    wrapped = {f"model.{name}": value for name, value in state().items()}
+    with pytest.raises(CheckpointError, match="are not an AutoFormer's"):
+        open_checkpoint({**wrapped, "criterion.weight": torch.ones(3)})
+    twice = {**state(), "_orig_mod.cls_token": torch.zeros(1, 1, 32)}
+    with pytest.raises(CheckpointError, match=r"unexpected keys _orig_mod\.cls_token"):
+        open_checkpoint(twice)
+
+
+def test_container_of_itself_is_refused() -> None:
+    content: dict[str, object] = {"epoch": 3}
+    content["model"] = content
+    with pytest.raises(CheckpointError, match="has no model weights in it, only epoch, model"):
+        files.take_weights(content, "f")
 
 
 @pytest.mark.parametrize("ending", [".pth", ".safetensors", ""])
