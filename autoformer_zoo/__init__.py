@@ -19,7 +19,7 @@ from autoformer_zoo.space import SearchSpace, SubnetConfig
 
 if TYPE_CHECKING:
     from autoformer_zoo.classify.predict import predict
-    from autoformer_zoo.factory import create_model, extract_subnet, list_models
+    from autoformer_zoo.factory import create_model, extract_subnet, list_models, save_for_hf
     from autoformer_zoo.network.complexity import count_macs, count_params, official_complexity
     from autoformer_zoo.network.frozen import freeze
     from autoformer_zoo.network.vit import AutoFormer
@@ -48,6 +48,7 @@ __all__ = [
     "load_supernet",
     "official_complexity",
     "predict",
+    "save_for_hf",
 ]
 
 _LAZY = {
@@ -64,6 +65,7 @@ _LAZY = {
     "load_supernet": "weights.pretrained",
     "official_complexity": "network.complexity",
     "predict": "classify.predict",
+    "save_for_hf": "factory",
 }
 
 

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.published import GENERIC, MODELS, SPACES, ModelSpec
 from autoformer_zoo.space import SubnetConfig
+from autoformer_zoo.weights.files import exactly
 from autoformer_zoo.weights.header import notes_to_cfg
 from autoformer_zoo.weights.layouts import UPSTREAM_NAMES
 from autoformer_zoo.weights.sources import NANO_WEIGHTS, SOURCES
@@ -100,6 +101,11 @@ class RegisteredAutoFormer(AutoFormer):
     def _model_args(self, values: Mapping[str, Any]) -> None:
         self.__dict__["_recorded_args"] = {k: v for k, v in values.items() if k != "checkpoint"}
 
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the head, see `AutoFormer`; names of other classes are forgotten."""
+        super().reset_classifier(num_classes, global_pool)
+        _drop_foreign_labels(self)
+
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:  # torch's pair of missing and unexpected keys
@@ -156,6 +162,17 @@ def load_adapted(model: AutoFormer, weights: SubnetWeights) -> None:
         ValueError: the input convolution cannot be adapted.
         RuntimeError: a tensor is missing, unexpected or of another shape.
     """
+    with exactly():
+        state = _resampled(model, weights)
+    if weights.num_classes != model.num_classes:
+        for key in ("head.weight", "head.bias"):
+            state.pop(key, None)
+        state.update({f"head.{key}": value for key, value in model.head.state_dict().items()})
+    model.load_state_dict(state)
+
+
+def _resampled(model: AutoFormer, weights: SubnetWeights) -> dict[str, Tensor]:
+    """Return the tensors with the model's grid, patch size and channels."""
     state: dict[str, Tensor] = dict(weights.tensors)
     proj, old_grid = state["patch_embed.proj.weight"], weights.net.grid_size
     if tuple(proj.shape[-2:]) != model.patch_embed.patch_size:
@@ -172,11 +189,7 @@ def load_adapted(model: AutoFormer, weights: SubnetWeights) -> None:
         state["pos_embed"] = resample_abs_pos_embed(
             state["pos_embed"].float(), model.patch_embed.grid_size, old_grid
         )
-    if weights.num_classes != model.num_classes:
-        for key in ("head.weight", "head.bias"):
-            state.pop(key, None)
-        state.update({f"head.{key}": value for key, value in model.head.state_dict().items()})
-    model.load_state_dict(state)
+    return state
 
 
 def _create(
@@ -273,7 +286,7 @@ def _build(
     out_indices: Any = 3,
     **kwargs: Any,
 ) -> Any:  # an AutoFormer, or timm's wrapper with features_only=True
-    return build_model_with_cfg(
+    model = build_model_with_cfg(
         partial(_make, weights=weights),
         name,
         pretrained,
@@ -282,6 +295,16 @@ def _build(
         feature_cfg={"out_indices": out_indices, "feature_cls": "getter"},
         **kwargs,
     )
+    _drop_foreign_labels(model)
+    return model
+
+
+def _drop_foreign_labels(model: Any) -> None:  # an AutoFormer, or timm's wrapper of features
+    """Forget the class names of the weights' config if the head has another number of classes."""
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    if len(cfg.get("label_names") or ()) != getattr(model, "num_classes", 0):
+        cfg.pop("label_names", None)
+        cfg.pop("label_descriptions", None)
 
 
 def _make(

@@ -1,4 +1,4 @@
-"""Everything that returns a model: create_model, extract_subnet, build_subnet; and list_models.
+"""Models made and saved: create_model, extract_subnet, build_subnet, list_models, save_for_hf.
 
 Thin on purpose: `timm.create_model` makes the same models once the package is imported. Added
 here: files of every known format as `checkpoint_path`, and errors that name what would work.
@@ -6,8 +6,10 @@ here: files of every known format as `checkpoint_path`, and errors that name wha
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import timm
@@ -145,3 +147,28 @@ def build_subnet(
             f"img_size is {img_size!r}; expected positive multiples of the patch size {patch}"
         )
     return build_static(weights, (height, width))
+
+
+def save_for_hf(model: nn.Module, directory: str | os.PathLike[str], **kwargs: Any) -> None:
+    """Save a model as a folder for the Hub, which timm and transformers open.
+
+    As `timm.models.save_for_hf`, in safetensors, with two differences that transformers needs: the
+    class names are at the root of config.json, and `num_classes` is there alone, not among the
+    model's arguments too (transformers passes it itself, and fails if it is given twice). Import
+    autoformer_zoo before the folder is opened, so that timm knows the architecture.
+
+    Args:
+        model: made by this package or by timm.
+        directory: made if necessary.
+        **kwargs: further arguments of timm's function.
+    """
+    cfg: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}  # type: ignore[assignment]
+    names = cfg.get("label_names")
+    model_config = {"label_names": list(names)} if names else {}
+    model_config |= kwargs.pop("model_config", None) or {}
+    kwargs = {"safe_serialization": True, **kwargs}
+    timm.models.save_for_hf(model, str(directory), model_config=model_config, **kwargs)
+    path = Path(directory, "config.json")
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.get("model_args", {}).pop("num_classes", None)
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

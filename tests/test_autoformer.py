@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import timm
 import torch
-from huggingface_hub import constants
+from huggingface_hub import constants, file_download
 from timm.data import create_transform, resolve_model_data_config
 from timm.models import get_pretrained_cfg, save_for_hf
 from torch import Tensor
 
 import autoformer_zoo as az
 from autoformer_zoo.autoformer import build_static, default_cfgs
+from autoformer_zoo.classify.predict import class_names
 from autoformer_zoo.factory import build_subnet
 from autoformer_zoo.network.complexity import count_params
 from autoformer_zoo.network.vit import AutoFormer
@@ -447,7 +448,76 @@ def test_callers_config_comes_before_the_files(tmp_path: Path) -> None:
     assert model.pretrained_cfg["mean"] == CFG["mean"]
 
 
+def test_named_file_is_the_origin(tmp_path: Path) -> None:
+    path = tmp_path / "mine.safetensors"
+    save_subnet(WEIGHTS, path)
+    cfg = _named(path).pretrained_cfg
+    assert not {"url", "tag", "license", "origin_url"} & set(cfg)
+    assert cfg["notes"] == ("the file mine.safetensors",)
+
+
+def test_labels_of_other_classes_are_forgotten(tmp_path: Path) -> None:
+    def labels(**arguments: Any) -> Any:
+        model = az.create_model("autoformer_nano", pretrained=True, **arguments)
+        return model.pretrained_cfg.get("label_names")
+
+    assert len(labels()) == len(labels(num_classes=10)) == 10
+    assert labels(num_classes=5) is None
+    model = az.create_model("autoformer_nano", pretrained=True)
+    save_for_hf(model, str(tmp_path))
+    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=3)
+    model.reset_classifier(5)
+    for changed in (model, again):
+        assert "label_names" not in changed.pretrained_cfg
+        assert class_names(changed)[0] == "class 0"
+
+
+# Names of models where files are expected, and the caller's autocast
+
+
+@pytest.mark.parametrize("name", ["autoformer_nano", "autoformer_nano.cifar10"])
+def test_supernet_is_loaded_by_the_name_of_a_model(name: str) -> None:
+    supernet = az.load_supernet(name)
+    assert supernet.sizes == az.SPACES["nano"].supernet
+    model = az.extract_subnet(supernet, az.SUBNETS["autoformer_nano"])
+    _assert_has(model, az.create_model("autoformer_nano", pretrained=True).state_dict())
+    assert len(model.pretrained_cfg["label_names"]) == 10
+    assert len(repr(supernet)) < 400
+
+
+def test_unknown_tag_of_a_supernet_is_refused() -> None:
+    with pytest.raises(ValueError, match="no tag 'v9'; expected one of cifar10"):
+        az.load_supernet("autoformer_nano.v9")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("arguments", [{}, {"img_size": 48}, {"patch_size": 8}, {"in_chans": 1}])
+def test_autocast_leaves_weights_alone(dtype: torch.dtype, arguments: dict[str, int]) -> None:
+    expected = az.create_model("autoformer_nano", pretrained=True, **arguments)
+    with torch.autocast("cpu", dtype):
+        model = az.create_model("autoformer_nano", pretrained=True, **arguments)
+        supernet = az.load_supernet("autoformer_nano")
+        extracted = az.extract_subnet(supernet, az.SUBNETS["autoformer_nano"])
+    _assert_has(model, expected.state_dict())
+    assert extracted.blocks[0].attn.qkv.weight.dtype == torch.float32
+
+
 # Saving, and the Hub
+
+
+def test_saved_folder_has_what_transformers_needs(tmp_path: Path) -> None:
+    model = az.create_model("autoformer_nano", pretrained=True)
+    az.save_for_hf(model, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["label_names"] == list(class_names(model))
+    assert config["num_classes"] == 10
+    assert "num_classes" not in config["model_args"]
+    assert (tmp_path / "model.safetensors").exists()
+    back = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    _assert_same(model, back, torch.linspace(-2, 2, 3 * 32 * 32).reshape(1, 3, 32, 32))
+    # What transformers' TimmWrapper calls.
+    arguments = {"num_classes": config["num_classes"], **config["model_args"]}
+    assert timm.create_model(config["architecture"], **arguments).num_classes == 10
 
 
 def _resized() -> Any:
@@ -523,7 +593,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
     with serve(hub_replies("someone/subnet", files)) as loopback:
         template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, loopback.url)
         monkeypatch.setattr(constants, "ENDPOINT", loopback.url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        for module in (constants, file_download):  # versions before 1.0 have a copy in the second
+            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         yield loopback
