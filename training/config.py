@@ -41,6 +41,7 @@ RENAMED = {"most_bad_steps": "max_bad_steps", "most_rollbacks": "max_rollbacks"}
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Share = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
+AboveZero = Annotated[float, Field(gt=0, le=1)]
 CountOrShare = NonNegativeInt | Annotated[float, Field(gt=0, lt=1)]
 
 _MAX_SHOWN = 60  # characters of a wrong value in an error
@@ -139,11 +140,11 @@ class DataConfig:
     held_out_split: str = ""  # name of a held-out split; empty: cut from the training split
     test_split: str = "validation"  # name of the test split, which training never opens
     download: bool = False  # let the source download its data, if it can
-    image_key: str = ""  # image of a webdataset sample: its member; empty: found by suffix
-    label_key: str = ""  # its label: a member or field of json; empty: cls, txt or json
-    normalisation: Literal["cifar10", "imagenet"] = "cifar10"  # mean and std of channels
-    interpolation: Literal["bilinear", "bicubic"] = "bicubic"  # of resizing (not of cifar10)
-    crop_pct: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of the side that evaluation keeps
+    image_key: str = ""  # member of a webdataset sample that is its image (empty: by suffix)
+    label_key: str = ""  # member or field of json that is its label (empty: cls, txt or json)
+    normalisation: Literal["cifar10", "imagenet"] = "cifar10"  # mean and std to normalise with
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"  # filter of resizing (not of cifar10)
+    crop_pct: AboveZero = 1.0  # share of the side that the crop for evaluation keeps
 
     def __post_init__(self) -> None:
         for name in ("train_split", "held_out_split"):
@@ -168,8 +169,8 @@ class DataConfig:
 class AugmentConfig:
     """How training images are changed; timm's implementations, under timm's names."""
 
-    crop: Literal["none", "shift", "resized"] = "shift"  # shift: pad by an eighth and crop
-    policy: str = ""  # RandAugment and the like: rand-m9-mstd0.5-inc1; in memory batch-m7-n2
+    crop: Literal["none", "shift", "resized"] = "shift"  # crop (shift: pad by an eighth)
+    policy: str = ""  # RandAugment or the like: rand-m9-mstd0.5-inc1 (cifar10: batch-m7-n2)
     color_jitter: NonNegativeFloat = 0.0  # strength of colour jitter; unused with a policy
     erasing: Share = 0.0  # probability of random erasing
     mixup: NonNegativeFloat = 0.0  # alpha of mixup (0: off)
@@ -240,17 +241,15 @@ class TrainConfig:
     min_lr_ratio: NonNegativeFloat = 0.01  # learning rate at the end, as a share of lr
     warmup_fraction: BelowOne = 0.05  # share of all steps that warm up
     weight_decay: NonNegativeFloat = 0.05  # weight decay
-    decay_rule: Literal["clean", "upstream"] = "clean"  # upstream decays relative tables too
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = (
-        1.0  # lr factor from a block to the one below
-    )
+    decay_rule: Literal["clean", "upstream"] = "clean"  # upstream: relative tables decay too
+    layer_decay: AboveZero = 1.0  # factor of the learning rate per block below the last
     freeze_blocks: NonNegativeInt = 0  # number of first blocks to freeze, with the embeddings
     label_smoothing: BelowOne = 0.1  # label smoothing
     drop_path_rate: BelowOne = 0.0  # stochastic depth of the supernet's last block, linear from 0
     clip_grad: NonNegativeFloat = 1.0  # largest norm of the gradient (0: no clipping)
     ema_decay: BelowOne = 0.999  # decay of the average of weights, per step
     initial: str = ""  # run directory whose weights and averages to start from
-    precision: Precision = "auto"  # auto: bf16 if the device is fast at it
+    precision: Precision = "auto"  # precision of training (auto: bf16 if the device is fast at it)
     held_out_per_class: CountOrShare = 500  # images held out per class (0: none; <1: a share)
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0  # seed of everything random
     evaluate_every: PositiveInt = 2  # epochs between evaluations on the held-out images
@@ -330,7 +329,7 @@ class Resources:
     accumulate: PositiveInt = 1  # parts that a process cuts its share of a batch in, to save memory
     grad_checkpointing: bool = False  # compute blocks again in the backward pass, to save memory
     compile: bool = False  # compile the network with torch.compile (sampling fixed only)
-    plot: bool = True  # draw curve.svg at the end
+    plot: bool = True  # draw figures at the end: curve, confusion matrix, worst mistakes
 
 
 DEFAULT_RESOURCES = Resources()

@@ -178,11 +178,11 @@ def main(argv: list[str] | None = None) -> int:
         """Fine-tune one network on another data set, such as a folder of photos.
 
         Args:
-            data_dir: root of the data: holds train/CLASS/IMAGE, and perhaps val/CLASS/IMAGE.
-            out: run directory; an unfinished run in it is resumed.
-            model: model of the zoo to start from (photos: autoformer_nano).
-            preset: config to start from, changed by all other flags; photos: a folder of photos.
-            stop_at: step to stop at, with a checkpoint; the last one by default.
+            data_dir: root of the data: holds train/CLASS/IMAGE, and perhaps val/CLASS/IMAGE
+            out: run directory; an unfinished run in it is resumed
+            model: model of the zoo to start from (photos: autoformer_nano)
+            preset: config to start from, changed by all other flags; photos: a folder of photos
+            stop_at: step to stop at, with a checkpoint; the last one by default
         """
         if model and model != config.weights.model:
             raise ValueError(f"--model {model} and --weights both name weights: give one")

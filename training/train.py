@@ -137,10 +137,10 @@ def main(argv: list[str] | None = None) -> int:
         """Train a supernet, or one subnet alone.
 
         Args:
-            data_dir: root of the data: holds cifar-10-batches-py, or train/CLASS/IMAGE.
-            out: run directory; an unfinished run in it is resumed.
-            preset: config to start from, changed by all other flags; smoke takes a minute.
-            stop_at: step to stop at, with a checkpoint; the last one by default.
+            data_dir: root of the data: holds cifar-10-batches-py, or train/CLASS/IMAGE
+            out: run directory; an unfinished run in it is resumed
+            preset: config to start from, changed by all other flags; smoke takes a minute
+            stop_at: step to stop at, with a checkpoint; the last one by default
         """
         print_summary(train(config, data_dir, out, stop_at=stop_at, resources=resources), out)
 

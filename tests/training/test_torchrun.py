@@ -13,7 +13,7 @@ from tests.helpers.made_training import MINI, write_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 EVOLUTION = {"population": 6, "generations": 2, "keep": 3, "crossover": 2, "mutation": 2}
-DATA = ["--data.source", "", "--data.normalisation", "imagenet", "--augment.crop", "resized"]
+DATA = ["--data.source", "folder", "--data.normalisation", "imagenet", "--augment.crop", "resized"]
 
 pytestmark = pytest.mark.slow  # fresh processes import torch and timm
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -95,9 +96,10 @@ def test_command_has_its_own_presets(
         assert command.main([*PATHS, f"--preset={name}"]) == 0
         assert seen.pop() == config
     assert command.main(["--help"]) == 0
-    assert "run directory; an unfinished run in it is resumed" in " ".join(
-        capsys.readouterr().out.split()
-    )
+    text = " ".join(capsys.readouterr().out.split())
+    assert "run directory; an unfinished run in it is resumed" in text
+    # tyro takes the comment on the line of a field: none is lost.
+    assert not re.findall(r"--[a-z.-]+ \S+ (?:│ )*\(default", text)
 
 
 def test_short_preset_is_the_default(seen: list[TrainConfig]) -> None:
