@@ -86,7 +86,7 @@ def log_lines(run: Path) -> list[dict[str, object]]:
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """Hold two runs against each other, bit by bit."""
+    """Compare two runs bit by bit."""
     (log, tensors), (other_log, others) = read_run(one), read_run(other)
     assert log == other_log
     assert tensors.keys() == others.keys()

@@ -17,7 +17,7 @@ from training.config import AugmentConfig, DataConfig, Stage, TrainConfig, Weigh
 from training.data.transforms import NORMALISATIONS
 from training.engine.network import make_network
 from training.engine.weights import WEIGHTS
-from training.finetune import CIFAR10, PRESETS, main, photos
+from training.finetune import main, photos
 from training.train import train
 
 NANO = TrainConfig(
@@ -70,21 +70,6 @@ def test_new_head_follows_from_the_seed() -> None:
     heads = [make_network(replace(NANO, seed=seed)).weights.head.weight for seed in (0, 0, 1)]
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
-
-
-def test_presets_have_deits_transfer_settings() -> None:
-    assert (CIFAR10.opt, CIFAR10.lr, CIFAR10.batch_size) == ("sgd", 0.01, 768)
-    assert (CIFAR10.epochs, CIFAR10.largest_size, CIFAR10.weight_decay) == (1000, 384, 1e-4)
-    assert (CIFAR10.augment.erasing, CIFAR10.drop_path_rate) == (0.0, 0.0)
-    classes = {name: config.num_classes for name, config in PRESETS.items() if config.num_classes}
-    assert classes == {
-        "cifar10": 10,
-        "cifar100": 100,
-        "flowers": 102,
-        "cars": 196,
-        "pets": 37,
-        "inaturalist": 8142,
-    }
 
 
 def test_fine_tuned_file_knows_its_classes_and_preprocessing(

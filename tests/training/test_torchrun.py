@@ -52,15 +52,15 @@ def test_search_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
 
     refused = launch("training.train", "--data-dir", data, "--out", tmp_path / "run", *train,
                      *alone, "--lr", "0.5")  # fmt: skip
-    told, _, launchers = refused.stderr.partition(" torch/distributed/elastic/")
+    reported, _, launchers = refused.stderr.partition(" torch/distributed/elastic/")
     assert refused.returncode == 1  # torchrun's own
-    assert told.count("run was begun with lr=0.001, requested 0.5: give another --out") == 1
-    assert "Traceback" not in told
+    assert reported.count("run was begun with lr=0.001, requested 0.5: give another --out") == 1
+    assert "Traceback" not in reported
     assert "exitcode  : 1 " not in launchers
 
     common = ["--run-dir", tmp_path / "run", "--data-dir", data, *flags("evolution", EVOLUTION)]
-    told = start("training.search", *common, "--out", tmp_path / "two")
-    assert len(told.splitlines()) == 1  # one process speaks
+    printed = start("training.search", *common, "--out", tmp_path / "two")
+    assert len(printed.splitlines()) == 1  # one process speaks
     start("training.search", *common, "--out", tmp_path / "one", processes=1)
     for name in ("search.json", "subnet.safetensors"):
         one, two = ((tmp_path / folder / name).read_bytes() for folder in ("one", "two"))
@@ -83,13 +83,13 @@ def test_imagenet_preset_is_reproduced_on_a_folder_of_its_layout(
         *["--device", "cpu", *flags("search.evolution", EVOLUTION)],
         *(word for name, value in small.items() for word in (f"--{name}", str(value))),
     ]
-    told = start(
+    printed = start(
         "training.reproduce", "--data-dir", data, "--out", tmp_path / "out", *arguments,
         processes=processes,
     )  # fmt: skip
     stages = ["train", "search", "extract", "retrain", "evaluate", "compare", "report"]
-    assert json.loads(told.splitlines()[-1])["done"] == stages
-    assert told.count("Expected in all") == 1
+    assert json.loads(printed.splitlines()[-1])["done"] == stages
+    assert printed.count("Expected in all") == 1
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["environment"]["processes"] == processes
     assert results["stages"]["train"]["runs"]["uniform-0"]["steps"] == 2

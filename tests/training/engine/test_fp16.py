@@ -48,7 +48,7 @@ def multiply_losses(monkeypatch: pytest.MonkeyPatch, factors: dict[int, float]) 
 
 
 def assert_same_values(one: Path, other: Path) -> None:
-    """Hold what two checkpoints keep against each other, bit by bit."""
+    """Compare what two checkpoints keep, bit by bit."""
     kept = ("network", "ema", "optimizer", "scaler", "step", "skipped", "bad_in_row", "recent")
     first, second = load_checkpoint(one), load_checkpoint(other)
     for name in kept:
@@ -105,9 +105,7 @@ def test_overflow_between_bad_losses_does_not_make_them_good(
     assert (state.skipped, state.rollbacks) == (3, 1)
 
 
-def test_run_that_goes_on_has_the_same_scale(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resumed_run_has_the_same_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start_scaler(monkeypatch, init_scale=4.0, growth_interval=3)
     run(tmp_path / "whole")
     run(tmp_path / "cut", stop_at=5)

@@ -186,7 +186,7 @@ def test_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     ],
     ids=["supernet", "subnet", "model", "separate"],
 )
-def test_stage_that_is_no_multiple_of_the_patch_is_refused(
+def test_stage_that_is_not_a_multiple_of_the_patch_is_refused(
     make: Callable[[TrainConfig], object], config: TrainConfig, size: int, near: int
 ) -> None:
     with pytest.raises(ValueError, match=f"stage 1:{size}: .* 4 px; expected .* as 1:{near}$"):
@@ -215,9 +215,7 @@ def supernet_file(tmp_path: Path) -> Path:
     return tmp_path / "supernet.safetensors"
 
 
-def test_official_supernet_goes_on_under_its_own_bias_rule(
-    tmp_path: Path, supernet_file: Path
-) -> None:
+def test_official_supernet_keeps_its_own_bias_rule(tmp_path: Path, supernet_file: Path) -> None:
     config = replace(MINI_CONFIG, weights=WeightsConfig(checkpoint=str(supernet_file)))
     network = make_network(config).eval()
     assert isinstance(network, Supernet)

@@ -1,4 +1,4 @@
-"""Stopping and going on: killed, interrupted, damaged, out of room, out of range."""
+"""Stopping and resuming: killed, interrupted, damaged, out of room, out of range."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_checkpoint_with_a_damaged_pickle_falls_back_to_the_one_before(
     assert load_checkpoint(tmp_path)["step"] == 1
 
 
-def test_run_without_a_whole_checkpoint_says_so(tmp_path: Path) -> None:
+def test_run_without_a_whole_checkpoint_is_reported(tmp_path: Path) -> None:
     run(tmp_path, stop_at=4)
     for name in (NEWEST, PREVIOUS):
         (tmp_path / name).write_bytes(b"no checkpoint")
@@ -236,7 +236,7 @@ def test_full_disk_stops_with_the_last_checkpoint_whole(
     assert_same_run(whole, tmp_path / "cut")
 
 
-def test_full_disk_at_the_first_checkpoint_says_that_there_is_none(
+def test_full_disk_at_the_first_checkpoint_reports_that_there_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fill(*_: object) -> None:
@@ -290,7 +290,7 @@ def test_run_without_a_finite_step_publishes_no_weights(
 ) -> None:
     break_losses(monkeypatch, set(range(5)))
     config = replace(MINI_CONFIG, stages=(Stage(1, 16),))
-    for _ in range(2):  # the same command again says the same
+    for _ in range(2):  # the same command again reports the same
         with pytest.raises(DivergedError, match=r"of all 5 steps was finite, .* lower lr"):
             run(tmp_path, config)
     assert not (tmp_path / WEIGHTS).exists()
@@ -325,7 +325,7 @@ def test_run_that_stays_infinite_is_given_up(
         run(tmp_path, config)
 
 
-def test_run_directory_says_what_it_was_made_with(whole: Path) -> None:
+def test_run_directory_records_what_it_was_made_with(whole: Path) -> None:
     assert TrainConfig.from_json((whole / "config.json").read_text()) == MINI_CONFIG
     environment = json.loads((whole / "environment.json").read_text())
     assert environment["torch"] == torch.__version__
@@ -333,7 +333,7 @@ def test_run_directory_says_what_it_was_made_with(whole: Path) -> None:
     assert not list(whole.glob("*.tmp*"))
 
 
-def test_times_stand_apart_from_the_log(whole: Path) -> None:
+def test_times_are_kept_apart_from_the_log(whole: Path) -> None:
     assert "seconds" not in (whole / "log.jsonl").read_text()
     timing = (whole / "timing.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in timing] == list(range(1, 11))
