@@ -73,13 +73,13 @@ def _inherited(test: Mapping[str, list[float]]) -> dict[str, Any]:
 
 def _well_trained(scores: list[float]) -> dict[str, Any]:
     spread = spread_of(scores)
-    verdict: Verdict = "yes" if spread.max - spread.p10 <= WELL_TRAINED_MARGIN else "no"
+    verdict: Verdict = "yes" if spread["max"] - spread["p10"] <= WELL_TRAINED_MARGIN else "no"
     return {
         "question": "Are many subnets of one supernet well trained?",
         "rule": f"nine of ten random subnets within {WELL_TRAINED_MARGIN} points of the best one, "
         f"of at least {WELL_TRAINED_COUNT}",
-        "verdict": verdict if spread.count >= WELL_TRAINED_COUNT else "undecided",
-        "held_out_percent": asdict(spread),
+        "verdict": verdict if len(scores) >= WELL_TRAINED_COUNT else "undecided",
+        "held_out_percent": spread,
     }
 
 
@@ -194,20 +194,6 @@ class Mean:
         return f"{self.mean:.2f} ± {self.ci95:.2f}"
 
 
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """How values are distributed."""
-
-    count: int
-    mean: float
-    std: float
-    min: float
-    p10: float
-    median: float
-    p90: float
-    max: float
-
-
 def mean_of(values: Sequence[float]) -> Mean:
     """Return the mean of one or more values with its 95 % interval."""
     if len(values) == 1:
@@ -233,16 +219,16 @@ def exceeds(mean: Mean, margin: float = 0.0) -> Verdict:
     return "no" if mean.mean + mean.ci95 <= margin else "undecided"
 
 
-def spread_of(values: Sequence[float]) -> Spread:
-    """Return the distribution of two or more values."""
+def spread_of(values: Sequence[float]) -> dict[str, float]:
+    """Return how two or more values are distributed."""
     deciles = statistics.quantiles(values, n=10, method="inclusive")
-    return Spread(
-        count=len(values),
-        mean=statistics.fmean(values),
-        std=statistics.stdev(values),
-        min=min(values),
-        p10=deciles[0],
-        median=statistics.median(values),
-        p90=deciles[8],
-        max=max(values),
-    )
+    return {
+        "count": len(values),
+        "mean": statistics.fmean(values),
+        "std": statistics.stdev(values),
+        "min": min(values),
+        "p10": deciles[0],
+        "median": statistics.median(values),
+        "p90": deciles[8],
+        "max": max(values),
+    }

@@ -117,22 +117,17 @@ def share_threads(world: int) -> None:
         torch.set_num_threads(max(1, (os.cpu_count() or world) // world))
 
 
-def compare_rankings(space: SearchSpace, one: Scorer, other: Scorer) -> float:
-    """Return Kendall's tau of two scorings of the same random subnets; NaN if all are equal."""
-    from scipy.stats import kendalltau  # takes a second to import
-
-    subnets = sample_different(space, COMPARED, random.Random("ranking"))
-    return float(kendalltau(one(subnets), other(subnets)).statistic)
-
-
 def require_same_ranking(space: SearchSpace, fp32: Scorer, bf16: Scorer) -> float:
     """Check that scores in bf16 may replace those in fp32; returns Kendall's tau.
 
     Raises:
-        ValueError: the rankings differ.
+        ValueError: they rank random subnets otherwise.
     """
-    tau = compare_rankings(space, fp32, bf16)
-    if not tau >= MIN_TAU:  # also if it is NaN
+    from scipy.stats import kendalltau  # takes a second to import
+
+    subnets = sample_different(space, COMPARED, random.Random("ranking"))
+    tau = float(kendalltau(fp32(subnets), bf16(subnets)).statistic)
+    if not tau >= MIN_TAU:  # also if it is NaN, as for equal scores
         raise ValueError(
             f"precision is bf16, which ranks {COMPARED} random subnets otherwise than fp32: "
             f"Kendall's tau is {tau:.3f}, expected {MIN_TAU} or more; use fp32"

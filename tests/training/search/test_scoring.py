@@ -23,7 +23,6 @@ from training.search.evolution import EvolutionConfig, Scorer
 from training.search.scoring import (
     COMPARED,
     JournaledScorer,
-    compare_rankings,
     require_same_ranking,
 )
 from training.search.search import search
@@ -113,7 +112,7 @@ def test_rankings_are_of_many_different_subnets() -> None:
         seen.extend(subnets)
         return made_scores(subnets)
 
-    assert compare_rankings(MINI, note, made_scores) == 1
+    assert require_same_ranking(MINI, note, made_scores) == 1
     assert len(set(seen)) == len(seen) == min(COMPARED, MINI.size)
 
 
