@@ -56,8 +56,8 @@ class AccuracyOptions(BenchmarkOptions):
     subnets: Path | None = None  # JSON file with a list of subnet configs
     root: Path = Path("data")  # folder of the data set
     data: str = ""  # timm's name: "" for folders by class, wds/, hfds/NAME, torch/cifar10
-    split: str = "validation"  # timm's name of the split
-    class_map: Path | None = None  # file that gives each folder its class, as timm reads it
+    split: str = "validation"  # timm's name of the split; of folders, a subfolder or --root itself
+    class_map: Path | None = None  # file that gives each folder its label, as timm reads it
     real: str | None = None  # ReaL labels: a JSON file, or timm for the labels that timm ships
     batch_size: int = 100  # images at a time
     workers: int = 0  # processes that prepare images

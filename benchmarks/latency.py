@@ -80,13 +80,13 @@ class LatencyOptions(BenchmarkOptions):
     """Time the forward pass of models, in eval mode, with random weights."""
 
     models: tuple[str, ...] = DEFAULT_MODELS  # names; NAME@FORM fixes the form of the attention
-    baseline: str | None = None  # divide all others by this model (default: DeiT, and @explicit)
+    baseline: str | None = None  # model to divide all others by; None: DeiT, and @explicit
     batch_size: tuple[int, ...] = (1, 8)  # images a call
     threads: tuple[int, ...] = (2,)  # threads of torch or onnxruntime, on the CPU
     device: Literal["cpu", "cuda"] = "cpu"  # where to run
     backend: tuple[Backend, ...] = ("eager",)  # cudagraphs: torch.compile with CUDA graphs
     precision: tuple[RunPrecision, ...] = ("fp32",)  # int8: onnxruntime's dynamic quantization
-    img_size: tuple[int, ...] = ()  # input sides in pixels (default: each model's own)
+    img_size: tuple[int, ...] = ()  # input sides in pixels; empty: each model's own
     attention: AttentionForm = "auto"  # form for this package's models that are given without @
     memory: bool = False  # measure peak memory too, in one new process for each row
     rounds: int = TIMING.rounds  # timed calls of each model, at most
@@ -148,6 +148,9 @@ def validate(options: LatencyOptions) -> LatencyOptions:
     """
     _ = options.timing  # raises for impossible rounds
     check_positive(options, "batch_size", "threads", *(("img_size",) if options.img_size else ()))
+    for name in ("backend", "precision"):
+        if not getattr(options, name):
+            raise ValueError(f"{name} is empty; expected at least one")
     require_device(options.device)
     if options.device == "cuda" and "onnxruntime" in options.backend:
         raise ValueError("onnxruntime is measured on the CPU only; use --device cpu")
@@ -225,7 +228,7 @@ def derived_rows(row: Row, macs: float, peak: float | None) -> list[Row]:
     """
     rows = [
         throughput_row(row, "throughput", row.batch, "images/s"),
-        with_value(row, "macs", macs / 1e9, "G a image"),
+        with_value(row, "macs", macs / 1e9, "G/image"),
     ]
     if peak is not None:
         gflop = 2 * macs * row.batch / 1e9

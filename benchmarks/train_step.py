@@ -64,7 +64,7 @@ class StepOptions(BenchmarkOptions):
     rounds: int = 10  # random subnets, each timed in every form and precision
     seconds: float | None = None  # start no further round after this long
     device: Literal["cpu", "cuda"] = "cpu"  # where to run
-    threads: int | None = None  # threads of torch (default: its own choice)
+    threads: int | None = None  # threads of torch; None: its own choice
     memory: bool = True  # measure peak memory too
 
     @property

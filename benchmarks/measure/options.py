@@ -20,7 +20,7 @@ class BenchmarkOptions:
 
     save: bool = False  # keep the rows in --results
     results: Path = RESULTS  # folder of the files of rows
-    file: str = ""  # name of the file of rows in that folder (default: the benchmark's)
+    file: str = ""  # name of the file of rows in that folder; empty: the benchmark's
 
 
 Options = TypeVar("Options", bound=BenchmarkOptions)

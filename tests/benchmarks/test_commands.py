@@ -90,6 +90,7 @@ def test_command_prints_a_table_and_json_and_saves_the_same_rows(
         ("latency --batch-size 0", "batch_size is (0,); expected positive numbers"),
         ("latency --threads", "threads is empty; expected at least one"),
         ("latency --img-size 0", "img_size is (0,); expected positive numbers"),
+        ("latency --precision", "precision is empty; expected at least one"),
         ("latency --precision int8", "no backend of eager runs in int8"),
         ("latency --backend cudagraphs", "cudagraphs needs --device cuda"),
         ("latency --device cuda", "device is cuda, but torch finds no CUDA here; use --device cpu"),
