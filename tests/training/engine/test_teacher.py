@@ -173,7 +173,7 @@ def test_answers_to_other_images_are_refused(
 
 def test_what_is_no_file_of_answers_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "answers.safetensors"
-    with pytest.raises(FileNotFoundError, match="is not there; python -m training.engine.teacher makes"):
+    with pytest.raises(FileNotFoundError, match="is not there; python -m training"):
         StoredAnswers(file, CONFIG, 40, 4)
     file.write_bytes(b"nothing of that kind")
     with pytest.raises(ValueError, match="is not a safetensors file"):
