@@ -45,7 +45,12 @@ from autoformer_zoo.onnx.check import (
 )
 from autoformer_zoo.onnx.classifier import prepare
 from autoformer_zoo.onnx.graph import rewrite_for_graph
-from autoformer_zoo.onnx.metadata import NEWEST_OPSET, OLDEST_OPSET, OnnxMetadata, Precision
+from autoformer_zoo.onnx.metadata import (
+    NEWEST_OPSET,
+    OLDEST_OPSET,
+    OnnxMetadata,
+    Precision,
+)
 from autoformer_zoo.onnx.preprocess import prepend_preprocessing
 from autoformer_zoo.onnx.quantize import quantize
 
@@ -94,22 +99,17 @@ def export_onnx(
     """
     out = Path(path)
     check_output(out, suffixes=(".onnx",))
-    if precision not in get_args(Precision):
-        raise ValueError(f"precision is {precision!r}; expected one of {get_args(Precision)}")
-    if opset not in range(OLDEST_OPSET, NEWEST_OPSET + 1):
-        raise ValueError(f"opset is {opset!r}; expected {OLDEST_OPSET} to {NEWEST_OPSET}")
-    if batch_size is not None:
-        require_positive("batch_size", batch_size)
-    images = _calibration_images(precision, calibration)
+    _check_choices(precision, opset, batch_size, calibration is not None)
     model = unwrap_model(model)
-    networks = _prepare(model, img_size, softmax, preprocess or images is not None)
+    networks = _prepare(model, img_size, softmax, preprocess or calibration is not None)
     metadata = _describe(model, networks, precision, preprocess, softmax)
+    calibration_inputs = _calibration_inputs(calibration, metadata)
 
     _logger.info("exporting the graph, which takes about half a minute")
     with _quiet():
         proto = _to_proto(networks, batch_size, opset, half=precision == "fp16")
         if precision in ("int8-dynamic", "int8-static"):
-            proto = quantize(proto, _calibration_inputs(images, metadata))
+            proto = quantize(proto, calibration_inputs)
         if preprocess:
             proto = prepend_preprocessing(proto, metadata, batch_size)
     _logger.info("comparing the file with PyTorch")
@@ -130,20 +130,17 @@ def export_onnx(
     )
 
 
-def _calibration_images(
-    precision: str, calibration: ImageLike | Sequence[ImageLike] | None
-) -> list[Image.Image] | None:
-    """Read the images that int8-static needs, and refuse them elsewhere."""
-    if (precision == "int8-static") != (calibration is not None):
+def _check_choices(precision: str, opset: int, batch_size: int | None, is_calibrated: bool) -> None:
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision is {precision!r}; expected one of {get_args(Precision)}")
+    if opset not in range(OLDEST_OPSET, NEWEST_OPSET + 1):
+        raise ValueError(f"opset is {opset!r}; expected {OLDEST_OPSET} to {NEWEST_OPSET}")
+    if batch_size is not None:
+        require_positive("batch_size", batch_size)
+    if (precision == "int8-static") != is_calibrated:
         raise ValueError(
             "precision int8-static needs calibration images, and no other precision uses any"
         )
-    if calibration is None:
-        return None
-    images = [image for _, image in islice(iter_images(calibration), MAX_CALIBRATION)]
-    if not images:
-        raise ValueError("calibration holds no image; expected some hundred of them")
-    return images
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +153,10 @@ class _Networks:
 
 
 def _prepare(
-    model: nn.Module, img_size: int | tuple[int, int] | None, softmax: bool, of_images: bool
+    model: nn.Module,
+    img_size: int | tuple[int, int] | None,
+    softmax: bool,
+    of_images: bool,
 ) -> _Networks:
     """Copy the classifier, in eval mode and at its size, and rewrite the copy for the graph."""
     if not getattr(model, "num_classes", 0):
@@ -287,15 +287,21 @@ def _quiet() -> Iterator[None]:
             logging.disable(disabled)
 
 
-def _calibration_inputs(images: list[Image.Image] | None, metadata: OnnxMetadata) -> Array | None:
-    if images is None:
+def _calibration_inputs(
+    calibration: ImageLike | Sequence[ImageLike] | None, metadata: OnnxMetadata
+) -> Array | None:
+    if calibration is None:
         return None
     if metadata.mean is None:
         raise ValueError(
             "calibration images cannot be normalised: the model has no pretrained_cfg; make it "
             "with create_model, or set model.pretrained_cfg"
         )
-    return np.stack([prepare(image, metadata) for image in images])
+    images = islice(iter_images(calibration), MAX_CALIBRATION)
+    inputs = [prepare(image, metadata) for _, image in images]
+    if not inputs:
+        raise ValueError("calibration holds no image; expected some hundred of them")
+    return np.stack(inputs)
 
 
 def _write(proto: onnx.ModelProto, metadata: OnnxMetadata, path: Path) -> None:

@@ -60,8 +60,11 @@ def _require_plain(blocks: nn.Module) -> None:
     for name, module in blocks.named_modules():
         expected = PARTS.get(name.partition(".")[2]) if name else None
         if expected is not None and type(module).forward is not expected.forward:
+            found = (
+                f"{type(module).__module__}.{type(module).__qualname__}"  # peft has a Linear too
+            )
             raise ValueError(
-                f"blocks.{name} is a {type(module).__name__}; expected a {expected.__name__}: "
+                f"blocks.{name} is a {found}; expected a plain {expected.__name__}: "
                 "merge adapters such as LoRA into the weights first"
             )
 

@@ -269,12 +269,16 @@ def replaced(name: str, part: Any, **arguments: Any) -> Any:
         (
             replaced("blocks.1.attn.qkv", LoRA(torch.nn.Linear(128, 192))),
             {},
-            "blocks.1.attn.qkv is a LoRA; expected a Linear: merge adapters such as LoRA into",
+            r"blocks\.1\.attn\.qkv is a .*\.LoRA; expected a plain Linear: merge adapters such as Lo",
         ),
-        (replaced("blocks.0.attn.proj", OwnLinear(128, 128)), {}, "a OwnLinear; expected a Linear"),
-        (replaced("blocks.0.attn", torch.nn.Identity()), {}, "expected a RelPosAttention: merge"),
-        (replaced("blocks.0.mlp", torch.nn.Identity()), {}, "expected a Mlp: merge"),
-        (replaced("blocks.1", torch.nn.Identity()), {}, "blocks.1 is a Identity; expected a Block"),
+        (
+            replaced("blocks.0.attn.proj", OwnLinear(128, 128)),
+            {},
+            "OwnLinear; expected a plain Lin",
+        ),
+        (replaced("blocks.0.attn", torch.nn.Identity()), {}, "expected a plain RelPosAttention"),
+        (replaced("blocks.0.mlp", torch.nn.Identity()), {}, "expected a plain Mlp: merge"),
+        (replaced("blocks.1", torch.nn.Identity()), {}, "Identity; expected a plain Block"),
     ],
     ids=["headless", "grey", "lora", "own-linear", "attention", "mlp", "block"],
 )
