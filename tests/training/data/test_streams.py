@@ -112,7 +112,7 @@ def test_stream_that_cannot_be_read_is_given_up_with_the_reason(
     source = open_source(STREAM, tmp_path, SINGLE, replace(QUICK, workers=workers))
     schedule = Schedule(STREAM, source.num_train)
     reader.broken = frozenset(range(19))
-    with pytest.raises(DataError, match=r"^no image of .* the last: cannot identify .*; .*$"):
+    with pytest.raises(DataError, match=r"^no image of .* the last: .*cannot identify .*; .*$"):
         next(source.train(schedule, 0, 1))
     reader.broken, reader.error = frozenset(), OSError("truncated\nhere")
     with pytest.raises(DataError, match=r"^the stream cannot be read on: truncated here; the .*$"):
