@@ -1,7 +1,7 @@
 """The plan of a reproduction, with the time that it is expected to take on this machine.
 
 Estimated from one timed step of the uniform supernet and one timed evaluation, times their numbers:
-good to about a factor of 1.5, which is enough to choose between an hour and a week.
+good to about a factor of 2, which is enough to tell an hour from a week.
 """
 
 from __future__ import annotations
