@@ -28,7 +28,6 @@ from torch import Tensor
 from torch.autograd.profiler import profile
 
 from autoformer_zoo.network.attention import relpos_attention
-from autoformer_zoo.network.relpos import split_tables
 from autoformer_zoo.network.workspace import augmented, is_plain_inference
 from autoformer_zoo.space import HEAD_DIM, NUM_REL_POS
 from benchmarks.measure.memory import MIB, peak_of_call
@@ -168,8 +167,7 @@ def attention_call(form: LayerForm, operands: Operands) -> Callable[[], Tensor]:
         scale = HEAD_DIM**-0.5
         return lambda: F.scaled_dot_product_attention(q, k, v, scale=scale)
     if form == "augmented" and is_plain_inference(tables):
-        table_k, table_v = split_tables(tables, grid)
-        return lambda: augmented(qkv, table_k, table_v, grid)
+        return lambda: augmented(qkv, tables, grid)
     return lambda: relpos_attention(qkv, tables, grid, form=form)  # type: ignore[arg-type]
 
 

@@ -3,6 +3,5 @@
 Read `attention` (the definition of relative position, and its fast exact forms; `relpos` has the
 geometry), `block`, `vit` (the whole network), `supernet` and `complexity`. The rest makes the CPU
 faster and changes no result: `fast` (blocks without calls of modules), `workspace` (attention with
-operands in place), `compiled` (the same as an operator of torch.compile), `frozen` and
-`packed_linear` (weights packed for the processor, by `freeze`).
+operands in place), `frozen` and `packed_linear` (weights packed for the processor, by `freeze`).
 """

@@ -10,10 +10,9 @@ arXiv 2107.00651 and in microsoft/Cream@4a13c40, AutoFormer/model/module/multihe
 
 Row 0 of a table serves every pair with the class token in it. `explicit_attention` is these three
 lines, and builds tensors of N x N x D. The fast forms use that a distance depends on the row or on
-the column alone: a query meets only `height + width` different vectors, so all of T's products are
-two skewed N x (2G - 1) matrices. Key vectors of pairs with the class token cost nothing: to take
-them off all keys shifts all logits of a query alike, which softmax drops. Their value vector is one
-more row of the table, weighted with the attention that the class token gets.
+the column alone. One product of each query with all 2R table rows has every `q_i . Tk` in it, and
+`relpos.positions` has the index of each row and column of the grid among them. By the same indices
+the attention that a query pays to each row and column is summed up by table row, for the values.
 
 Pure functions of tensors; `block.py` calls `relpos_attention`.
 Axes: B batch, H heads, N tokens (1 + height * width), D head width, R table rows, G grid side.
@@ -32,7 +31,6 @@ from autoformer_zoo.network.relpos import (
     is_tracing_graph,
     positions,
     relative_index,
-    split_tables,
 )
 from autoformer_zoo.network.workspace import augmented, is_plain_inference
 from autoformer_zoo.space import SCALE
@@ -86,37 +84,18 @@ def _attend(
     if check_form(form) == "auto":
         training, is_graph = torch.is_grad_enabled(), is_tracing_graph()
         form = choose_form(tokens, qkv.device.type, training, qkv.dtype, is_graph)
-    if form == "augmented" and not dropout and qkv.dtype == tables.dtype:
-        if is_plain_inference(qkv):
-            return augmented(qkv, *split_tables(tables, grid), grid)
-        if is_compiled_inference(qkv):
-            from autoformer_zoo.network.compiled import augmented_operator
-
-            return augmented_operator(qkv, *split_tables(tables, grid), *grid).transpose(1, 2)
+    is_exact = not dropout and qkv.dtype == tables.dtype
+    if form == "augmented" and is_exact and is_plain_inference(qkv):
+        return augmented(qkv, tables, grid)
     q, k, v = qkv.unbind(0)
     return _FORMS[form](q, k, v, tables, grid, dropout, shared)
 
 
-def is_compiled_inference(tensor: Tensor) -> bool:
-    """Return True while torch.compile traces CPU inference.
-
-    What inductor makes of the skewed reads and the concatenations took 1.7 ms a block in tiny at
-    batch 8, more than in eager mode. An exported graph is for other programs, and gets PyTorch's
-    own operators.
-    """
-    return (
-        torch.compiler.is_compiling()
-        and not torch.compiler.is_exporting()
-        and not torch.is_grad_enabled()
-        and tensor.is_cpu
-    )
-
-
 def check_form(form: str, source: str = "attention") -> AttentionForm:
-    """Return `form` where it is a form's name.
+    """Return `form` if it is the name of a form.
 
     Raises:
-        ValueError: it is not; the text names `source`.
+        ValueError: `form`, given by `source`, is unknown.
     """
     if form not in get_args(AttentionForm):
         raise ValueError(
@@ -134,19 +113,19 @@ def choose_form(
 ) -> AttentionForm:
     """Return the form that was measured as the fastest; in a graph, the one of fewest operators.
 
-    The environment variable AUTOFORMER_ZOO_ATTENTION, where set to a form, overrules it.
+    The environment variable AUTOFORMER_ZOO_ATTENTION overrules it.
 
     Raises:
         ValueError: the variable holds an unknown form.
     """
-    if (asked := os.environ.get(FORM_VARIABLE, "auto")) != "auto":
-        return check_form(asked, FORM_VARIABLE)
+    if (requested := os.environ.get(FORM_VARIABLE, "auto")) != "auto":
+        return check_form(requested, FORM_VARIABLE)
+    if is_graph:  # traced once for all modes; each operator takes time to compile
+        return "augmented"
     # On 2 cores a training step in the decomposed form took 0.75 to 0.85 of the augmented one at 65
     # and 197 tokens; its N x N weights are kept for the backward pass, too many beyond that. In
     # inference the augmented form, written in place, was never behind by more than the noise; in
-    # bf16 the decomposed form took 0.5 to 0.95 of it, eager or compiled, 1 to 125 images (Zen 5).
-    if is_graph:  # traced once for all modes; each operator takes time to compile
-        return "augmented"
+    # bf16 the decomposed form took 0.5 to 0.95 of it, 1 to 125 images (Zen 5).
     if device == "cpu" and (training or dtype.itemsize == 2) and num_tokens <= 1024:
         return "decomposed"
     return "augmented"
@@ -169,9 +148,10 @@ def explicit_attention(
         q: queries (B, H, N, D), class token first, then patches row by row.
         k: keys (B, H, N, D).
         v: values (B, H, N, D).
-        tables: as in `relpos_attention`, and so are the rest and the result.
+        tables: as in `relpos_attention`, like the other arguments and the result.
         grid: rows and columns of patches.
         dropout: probability of dropping an attention weight.
+        shared: not used by this form.
     """
     rows, columns = relative_index(grid, q.device)  # (N, N) each
     rel_k = tables[0][rows] + tables[1][columns]  # (N, N, D)
@@ -193,22 +173,22 @@ def augmented_attention(
     """Attend with relative position carried in extra head channels.
 
     The query gets its product with each row's and each column's key vector, key and value get the
-    one-hot row and column of their patch. One plain scaled_dot_product_attention then adds the
-    relative logits by itself, and returns in the extra channels how much of a query's attention
-    went to each row, each column and CLS. Arguments and result as in `explicit_attention`.
+    marks of their row and column. One plain scaled_dot_product_attention then adds the relative
+    logits by itself, and returns in the extra channels how much of a query's attention went to
+    each row, each column and CLS. Arguments and result as in `explicit_attention`.
     """
     B, H, _, D = q.shape
     index, marks = positions(grid, q) if shared is None else shared  # (N, P) each
-    table_k, table_v = tables.flatten(1).reshape(2, -1, D).unbind(0)  # (2R, D) each
+    table_k, table_v = tables.reshape(2, -1, D).unbind(0)  # (2R, D) each
     products = q @ table_k.T  # (B, H, N, 2R)
-    index = index.expand(B, H, -1, -1)
+    index = index.expand(B, H, -1, -1)  # as gather wants it
     marks = marks.expand(B, H, -1, -1)
     attended = F.scaled_dot_product_attention(
         torch.cat([q, products.gather(-1, index)], -1),
         torch.cat([k, marks], -1),
         torch.cat([v, marks], -1),
         dropout_p=dropout,
-        scale=D**-0.5,
+        scale=D**-0.5,  # SCALE; TorchScript takes no constants of a module
     )  # (B, H, N, D + P)
     by_table_row = torch.zeros_like(products).scatter_add(-1, index, attended[..., D:])
     return attended[..., :D] + by_table_row @ table_v
@@ -229,7 +209,7 @@ def decomposed_attention(
     """
     B, H, N, D = q.shape
     index, marks = positions(grid, q) if shared is None else shared  # (N, P) each
-    table_k, table_v = tables.flatten(1).reshape(2, -1, D).unbind(0)  # (2R, D) each
+    table_k, table_v = tables.reshape(2, -1, D).unbind(0)  # (2R, D) each
     products = q @ table_k.T  # (B, H, N, 2R)
     index = index.expand(B, H, -1, -1)
     bias = products.gather(-1, index) @ marks.T  # (B, H, N, N)
@@ -240,7 +220,7 @@ def decomposed_attention(
         beta=SCALE,
         alpha=SCALE,
     )  # (B * H, N, N)
-    # In fp32 inside, whatever the type: CUDA's autocast says so, the CPU's softmax sums that way.
+    # Sums are in fp32 whatever the type: CUDA's autocast casts, the CPU's softmax does so inside.
     weights = F.dropout(logits.softmax(-1).to(v.dtype), dropout).view(B, H, N, N)
     marginals = weights @ marks  # (B, H, N, P): attention to each row, each column and CLS
     by_table_row = torch.zeros_like(products).scatter_add(-1, index, marginals)

@@ -1,7 +1,7 @@
 """One transformer block, by the definition: attention with relative position, then an MLP.
 
-`vit.py` stacks it, `plan.py` runs the same sums faster where nothing but the result is
-asked for. Source: arXiv 2107.00651, section 3, and microsoft/Cream@4a13c40 (AutoFormer/model).
+`vit.py` stacks it; `fast.py` computes the same with fewer calls where only the result is needed.
+Source: arXiv 2107.00651, section 3, and microsoft/Cream@4a13c40 (AutoFormer/model).
 Pre-norm, heads that are always 64 wide whatever the width, LayerNorm eps 1e-5.
 
 Axes: B batch, N tokens (1 + height * width), C embed_dim, H heads, D = 64 head width.
@@ -51,7 +51,7 @@ class RelPosAttention(nn.Module):
             self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise the tables as upstream does; the projections initialise themselves."""
+        """Initialise the tables as upstream does; the projections reset themselves."""
         trunc_normal_(self.rel_pos, std=0.02)
 
     def forward(

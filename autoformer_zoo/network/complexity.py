@@ -1,8 +1,9 @@
 """Parameters and multiply-adds of a subnet, in closed form.
 
 Counts a `SubnetConfig` without building a network, so that a search can afford it for every
-candidate. Does not measure time (`benchmarks/`), and knows no weights. Importing it needs the
-standard library alone.
+candidate. Does not measure time (`benchmarks/`). Importing it needs the standard library alone.
+
+The three counts take the same arguments, described at `count_params`.
 
 Source: the network of `vit.py` and the attention forms of `attention.py`; the official counting is
 `get_complexity` of microsoft/Cream@4a13c40, AutoFormer/model/supernet_transformer.py.
@@ -29,7 +30,7 @@ def count_params(
     num_classes: int | None = None,
     in_chans: int = 3,
 ) -> int:
-    """Count the parameters of the static network, as built by `AutoFormer(subnet, ...)`.
+    """Return the number of parameters of `AutoFormer(subnet, ...)`.
 
     Args:
         subnet: the network, or the name of a model. Sizes that are not given are those of the
@@ -71,26 +72,23 @@ def count_macs(
     in_chans: int = 3,
     form: AttentionForm = "auto",
 ) -> int:
-    """Count the multiply-adds of one image's forward pass in eval mode.
+    """Return the multiply-adds of one image's forward pass in eval mode.
 
-    In it: every convolution and matrix product that the built network executes, namely the patch
+    Included: every convolution and matrix product that the built network executes, namely the patch
     embedding, the linear layers of attention and MLP, both attention products, all products that
     relative position costs in the form of attention used, zeros of padding and one-hot factors
     included, and the head on the pooled features.
-    Not in it: LayerNorm, softmax, GELU, pooling, biases, residual and other additions, and
+    Not included: LayerNorm, softmax, GELU, pooling, biases, residual and other additions, and
     everything that only moves numbers. FLOPs, where a multiply-add counts as two, are twice this.
 
     Args:
         subnet: the network, or a model's name; sizes that are not given as in `count_params`.
-        img_size: input side, or (height, width), in pixels.
-        patch_size: patch side, or (height, width), in pixels.
-        num_classes: outputs of the head; 0 for no head.
-        in_chans: channels of the input.
+        img_size: as in `count_params`, like the next three.
+        patch_size: see there.
+        num_classes: see there.
+        in_chans: see there.
         form: form of the attention; "auto" is the one that the network picks by itself on the CPU
             (`attention.choose_form`, which imports torch and reads its environment variable).
-
-    Returns:
-        Multiply-adds of one image.
 
     Raises:
         ValueError: the name or `form` is unknown, a size is not positive, or the image is smaller
@@ -122,20 +120,8 @@ def official_complexity(
 ) -> float:
     """Return what the official `get_complexity` returns for this subnet; for comparison only.
 
-    It is no count of what any network executes, see the comments; `count_macs` is.
-
-    Args:
-        subnet: the network, or a model's name; sizes that are not given as in `count_params`.
-        img_size: input side, or (height, width), in pixels.
-        patch_size: patch side, or (height, width), in pixels.
-        num_classes: outputs of the head.
-        in_chans: channels of the input.
-
-    Returns:
-        The official "FLOPs", in multiply-adds more or less, with halves.
-
-    Raises:
-        ValueError: the name is unknown, or a size is not positive or less than a patch.
+    These "FLOPs" are roughly multiply-adds and may be fractional. They do not count what a network
+    executes, see the comments; `count_macs` does.
     """
     # Upstream quirks (microsoft/Cream@4a13c40, supernet_transformer.py and model/module/*,
     # get_complexity; `test_official_complexity_equals_the_official_values`) are marked "quirk".
@@ -148,7 +134,7 @@ def official_complexity(
     patches = height * width
     n = patches + 2  # quirk: one token is added for CLS, and one more in every layer of a block
     total = float(patches * _patch_weight(dim, patch_size, in_chans))
-    total += dim  # quirk: of all biases the patch embedding's alone counts
+    total += dim  # quirk: of all biases only the patch embedding's counts
     total += (patches + 1) * dim / 2  # quirk: an addition is half an operation, here and below
     for attn_dim, hidden_dim in zip(subnet.attn_dims, subnet.hidden_dims, strict=True):
         total += 2 * n * dim  # quirk: both LayerNorms at one operation a channel, the last at none
@@ -185,24 +171,22 @@ def _completed(
 def _attention_macs(form: str, grid: tuple[int, int]) -> int:
     """Count one head's multiply-adds between the projections, as inference on the CPU makes them.
 
-    Elsewhere the augmented form takes the whole tables, as the decomposed form does, and spares
-    the padding: a difference of less than 1 % of the network's.
+    Elsewhere the augmented form spares the padding: less than 1 % of the network's.
     """
     height, width = grid
     tokens = 1 + height * width
     pairs = tokens * tokens
     if form == "explicit":  # q by k, q by Tk, weights by v, weights by Tv
         return 4 * pairs * HEAD_DIM
-    if form == "decomposed":  # queries by all table rows, once for keys and once for values
-        by_table_row = 2 * tokens * HEAD_DIM * 2 * NUM_REL_POS
-        return 2 * pairs * (HEAD_DIM + height + width + 2) + by_table_row
+    # Queries by all rows of two tables, once for keys and once for values.
+    by_table_row = 2 * tokens * HEAD_DIM * 2
+    if form == "decomposed":  # apart: products at 64 channels, and with marks of places
+        return 2 * pairs * (HEAD_DIM + height + width + 2) + by_table_row * NUM_REL_POS
     # q by k and weights by v carry a channel for each row, each column and CLS along, padded.
     channels = height + width + 1
     channels += -channels % AUGMENTED_PADDING
-    # Queries by the vectors of all row and column distances: once for keys, once for values, where
-    # the vector of the pairs with CLS is one more.
-    by_distance = tokens * HEAD_DIM * (2 * (2 * height - 1 + 2 * width - 1) + 1)
-    return 2 * pairs * (HEAD_DIM + channels) + by_distance
+    rows = max(NUM_REL_POS, 2 * height, 2 * width)
+    return 2 * pairs * (HEAD_DIM + channels) + by_table_row * rows
 
 
 def _resolved_form(form: str, tokens: int) -> str:

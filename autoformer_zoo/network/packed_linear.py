@@ -1,9 +1,9 @@
 """Linear layers whose weight is stored only as the CPU's library for products reads it.
 
-A product of a library starts by copying the weight into the library's own order, or takes it as it
-is and loses more. A packed weight spares that; `frozen.py` says when it is made. oneDNN packs; MKL
-does too, but on Intel's processors, where MKL is the faster one, that bought nothing (0.99 to 1.02
-of the time), so there the weight stays as it is.
+A library for matrix products copies a weight into its own blocked layout on every call, or reads
+it as it is and loses more time. A weight stored in that layout, packed, spares both. oneDNN's is
+used; MKL has one too, but on Intel's processors, where MKL is the faster library, it saved nothing
+(0.99 to 1.02 of the time), so there the weight is stored as it is. `frozen.py` uses this.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from autoformer_zoo.network.workspace import is_plain_inference
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(
     torch.ops.mkldnn, "_reorder_linear_weight"
 )
-# One overload each: looking for it takes longer than the rest of the call.
+# One overload each: to look it up takes longer than the rest of the call.
 _onednn_linear = torch.ops.mkldnn._linear_pointwise.default if HAS_ONEDNN else None
 _gelu_ = torch.ops.aten.gelu_.default
-TYPICAL_ROWS = 197  # tokens of an image; oneDNN chooses the order for about so many, all are right
+TYPICAL_ROWS = 197  # of inputs; oneDNN picks the layout for about this many, any number is correct
 CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -48,14 +48,31 @@ def processor(field: Literal["vendor_id", "model name"]) -> str:
     return next(values, platform.processor())
 
 
-class PackedLinear(nn.Linear):
-    """A linear layer without the parameter `weight`: there is no memory that could be written to.
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
+    """Return x @ weight.T + bias, or its GELU by the error function, in plain inference.
 
-    Its bias stays a parameter. Training, gradients and other devices or types are for the layer
-    that it was made from.
+    Args:
+        x: (..., in_features).
+        weight: (out_features, in_features), packed or not.
+        bias: (out_features,).
+        gelu: apply the activation.
+    """
+    if weight.is_mkldnn and _onednn_linear is not None:
+        # A fused GELU is up to 17 % faster: memory is not fetched again.
+        kind, algorithm = ("gelu", "none") if gelu else ("none", "")
+        product: Tensor = _onednn_linear(x, weight, bias, kind, [], algorithm)
+        return product
+    product = F.linear(x, weight, bias)
+    return _gelu_(product) if gelu else product
+
+
+class PackedLinear(nn.Linear):
+    """A linear layer without the parameter `weight`: it has no memory that could be written to.
+
+    Its bias stays a parameter.
     """
 
-    _packed: Tensor
+    packed: Tensor
 
     @classmethod
     def convert(cls, linear: nn.Linear) -> None:
@@ -63,26 +80,18 @@ class PackedLinear(nn.Linear):
         weight = linear.weight.detach()
         del linear.weight
         linear.__class__ = cls
-        linear.__dict__["_packed"] = _pack(weight)
+        linear.__dict__["packed"] = _pack(weight)
 
     def dense(self) -> Tensor:
         """Return a copy of the weight (out_features, in_features)."""
-        return self._packed.to_dense() if self._packed.is_mkldnn else self._packed.clone()
+        return self.packed.to_dense() if self.packed.is_mkldnn else self.packed.clone()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x @ weight.T + bias for x (..., in_features)."""
-        # What differentiates, counts or traces products gets PyTorch's own.
-        return self.run(x) if is_plain_inference(x, ()) else F.linear(x, self.dense(), self.bias)
-
-    def run(self, x: Tensor, gelu: bool = False) -> Tensor:
-        """Return the product, or its GELU by the error function, in plain inference."""
-        if self._packed.is_mkldnn and _onednn_linear is not None:
-            # GELU inside is up to 17 % faster than after it: memory is not fetched again.
-            kind, algorithm = ("gelu", "none") if gelu else ("none", "")
-            product: Tensor = _onednn_linear(x, self._packed, self.bias, kind, [], algorithm)
-            return product
-        product = F.linear(x, self._packed, self.bias)
-        return _gelu_(product) if gelu else product
+        # Autograd, counters and tracers need PyTorch's own product.
+        if is_plain_inference(x, ()):
+            return linear(x, self.packed, self.bias)
+        return F.linear(x, self.dense(), self.bias)
 
     def __getattr__(self, name: str) -> Any:
         if name == "weight":
@@ -95,14 +104,14 @@ class PackedLinear(nn.Linear):
         super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:  # packed for this processor; another may differ
-        return {**self.__dict__, "_packed": self.dense()}
+        return {**self.__dict__, "packed": self.dense()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._packed = _pack(self._packed)
+        self.packed = _pack(self.packed)
 
     def _apply(self, fn: Any, recurse: bool = True) -> PackedLinear:
-        require_no_conversion(fn, self._packed.dtype)
+        require_no_conversion(fn, self.packed.dtype)
         return self
 
     def _save_to_state_dict(self, *_: Any) -> None:

@@ -47,7 +47,7 @@ def is_tracing_graph() -> bool:
 
 
 def positions(grid: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the channels that stand for places, and the table row of each query in each channel.
+    """Return the table row of each token in each place channel, and the channels of each token.
 
     There are P = 1 + h + 1 + w channels: the class token and the rows of the grid, then the class
     token again and the columns of the grid. A token's mark is 1 in two of them, its row's and its
@@ -107,6 +107,17 @@ def patch_marks(grid: tuple[int, int], dtype: torch.dtype, device: torch.device)
     columns = torch.eye(width, dtype=dtype, device=device).repeat(height, 1)  # (N - 1, w)
     cls = torch.eye(1, 1 + height * width, dtype=dtype, device=device).T  # (N, 1)
     return torch.cat([F.pad(torch.cat([rows, columns], 1), (0, 0, 1, 0)), cls], 1)
+
+
+def reaching_tables(tables: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Return tables (4, R', D) with a row for every distance on a grid; up to 15 x 15 unchanged."""
+    middle = MAX_DISTANCE + 1
+    if max(grid) <= middle:
+        return tables
+    side = max(grid)
+    distance = torch.arange(1 - side, side, device=tables.device)
+    index = F.pad(distance.clamp(-MAX_DISTANCE, MAX_DISTANCE) + middle, (1, 0))
+    return tables[:, index]
 
 
 def split_tables(tables: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What is trained: a supernet, any subnet of it runnable at any time; or one static network.
+"""The supernet: weights that all subnets of a space share, and the subnets run on slices of them.
 
 Weights are an ordinary `AutoFormer` of the supernet's size, so that its state dict is a canonical
 supernet. `forward(x, subnet)` slices them and runs the subnet's own static network on the slices:
@@ -10,18 +10,14 @@ Source: arXiv 2107.00651, section 3.2.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from autoformer_zoo.network.attention import AttentionForm
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.space import SearchSpace, SubnetConfig
 from autoformer_zoo.weights.slicing import BiasRule, slice_supernet
-
-if TYPE_CHECKING:  # these cut with this file's functions
-    from autoformer_zoo.network.vit import AutoFormer
 
 
 class Supernet(nn.Module):
@@ -29,7 +25,7 @@ class Supernet(nn.Module):
 
     Args:
         space: sizes of the supernet, image and patch.
-        bias_rule: how a subnet's q, k and v biases are cut; "packed_prefix" continues official
+        bias_rule: how a subnet's q, k and v biases are sliced; "packed_prefix" continues official
             checkpoints.
         drop_path_rate: stochastic depth of the supernet's last block, rising linearly from 0.
         attention: form of the attention in every subnet.
@@ -37,7 +33,7 @@ class Supernet(nn.Module):
     """
 
     grad_checkpointing = False
-    """Whether blocks are run again in the backward pass: a third of the memory, more time."""
+    """Whether blocks are run again in the backward pass, for a third of the memory."""
 
     def __init__(
         self,
@@ -68,7 +64,7 @@ class Supernet(nn.Module):
 
         Args:
             x: images (B, in_chans, height, width).
-            subnet: which one; anything that fits the supernet.
+            subnet: any subnet that fits the supernet.
 
         Returns:
             Logits (B, num_classes).
@@ -81,27 +77,23 @@ class Supernet(nn.Module):
         return self._run(subnet, sliced.__getitem__, x)
 
     def _run(self, subnet: SubnetConfig, find: Callable[[str], Tensor], x: Tensor) -> Tensor:
-        """Run the subnet's network on the tensors that `find` has for its parameters."""
+        """Run the subnet's network on the tensors that `find` returns for its parameters."""
         network = AutoFormer(subnet, device="meta", **self._arguments).train(self.training)
-        if self.grad_checkpointing and self.training:
-            network.set_grad_checkpointing()
-            put_tensors(network, find)
-            logits: Tensor = network(x)
-            return logits
-        # Without gradients it is planned like any network, which plain attributes are not.
-        tensors = {name: find(name) for name, _ in network.named_parameters()}
-        return functional_call(network, tensors, x, strict=True)
+        network.set_grad_checkpointing(self.grad_checkpointing and self.training)
+        put_tensors(network, find)
+        logits: Tensor = network(x)
+        return logits
 
 
 def put_tensors(network: nn.Module, find: Callable[[str], Tensor]) -> None:
-    """Put tensors in the places of all parameters, as plain attributes.
+    """Replace all parameters by tensors, as plain attributes through which gradients flow.
 
-    `functional_call` would take them out again after the forward pass: too early for blocks that
-    are run once more in the backward pass.
+    `functional_call` would undo this after the forward pass: too early for gradient checkpointing,
+    which runs blocks again in the backward pass.
 
     Args:
         network: changed in place; it has no parameters afterwards.
-        find: the tensor of a parameter, by its name.
+        find: returns the tensor of a parameter by its name.
     """
     for name in [name for name, _ in network.named_parameters()]:
         module, _, leaf = name.rpartition(".")

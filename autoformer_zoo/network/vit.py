@@ -1,14 +1,16 @@
 """AutoFormer(cfg): the static network, with the model protocol of timm's own ViT.
 
-Made from a `SubnetConfig`; weights come in from `slicing.py` and `checkpoint.py`, names from
-`autoformer.py`. Nothing here knows of supernets.
+Built from a `SubnetConfig`; `weights/` fills it, `autoformer.py` registers it with timm. Read from
+top to bottom: sizes, initial weights, changes of shape, forward.
 
 Source: arXiv 2107.00651, section 3, and microsoft/Cream@4a13c40 (AutoFormer/model). Pre-norm ViT
 with one width, its own number of heads and MLP ratio in each block, heads that are always 64 wide,
 relative position in attention, LayerNorm eps 1e-5, and the mean over patches (without the class
 token) before the head.
 
-Axes: B batch, N tokens (1 + height * width), C embed_dim.
+Axes: B batch, N tokens (1 + h * w), C embed_dim, h and w rows and columns of patches.
+
+No `from __future__ import annotations` here: TorchScript needs the types of what torch.fx made.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -38,7 +40,7 @@ class AutoFormer(nn.Module):
     see `fast.py`. Weights are read where they are: no copy of them is kept that could be outdated.
 
     Args:
-        cfg: the subnet, as `SubnetConfig` or as its dict (so that it can stand in a JSON file).
+        cfg: the subnet, as `SubnetConfig` or as its dict (as stored in a JSON file).
         img_size: input side, or (height, width), in pixels.
         patch_size: patch side in pixels.
         in_chans: channels of the input.
@@ -50,7 +52,7 @@ class AutoFormer(nn.Module):
         attn_drop_rate: dropout of attention weights.
         drop_path_rate: stochastic depth of the last block; the others rise linearly from 0.
         drop_path_depth: the depth over which that rise runs: the supernet's, also when one subnet
-            is retrained (design of the official code). The subnet's own where it is not given.
+            is retrained (design of the official code); by default the subnet's own.
         dynamic_img_size: accept any multiple of the patch size at run time.
         dynamic_img_pad: pad the input to a multiple of the patch size.
         attention: form of the attention, see `attention.relpos_attention`.
@@ -58,7 +60,7 @@ class AutoFormer(nn.Module):
         dtype: their type.
 
     Raises:
-        ValueError: the config or an argument is refused.
+        ValueError: the config or an argument is invalid.
     """
 
     def __init__(
@@ -137,7 +139,7 @@ class AutoFormer(nn.Module):
         """Initialise all weights as upstream does: truncated normal of 0.02, zero biases.
 
         Args:
-            needs_reset: also reset modules that initialise themselves when they are made, as is
+            needs_reset: also reset modules that initialise themselves when they are built;
                 needed after `to_empty`.
         """
         for module in self.modules():
@@ -151,7 +153,7 @@ class AutoFormer(nn.Module):
         trunc_normal_(self.cls_token, std=0.02)
 
     def no_weight_decay(self) -> set[str]:
-        """Name the parameters, other than norms and biases, that weight decay should leave alone.
+        """Return the names of parameters, besides norms and biases, to exclude from weight decay.
 
         Upstream meant the relative position tables too, but its pattern `rel_pos_embed` matches no
         parameter (microsoft/Cream@4a13c40, supernet_transformer.py, no_weight_decay).
@@ -160,7 +162,7 @@ class AutoFormer(nn.Module):
         return {"pos_embed", "cls_token"} | tables
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Return patterns that sort parameters into layers, for layer-wise learning rates."""
+        """Return patterns that assign parameters to layers, for layer-wise learning rates."""
         return {
             "stem": r"^cls_token|pos_embed|patch_embed",
             "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],
@@ -177,7 +179,7 @@ class AutoFormer(nn.Module):
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the head by a new one, or by none for 0 classes; pooling stays unless given."""
+        """Replace the head by a new one, or by none for 0 classes, and optionally the pooling."""
         self.num_classes = num_classes
         if global_pool is not None:
             self.global_pool = _checked_pool(global_pool)
@@ -197,8 +199,8 @@ class AutoFormer(nn.Module):
         values): fine-tune before you trust the accuracy of such a size.
 
         Args:
-            img_size: new input side, or (height, width), in pixels; as it is where None.
-            patch_size: new patch side in pixels; as it is where None.
+            img_size: new input side, or (height, width), in pixels; None keeps it.
+            patch_size: new patch side in pixels; None keeps it.
         """
         old_grid = self.patch_embed.grid_size
         self.patch_embed.set_input_size(img_size=img_size, patch_size=patch_size)
@@ -216,12 +218,12 @@ class AutoFormer(nn.Module):
         prune_norm: bool = False,
         prune_head: bool = True,
     ) -> list[int]:
-        """Drop what the intermediates of these indices do not need.
+        """Remove the layers that the intermediates of these indices do not need.
 
         Args:
             indices: last n blocks, or the blocks by index.
-            prune_norm: drop the final norm.
-            prune_head: drop the head and pooling.
+            prune_norm: remove the final norm.
+            prune_head: remove the head and pooling.
 
         Returns:
             The indices that remain.
@@ -260,9 +262,9 @@ class AutoFormer(nn.Module):
         Returns:
             Logits (B, num_classes); with `global_pool=""` of every token, (B, N, num_classes).
         """
-        x = global_pool_nlc(x, self.global_pool, self.num_prefix_tokens)
+        x = global_pool_nlc(x, self.global_pool, self.num_prefix_tokens)  # (B, C)
         x = self.head_drop(x)
-        return x if pre_logits else self.head(x)
+        return x if pre_logits else self.head(x)  # (B, num_classes)
 
     def forward_intermediates(
         self,
@@ -282,14 +284,14 @@ class AutoFormer(nn.Module):
             indices: last n blocks, the blocks by index, or all for None.
             return_prefix_tokens: return each intermediate with its class token (B, 1, C).
             norm: apply the final norm to the intermediates.
-            stop_early: skip the blocks after the last one asked for.
+            stop_early: skip the blocks after the last requested one.
             output_fmt: "NCHW" for maps (B, C, h, w), "NLC" for tokens (B, N - 1, C).
-            intermediates_only: leave the final features out.
+            intermediates_only: do not return the final features.
             output_dict: return a dict with image_features, image_intermediates and, with
                 `return_prefix_tokens`, image_intermediates_prefix.
 
         Returns:
-            (features, intermediates), or as the flags say.
+            (features, intermediates), unless the flags choose another form.
 
         Raises:
             ValueError: `output_fmt` is unknown.
@@ -327,9 +329,9 @@ class AutoFormer(nn.Module):
         return_prefix_tokens: bool = False,
         norm: bool = False,
     ) -> list[Any]:  # tensors, or pairs of them with return_prefix_tokens
-        """Return the outputs of the last n, or of the named, blocks (DINO's interface).
+        """Return the outputs of the last n blocks, or of those by index (DINO's interface).
 
-        Arguments as in `forward_intermediates`; `reshape` gives maps instead of tokens.
+        Arguments as in `forward_intermediates`; `reshape` returns maps instead of tokens.
         """
         return self.forward_intermediates(
             x,
@@ -341,14 +343,14 @@ class AutoFormer(nn.Module):
         )
 
     def _embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Turn images into tokens (B, N, C) with their positions; return the grid too."""
+        """Turn images (B, in_chans, height, width) into tokens (B, N, C) and a grid (h, w)."""
         height, width = x.shape[-2:]
         x = self.patch_embed(x)  # (B, h * w, C)
         grid = self.patch_embed.grid_size
-        pos_embed: Tensor = self.pos_embed
+        pos_embed: Tensor = self.pos_embed  # (1, N, C)
         if self.dynamic_img_size:
             grid = self.patch_embed.dynamic_feat_size((height, width))
-            # Does nothing for the same grid; a test here would be control flow for fx and export.
+            # Returns it for the same grid; a test here would be control flow for fx and export.
             pos_embed = self._resample_pos_embed(grid, self.patch_embed.grid_size)
         x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)  # (B, N, C)
         return self.pos_drop(x + pos_embed), grid
@@ -361,7 +363,11 @@ class AutoFormer(nn.Module):
     def _run_blocks(
         self, x: Tensor, grid: tuple[int, int], count: int, wanted: Collection[int] = ()
     ) -> tuple[Tensor, list[Tensor]]:
-        """Run the first `count` blocks on tokens; return the result, and those of `wanted`."""
+        """Run the first `count` blocks on tokens (B, N, C).
+
+        Returns:
+            Their output, and the outputs of the blocks whose index is in `wanted`; (B, N, C) each.
+        """
         taken = []
         # In a graph, once for all blocks. Blocks find theirs by themselves otherwise.
         shared = positions(grid, x) if torch.compiler.is_compiling() else None

@@ -2,10 +2,11 @@
 
 At one image and 197 tokens a block's attention takes about a millisecond, and each call of a kernel
 costs as much as copying several thousand numbers. So the operands have a fixed place, a
-`Workspace`, which holds all that is the same for every image, and whose views are made once. The
-skewed reads of `attention._skew` are strided views too. No workspace holds anything derived from
-weights. `attention.relpos_attention` and `fast.py` call `augmented`, and compiled graphs do so
-through `compiled.py`.
+`Workspace`, which holds all that is the same for every image, and whose views are made once. No
+workspace holds anything derived from weights: the tables are used where they are.
+
+The table rows that a query meets on one axis are consecutive, one row earlier for each place
+further on. So what `attention.py` gathers by index is here a strided view (`_by_position`).
 
 Axes: B batch, N tokens (1 + h * w), H heads, D head width.
 """
@@ -13,7 +14,6 @@ Axes: B batch, N tokens (1 + h * w), H heads, D head width.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Iterable
 
 import torch
@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as hooks_of_all_modules
 
-from autoformer_zoo.network.relpos import patch_marks
-from autoformer_zoo.space import HEAD_DIM, SCALE
+from autoformer_zoo.network.relpos import patch_marks, reaching_tables
+from autoformer_zoo.space import HEAD_DIM, MAX_DISTANCE, SCALE
 
 Key = tuple[int, int, int, tuple[int, int], torch.dtype]  # B, N, H, grid, type
 
-MAX_KEPT_BYTES = 64 * 2**20  # of the workspaces that wait for the next call, in each thread
+MAX_KEPT_BYTES = 64 * 2**20  # of all workspaces that wait for the next call
 
 
 def is_plain_inference(tensor: Tensor, modules: Iterable[nn.Module] | None = None) -> bool:
@@ -71,13 +71,12 @@ def is_plain_inference(tensor: Tensor, modules: Iterable[nn.Module] | None = Non
     return True
 
 
-def augmented(qkv: Tensor, table_k: Tensor, table_v: Tensor, grid: tuple[int, int]) -> Tensor:
+def augmented(qkv: Tensor, tables: Tensor, grid: tuple[int, int]) -> Tensor:
     """Attend as `attention.augmented_attention`.
 
     Args:
         qkv: queries, keys and values (3, B, H, N, D).
-        table_k: key vectors by distance, as `relpos.split_tables` returns them.
-        table_v: value vectors by distance.
+        tables: (4, R, D), as in `attention.relpos_attention`.
         grid: rows and columns of patches.
 
     Returns:
@@ -85,41 +84,50 @@ def augmented(qkv: Tensor, table_k: Tensor, table_v: Tensor, grid: tuple[int, in
     """
     _, B, H, N, _ = qkv.shape
     key = (B, N, H, grid, qkv.dtype)
-    # Fake tensors and other subclasses must not be kept for real calls.
-    workspace = take_workspace(key) if type(qkv) is Tensor else Workspace(key)
-    return workspace.run(qkv, table_k, table_v)
+    if type(qkv) is not Tensor:  # fake tensors must not be kept for real calls
+        return Workspace(key).run(qkv, tables)
+    workspace = take_workspace(key)
+    out = workspace.run(qkv, tables)
+    give_back(workspace)
+    return out
 
 
 class Workspace:
     """The operands of one call, for one shape of q, k and v and one grid."""
 
     def __init__(self, key: Key) -> None:
+        self.key = key
         B, N, H, grid, dtype = key
         cpu = torch.device("cpu")
         marks = patch_marks(grid, dtype, cpu)  # (N, h + w + 1)
         # To a multiple of 16 floats: full vectors in the kernel.
         marks = F.pad(marks, (0, -marks.shape[1] % 16))
         self.shape, self.width = (B, N, H), HEAD_DIM + marks.shape[1]
-        by_distance = 2 * sum(grid) - 2  # row distances and column distances
-        # A head's query, key and value lie side by side: queries alone are a matrix, for `mm`, and
-        # what the projection returns comes in with one copy.
+        self.grid, middle = grid, max(MAX_DISTANCE + 1, *grid)
+        rows = 2 * middle  # of a table that has every distance on the grid, and CLS at 0
+        # A head's query, key and value are stored side by side: queries alone are a matrix, for
+        # `mm`, and what the projection returns comes in with one copy.
         packed = marks.new_zeros(B, N, H, 3, self.width)
         packed[..., 1:, HEAD_DIM:] = marks[:, None, None]
         self.wide = packed.permute(3, 0, 2, 1, 4).unbind(0)  # (B, H, N, width) each
         self.qkv = packed[..., :HEAD_DIM].permute(3, 0, 2, 1, 4)  # (3, B, H, N, D)
         self.flat_q = packed.view(-1, 3 * self.width)[:, :HEAD_DIM]  # (B * N * H, D)
-        self.products = marks.new_empty(B * N * H, by_distance)
+        self.products = marks.new_empty(B * N * H, 2 * rows)  # with both tables' rows
         bias_places = _patch_channels(packed[..., 0, :], grid)
-        bias_sources = _by_position(self.products, self.shape, grid)
+        bias_sources = _by_position(self.products, self.shape, grid, middle)
         self.key_bias = tuple(zip(bias_places, bias_sources, strict=True))
+        cls = HEAD_DIM + sum(grid)  # the channel of the class token
+        by_cls = self.products.unflatten(0, self.shape)[:, 1:, :, ::rows]  # (B, N - 1, H, 2)
+        self.cls_bias = (*by_cls.unbind(-1), packed[:, 1:, :, 0, cls])
         # Zero where a patch meets no other at that distance, and never written there.
-        self.by_distance = marks.new_zeros(B * N * H, by_distance + 1)
-        to_cls = self.by_distance.unflatten(0, self.shape)[..., -1]  # (B, N, H)
+        self.by_distance = marks.new_zeros(B * N * H, 2 * rows)
+        to_cls = self.by_distance.unflatten(0, self.shape)[..., ::rows]  # (B, N, H, 2)
         to_cls[:, 0] = 1  # the class token attends to every key through table row 0
         # The kernel returns new memory each time, but always in this order.
         attended = marks.new_empty(B, N, H, self.width, device="meta")
-        marginals = (*_patch_channels(attended, grid), attended[:, 1:, :, HEAD_DIM + sum(grid)])
-        places = (*_by_position(self.by_distance, self.shape, grid), to_cls[:, 1:])
+        from_cls = attended[:, 1:, :, cls, None].expand(-1, -1, -1, 2)
+        marginals = (*_patch_channels(attended, grid), from_cls)
+        places = (*_by_position(self.by_distance, self.shape, grid, middle), to_cls[:, 1:])
         self.marginals = tuple(
             (place, (view.shape, view.stride(), view.storage_offset()))
             for place, view in zip(places, marginals, strict=True)
@@ -127,12 +135,19 @@ class Workspace:
         parts = (packed, self.products, self.by_distance)
         self.size_bytes = sum(part.numel() * part.element_size() for part in parts)
 
-    def run(self, qkv: Tensor, table_k: Tensor, table_v: Tensor) -> Tensor:
+    def run(self, qkv: Tensor, tables: Tensor) -> Tensor:
         """Attend; arguments and result as in `augmented`."""
+        tables = reaching_tables(tables, self.grid).contiguous()  # (4, R', D)
+        rows, start = 2 * tables.shape[1], tables.storage_offset()
+        # One operator each, for every block pays for it: keys transposed (D, 2R'), values (2R', D).
+        table_k = tables.as_strided((HEAD_DIM, rows), (1, HEAD_DIM), start)
+        table_v = tables.as_strided((rows, HEAD_DIM), (HEAD_DIM, 1), start + rows * HEAD_DIM)
         self.qkv.copy_(qkv)
-        torch.mm(self.flat_q, table_k.T, out=self.products)
+        torch.mm(self.flat_q, table_k, out=self.products)
         for place, source in self.key_bias:
             place.copy_(source)
+        by_row, by_column, place = self.cls_bias
+        torch.add(by_row, by_column, out=place)
         q, k, v = self.wide
         attended = F.scaled_dot_product_attention(q, k, v, scale=SCALE)
         attended = attended.transpose(1, 2).contiguous()  # (B, N, H, width), as the kernel writes
@@ -143,36 +158,35 @@ class Workspace:
         return out.view(*self.shape, HEAD_DIM).transpose(1, 2)
 
 
-class _Kept(threading.local):
-    """The workspaces of a thread, the longest unused first: no two threads write into one."""
-
-    def __init__(self) -> None:
-        self.workspaces: OrderedDict[Key, Workspace] = OrderedDict()
-
-
-_kept = _Kept()
+_lock = threading.Lock()
+_waiting: list[Workspace] = []  # the longest unused first
 
 
 def take_workspace(key: Key) -> Workspace:
-    """Return this thread's workspace for these shapes, made now or kept from an earlier call."""
-    workspaces = _kept.workspaces
-    if (workspace := workspaces.get(key)) is not None:
-        workspaces.move_to_end(key)
-        return workspace
+    """Return a workspace for these shapes, for this call alone until `give_back`."""
+    with _lock:
+        for i in reversed(range(len(_waiting))):
+            if _waiting[i].key == key:
+                return _waiting.pop(i)
     with torch.inference_mode(False):  # else nothing outside it could write to the workspace
-        workspace = workspaces[key] = Workspace(key)
-    while sum(kept.size_bytes for kept in workspaces.values()) > MAX_KEPT_BYTES:
-        workspaces.popitem(last=False)
-    return workspace
+        return Workspace(key)
+
+
+def give_back(workspace: Workspace) -> None:
+    """Keep a workspace for a later call of any thread; drop the longest unused beyond a size."""
+    with _lock:
+        _waiting.append(workspace)
+        while sum(kept.size_bytes for kept in _waiting) > MAX_KEPT_BYTES:
+            _waiting.pop(0)
 
 
 def _by_position(
-    by_distance: Tensor, shape: tuple[int, int, int], grid: tuple[int, int]
+    by_distance: Tensor, shape: tuple[int, int, int], grid: tuple[int, int], middle: int
 ) -> tuple[Tensor, Tensor]:
-    """View (B * N * H, 2h - 1 + 2w - 1 + ...), by distance, by the other patch's row and column.
+    """View (B * N * H, 4 * middle), by row distance and column distance, by the other's place.
 
-    The value for own row i and other row j is stored at distance j - i + h - 1: one element to the
-    left for each row further down, which is what a stride smaller by one means.
+    The value for own row i and other row j is stored at j - i + middle: one element to the left for
+    each row further down, which is what a stride smaller by one means.
 
     Returns:
         Views (B, h, w, H, h) and (B, h, w, H, w).
@@ -186,12 +200,12 @@ def _by_position(
     rows = by_distance.as_strided(
         (B, height, width, H, height),
         (strides[0], strides[1] - 1, strides[2], strides[3], 1),
-        first + height - 1,
+        first + middle,
     )
     columns = by_distance.as_strided(
         (B, height, width, H, width),
         (strides[0], strides[1], strides[2] - 1, strides[3], 1),
-        first + 2 * height - 1 + width - 1,
+        first + 3 * middle,
     )
     return rows, columns
 
