@@ -6,6 +6,8 @@ cannot cut a subnet out of a supernet and waits for minutes without a network. W
 itself (`hf-hub:`, `local-dir:`, a state dict in the overlay) is left to timm. In either case
 missing weights are an error: no model starts from random ones by accident.
 
+Reading files is imported where it is needed: `import autoformer_zoo` should stay fast.
+
 Source: timm 1.0's registry, timm/models/_registry.py and _builder.py.
 """
 
@@ -31,9 +33,6 @@ from torch import Tensor, nn
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.published import GENERIC, MODELS, SPACES, ModelSpec
 from autoformer_zoo.space import SubnetConfig
-from autoformer_zoo.weights.files import exactly
-from autoformer_zoo.weights.header import notes_to_cfg
-from autoformer_zoo.weights.layouts import UPSTREAM_NAMES
 from autoformer_zoo.weights.sources import NANO_WEIGHTS, SOURCES
 
 if TYPE_CHECKING:
@@ -114,6 +113,8 @@ class RegisteredAutoFormer(AutoFormer):
         timm's `checkpoint_path` comes here with what it read. A supernet is cut to this network,
         and assumed to be official; `autoformer_zoo.create_model` takes a layout for others.
         """
+        from autoformer_zoo.weights.layouts import UPSTREAM_NAMES
+
         if not UPSTREAM_NAMES.isdisjoint(state_dict):
             from autoformer_zoo.weights.checkpoint import open_checkpoint
 
@@ -144,6 +145,8 @@ def build_static(
 
 def cfg_of(weights: SubnetWeights) -> dict[str, Any]:
     """Return what a file states about its network, as entries of timm's `pretrained_cfg`."""
+    from autoformer_zoo.weights.header import notes_to_cfg
+
     return {
         "input_size": (weights.in_chans, *weights.img_size),
         "num_classes": weights.num_classes,
@@ -162,7 +165,7 @@ def load_adapted(model: AutoFormer, weights: SubnetWeights) -> None:
         ValueError: the input convolution cannot be adapted.
         RuntimeError: a tensor is missing, unexpected or of another shape.
     """
-    with exactly():
+    with torch.autocast("cpu", enabled=False):
         state = _resampled(model, weights)
     if weights.num_classes != model.num_classes:
         for key in ("head.weight", "head.bias"):

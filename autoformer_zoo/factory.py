@@ -73,10 +73,11 @@ def create_model(
                 "checkpoint_path= loads whole models: leave features_only=True out, or name the "
                 "file by AUTOFORMER_ZOO_WEIGHTS with pretrained=True"
             )
-        from autoformer_zoo.weights.checkpoint import Checkpoint, open_checkpoint
+        from autoformer_zoo.weights.checkpoint import Checkpoint
+        from autoformer_zoo.weights.pretrained import open_weights
 
         if not isinstance(checkpoint_path, Checkpoint):
-            checkpoint_path = open_checkpoint(checkpoint_path, layout)
+            checkpoint_path = open_weights(checkpoint_path, layout)
     elif layout is not None:
         raise ValueError(f"layout={layout!r} describes a file: give checkpoint_path= with it")
     model: nn.Module = timm.create_model(

@@ -21,9 +21,8 @@ import tyro
 from autoformer_zoo.cli.command import check_output, run_command
 from autoformer_zoo.cli.inputs import read_config
 from autoformer_zoo.space import SubnetConfig
-from autoformer_zoo.weights.checkpoint import open_checkpoint
 from autoformer_zoo.weights.layouts import Layout
-from autoformer_zoo.weights.pretrained import convert
+from autoformer_zoo.weights.pretrained import convert, open_weights
 
 PROG = "python -m hub.convert"
 
@@ -62,7 +61,7 @@ def convert_file(config: ConvertConfig) -> dict[str, object]:
     """
     check_output(config.out, (config.file,))
     subnet = None if config.subnet is None else _read_subnet(config.subnet)
-    checkpoint = open_checkpoint(config.file, config.layout)
+    checkpoint = open_weights(config.file, config.layout)
     weights = convert(checkpoint, config.out, _notes(config), subnet)
     return {
         "kind": "supernet" if checkpoint.is_supernet and subnet is None else "subnet",
@@ -93,7 +92,8 @@ def _notes(config: ConvertConfig) -> dict[str, str]:
     """Return what the header will record about the origin."""
     given = {"origin": config.origin, "license": config.license}
     notes = {key: value for key, value in given.items() if value is not None}
-    notes["source_sha256"] = hashlib.sha256(config.file.read_bytes()).hexdigest()
+    if config.file.exists():  # otherwise it is the name of a model
+        notes["source_sha256"] = hashlib.sha256(config.file.read_bytes()).hexdigest()
     return notes
 
 

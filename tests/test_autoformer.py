@@ -42,6 +42,7 @@ from tests.helpers.made_weights import (
     supernet_file,
 )
 
+NANO = az.SUBNETS["autoformer_nano"]
 WEIGHTS = cut(make_supernet(seed=1))
 IMAGES = torch.linspace(-2, 2, 2 * 3 * 64 * 64).reshape(2, 3, 64, 64)
 
@@ -485,9 +486,19 @@ def test_supernet_is_loaded_by_the_name_of_a_model(name: str) -> None:
     assert len(repr(supernet)) < 400
 
 
-def test_unknown_tag_of_a_supernet_is_refused() -> None:
-    with pytest.raises(ValueError, match="no tag 'v9'; expected one of cifar10"):
-        az.load_supernet("autoformer_nano.v9")
+def test_names_work_where_files_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = az.create_model("autoformer_subnet", checkpoint_path="autoformer_nano", subnet=NANO)
+    assert model.pretrained_cfg["crop_pct"] == 1.0
+    for name, reason in {
+        "autoformer_nano.v9": "no such file; autoformer_nano has no tag 'v9'; expected one of ci",
+        "autoformer_nan": "no such file; no model is called 'autoformer_nan': the nearest are",
+        "nano": "No such file or directory",
+    }.items():
+        with pytest.raises(CheckpointError, match=f"{name}: {reason}"):
+            az.load_supernet(name)
+    monkeypatch.chdir(tmp_path)
+    save_supernet(make_supernet(seed=1), "autoformer_nano")  # a file comes before a name
+    assert az.load_supernet("autoformer_nano").sizes == SUPERNET
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

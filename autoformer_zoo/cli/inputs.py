@@ -8,7 +8,7 @@ from torch import nn
 
 from autoformer_zoo.factory import create_model
 from autoformer_zoo.space import SubnetConfig
-from autoformer_zoo.weights.checkpoint import open_checkpoint
+from autoformer_zoo.weights.pretrained import open_weights
 
 
 def load_model(
@@ -20,14 +20,14 @@ def load_model(
         path: the file.
         name: the model whose normalisation and class names apply, unless the file's header has its
             own; None if the header has them, or the classes are ImageNet's 1000.
-        layout: packing of q, k and v in a supernet's file, see `open_checkpoint`.
+        layout: packing of q, k and v in a supernet's file, see `open_weights`.
         subnet: what to cut out of a supernet; by default the named model's subnet.
 
     Raises:
         ValueError: an argument is missing, or does not fit the file.
         CheckpointError: the file is refused.
     """
-    opened = open_checkpoint(path, layout)
+    opened = open_weights(path, layout)
     net = opened.architecture
     is_whole = not opened.is_supernet and subnet is None
     if name is not None:

@@ -51,22 +51,40 @@ def load_supernet(source: FileOrState, layout: str | None = None) -> SupernetWei
     """Load a supernet: official, PreNAS or canonical.
 
     Args:
-        source: a file, a state dict, or the name of a model ("autoformer_nano"), whose supernet is
-            taken from where `create_model(name, pretrained=True)` takes it.
+        source: a file, a state dict, or the name of a model, as in `open_weights`.
         layout: packing of q, k and v in an official-shaped file, see `open_checkpoint`.
 
     Raises:
         ValueError: `layout` is unknown.
         CheckpointError: the weights are missing or refused, or they are a subnet's.
     """
-    if isinstance(source, str | os.PathLike):
-        name = os.fspath(source)
-        if name.partition(".")[0] in MODELS and not Path(name).exists():
-            model, spec, tag = find_model(name)
-            tagged = f"{model}.{tag or next(iter(spec.weights), '')}".rstrip(".")
-            supernet = find_checkpoint(tagged).assuming(layout).supernet()
-            return replace(supernet, metadata={**cfg_to_notes(spec.data), **supernet.metadata})
-    return open_checkpoint(source, layout).supernet()
+    return open_weights(source, layout).supernet()
+
+
+def open_weights(source: FileOrState, layout: str | None = None) -> Checkpoint:
+    """Open a checkpoint, or the weights of a model by its name.
+
+    Args:
+        source: a file or a state dict, as for `open_checkpoint`; or a model's name
+            ("autoformer_nano"), whose weights are taken from where
+            `create_model(name, pretrained=True)` takes them. Files come before names.
+        layout: packing of q, k and v in an official-shaped file.
+
+    Raises:
+        ValueError: `layout`, or the tag in a name, is unknown.
+        CheckpointError: the weights are missing or refused.
+    """
+    name = "" if isinstance(source, Mapping) else os.fspath(source)
+    is_name = name.partition(".")[0] in MODELS or (name.isidentifier() and "_" in name)
+    if not is_name or Path(name).exists():
+        return open_checkpoint(source, layout)
+    try:
+        model, spec, tag = find_model(name)
+    except ValueError as error:
+        raise CheckpointError(f"{name}: no such file; {error}") from None
+    tag = tag or next(iter(spec.weights), "")
+    checkpoint = find_checkpoint(f"{model}.{tag}" if tag else model).assuming(layout)
+    return replace(checkpoint, metadata={**cfg_to_notes(spec.data), **checkpoint.metadata})
 
 
 def find_checkpoint(

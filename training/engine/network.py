@@ -19,9 +19,8 @@ from autoformer_zoo.factory import create_model
 from autoformer_zoo.network.supernet import Supernet
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.space import SearchSpace, SubnetConfig
-from autoformer_zoo.weights.checkpoint import open_checkpoint
 from autoformer_zoo.weights.layouts import same_sizes
-from autoformer_zoo.weights.pretrained import load_supernet
+from autoformer_zoo.weights.pretrained import load_supernet, open_weights
 from autoformer_zoo.weights.slicing import BiasRule
 from training.config import Stage, TrainConfig, WeightsConfig, differences, space_of
 from training.engine.sampling import parse_subnet
@@ -183,7 +182,7 @@ def _make_subnet(config: TrainConfig, space: SearchSpace) -> AutoFormer:
         model = create_model(name, pretrained=True, subnet=subnet, **arguments)
         return _checked_autoformer(model, name)
     if path := config.weights.checkpoint:
-        weights = open_checkpoint(path, config.weights.layout or None).subnet(subnet)
+        weights = open_weights(path, config.weights.layout or None).subnet(subnet)
         require_sizes(config.stages, weights.patch_size[0])
         if weights.in_chans != CHANNELS:
             raise ValueError(
