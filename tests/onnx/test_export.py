@@ -269,7 +269,7 @@ def replaced(name: str, part: Any, **arguments: Any) -> Any:
         (
             replaced("blocks.1.attn.qkv", LoRA(torch.nn.Linear(128, 192))),
             {},
-            r"blocks\.1\.attn\.qkv is a .*\.LoRA; expected a plain Linear: merge adapters such as Lo",
+            r"blocks\.1\.attn\.qkv is a .*\.LoRA; expected a plain Linear: merge adapters such",
         ),
         (
             replaced("blocks.0.attn.proj", OwnLinear(128, 128)),
