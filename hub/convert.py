@@ -18,9 +18,10 @@ from typing import Annotated
 
 import tyro
 
-from autoformer_zoo.cli.command import check_output, run_command
+from autoformer_zoo.cli.command import run_command
 from autoformer_zoo.cli.inputs import read_config
 from autoformer_zoo.space import SubnetConfig
+from autoformer_zoo.weights.files import check_output
 from autoformer_zoo.weights.layouts import Layout
 from autoformer_zoo.weights.pretrained import convert, open_weights
 

@@ -22,10 +22,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from autoformer_zoo.cli.command import check_output
 from autoformer_zoo.network.complexity import count_params
 from autoformer_zoo.space import SearchSpace, SubnetConfig
 from autoformer_zoo.weights.checkpoint import SupernetWeights, save_supernet
+from autoformer_zoo.weights.files import check_output
 from training.config import space_of
 from training.data.cifar10 import Images, load_test, load_train
 from training.run.command import run_command

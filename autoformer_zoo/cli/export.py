@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from autoformer_zoo.cli.command import check_output, option
+from autoformer_zoo.cli.command import option
 from autoformer_zoo.cli.extract import LayoutOption
 from autoformer_zoo.onnx.metadata import OLDEST_OPSET, Precision
 
@@ -53,6 +53,8 @@ class Export:
 
     def run(self) -> Iterator[str]:
         """Write the file, and yield its size and its differences from PyTorch."""
+        from autoformer_zoo.weights.files import check_output
+
         check_output(self.out, [Path(self.source)], [".onnx"])
         if (self.precision == "int8-static") != (self.calibration is not None):
             raise ValueError("--precision int8-static and --calibration FOLDER need each other")

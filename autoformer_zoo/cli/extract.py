@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from autoformer_zoo.cli.command import check_output, option
+from autoformer_zoo.cli.command import option
 
 if TYPE_CHECKING:
     from autoformer_zoo.space import SubnetConfig
@@ -47,6 +47,7 @@ class Extract:
         """Write the file and yield what was written."""
         from autoformer_zoo.cli.inputs import read_config
         from autoformer_zoo.weights.checkpoint import save_subnet
+        from autoformer_zoo.weights.files import check_output
 
         check_output(self.out, (self.supernet, self.config), (".safetensors",))
         subnet = read_config(self.config)

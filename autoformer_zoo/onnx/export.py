@@ -32,7 +32,6 @@ from autoformer_zoo import __version__
 from autoformer_zoo.classify.images import ImageLike, iter_images
 from autoformer_zoo.classify.predict import class_names, input_size
 from autoformer_zoo.classify.predictions import require_positive
-from autoformer_zoo.cli.command import check_output
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.onnx.check import (
     CHECK_BATCHES,
@@ -53,6 +52,7 @@ from autoformer_zoo.onnx.metadata import (
 )
 from autoformer_zoo.onnx.preprocess import prepend_preprocessing
 from autoformer_zoo.onnx.quantize import quantize
+from autoformer_zoo.weights.files import check_output
 
 if TYPE_CHECKING:
     import onnx

@@ -318,3 +318,32 @@ def _in_order(content: bytes) -> tuple[bytes, memoryview]:
 
 def _bytes_of(tensor: Tensor) -> Tensor:
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+
+
+def check_output(
+    out: Path, inputs: Sequence[Path] = (), suffixes: Sequence[str] = (), make_folder: bool = False
+) -> None:
+    """Check before the work starts that a result can be written.
+
+    Args:
+        out: the file to write.
+        inputs: files that are read; `out` must not be one of them.
+        suffixes: what the name may end in; any by default.
+        make_folder: True if the folder will be made.
+
+    Raises:
+        ValueError: the name or the folder cannot be used.
+    """
+    if suffixes and out.suffix not in suffixes:
+        raise ValueError(f"{out}: expected a file name that ends in {' or '.join(suffixes)}")
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder; expected the name of a file")
+    if out.exists() and any(path.exists() and out.samefile(path) for path in inputs):
+        raise ValueError(f"{out} is an input as well; give the result another name")
+    if out.parent.is_dir():
+        try:  # by doing it: permissions say nothing of a full disk, and to root nothing at all
+            tempfile.TemporaryFile(dir=out.parent).close()
+        except OSError as error:
+            raise ValueError(f"cannot write to the folder {out.parent}: {error.strerror}") from None
+    elif not make_folder:
+        raise ValueError(f"the folder {out.parent} does not exist; make it first")

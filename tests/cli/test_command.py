@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from autoformer_zoo.cli.command import check_output, parse_arguments, run_command
-from autoformer_zoo.weights.files import CheckpointError
+from autoformer_zoo.cli.command import parse_arguments, run_command
+from autoformer_zoo.weights.files import CheckpointError, check_output
 
 
 class Terminal(io.StringIO):

@@ -24,11 +24,11 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 
-from autoformer_zoo.cli.command import check_output
 from autoformer_zoo.network.complexity import count_macs, count_params
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.published import find_space
 from autoformer_zoo.space import SearchSpace, SubnetConfig
+from autoformer_zoo.weights.files import check_output
 from benchmarks.measure.rows import current_environment
 from benchmarks.measure.timing import (
     Call,
