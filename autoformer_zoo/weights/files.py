@@ -14,9 +14,10 @@ import json
 import logging
 import os
 import re
+import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
