@@ -579,13 +579,6 @@ def test_saved_config_is_plain_json(tmp_path: Path) -> None:
     assert config["num_classes"] == 10
 
 
-def test_license_of_the_weights_is_saved_with_them(tmp_path: Path) -> None:
-    weights = replace(WEIGHTS, metadata={"license": "apache-2.0"})
-    save_for_hf(build_static(weights), str(tmp_path))
-    config = json.loads((tmp_path / "config.json").read_text())
-    assert config["pretrained_cfg"]["license"] == "apache-2.0"
-
-
 def test_saved_model_is_adapted_on_loading(tmp_path: Path) -> None:
     save_for_hf(build_static(WEIGHTS), str(tmp_path), safe_serialization=True)
     back = timm.create_model(
@@ -638,9 +631,3 @@ def test_hub_without_weights_is_an_error(hub: Loopback, tmp_path: Path) -> None:
         del hub.replies[path]
     with pytest.raises(Exception, match="404"):
         az.create_model("hf-hub:someone/subnet", pretrained=True, cache_dir=tmp_path / "cache")
-
-
-def test_extracted_subnet_can_be_saved(tmp_path: Path) -> None:
-    model = az.extract_subnet(make_supernet(seed=1), SUBNET)
-    save_for_hf(model, str(tmp_path))
-    _assert_same(timm.create_model(f"local-dir:{tmp_path}", pretrained=True), model)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -112,11 +110,3 @@ def test_bad_arguments_are_one_line_and_code_2(
     assert reason in errors
     assert errors.count("\n") == 1
     assert [path.name for path in official.parent.iterdir()] == ["official.pth"]
-
-
-@pytest.mark.slow
-def test_module_runs_as_a_command(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hub.convert", str(tmp_path / "away.pth"), "out"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.startswith("python -m hub.convert: ")

@@ -39,7 +39,6 @@ from tests.helpers.made_downloads import (
 from tests.helpers.made_weights import (
     SIZES,
     SUBNET,
-    SUPERNET,
     cut,
     make_supernet,
     nni_file,
@@ -290,11 +289,6 @@ def test_address_of_ones_own_may_hold_a_subnet(server: Loopback) -> None:
     assert_has(create(server.url + "/mine.pth"), weights.tensors)
     generic = create(server.url + "/mine.pth?generic", "autoformer_subnet")
     assert_has(generic, weights.tensors)
-
-
-def test_supernet_itself_is_a_subnet_too(server: Loopback) -> None:
-    model = create(server.url + PATH, subnet=SUPERNET)
-    assert_has(model, cut(OFFICIAL, SUPERNET).tensors)
 
 
 # Real sizes
