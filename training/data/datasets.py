@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import re
 import signal
+import traceback
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
@@ -145,8 +146,13 @@ def load(
                 labels.to(device, non_blocking=True),
                 int(broken.sum()),
             )
-    except DataError as error:
-        # PyTorch puts a worker's traceback into the text; the last line is what the worker said.
+    except Exception as error:
+        # Their variables keep the loader alive, and with it workers that ignore signals: the
+        # process would wait for these at its end.
+        traceback.clear_frames(error.__traceback__)
+        if not isinstance(error, DataError):
+            raise
+        # PyTorch puts a worker's traceback into the text; the last line is what the worker raised.
         text = re.sub(r".*DataError: ", "", str(error), flags=re.DOTALL)
         raise DataError(" ".join(text.split())) from None
 

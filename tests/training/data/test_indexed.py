@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -145,6 +146,19 @@ def test_data_set_of_broken_images_only_is_given_up(tmp_path: Path, workers: int
     text = r"^10 images in a row could not be read, the last with: .*; the data set seems damaged$"
     with pytest.raises(DataError, match=text):
         batches(FOLDER, root, workers=workers)
+    assert not multiprocessing.active_children()  # at its end a process would wait for them
+
+
+def test_workers_end_after_an_error_of_any_kind(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise TypeError("a mistake in the package")
+
+    monkeypatch.setattr(indexed, "read_sample", fail)
+    with pytest.raises(TypeError, match="a mistake in the package"):
+        batches(FOLDER, folder, workers=1)
+    assert not multiprocessing.active_children()
 
 
 def test_command_reports_broken_images_in_one_line(

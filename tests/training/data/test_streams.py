@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -117,6 +118,7 @@ def test_stream_that_cannot_be_read_is_given_up_with_the_reason(
     reader.broken, reader.error = frozenset(), OSError("truncated\nhere")
     with pytest.raises(DataError, match=r"^the stream cannot be read on: truncated here; the .*$"):
         next(source.train(schedule, 0, 1))
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize(
