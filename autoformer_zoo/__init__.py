@@ -87,5 +87,5 @@ def __dir__() -> list[str]:
     return sorted(set(globals()) | set(__all__))
 
 
-if not IS_COMMAND and find_spec("torch") and find_spec("timm"):  # the command does so when it must
+if not IS_COMMAND and find_spec("torch") and find_spec("timm"):  # the command imports it itself
     import_module(f"{__name__}.factory")  # its import registers the models

@@ -1,7 +1,7 @@
 """Models made and saved: create_model, extract_subnet, build_subnet, list_models, save_for_hf.
 
 Thin on purpose: `timm.create_model` makes the same models once the package is imported. Added
-here: files of every known format as `checkpoint_path`, and errors that name what would work.
+here: files of every known format as `checkpoint_path`, and errors that suggest a fix.
 """
 
 from __future__ import annotations

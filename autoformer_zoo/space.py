@@ -90,7 +90,7 @@ class SubnetConfig:
         return tuple(HEAD_DIM * heads for heads in self.num_heads)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able dict; `from_dict` turns it back."""
+        """Return a JSON-able dict; `from_dict` is the inverse."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod

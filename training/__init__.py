@@ -2,8 +2,8 @@
 
 Read `config` (what can be set) and `presets`, then `train`: it joins `data` (batches), `engine`
 (network, step, loop) and `run` (the run directory). `finetune` and `choose` are small commands
-beside it; `teacher` stores soft answers to learn from. `search` looks for subnets of a trained
-supernet, `reproduce` compares whole methods.
+beside it; `engine.teacher` stores soft answers to learn from. `search` looks for subnets of a
+trained supernet, `reproduce` compares whole methods.
 """
 
 from importlib.util import find_spec

@@ -181,7 +181,7 @@ class AugmentConfig:
 
     @property
     def mixes(self) -> bool:
-        """Whether images of a batch are mixed."""
+        """True if images of a batch are mixed."""
         return (self.mixup > 0 or self.cutmix > 0) and self.mix_probability > 0
 
 

@@ -8,7 +8,7 @@
 
 PHOTOS holds train/CLASS/IMAGE and perhaps val/CLASS/IMAGE. Training of one fixed subnet by the same
 loop as everything else: new head, any input size, layer decay, frozen blocks, a teacher.
-The run directory ends with weights.safetensors, which knows its classes and its preprocessing,
+The run directory ends with weights.safetensors, whose header has the classes and preprocessing,
 curve.svg, confusion.svg and mistakes.png.
 
 Source of the settings: DeiT's (arXiv 2012.12877, section 5.3; facebookresearch/deit, issues 45 for

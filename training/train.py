@@ -93,7 +93,7 @@ def train(
     if state.step == context.schedule.total and resources.plot and context.fixed is not None:
         fixed = partial(state.ema.module, subnet=context.fixed)
         found = review(fixed, source, config.largest_size, ranks)
-    # Waited for: what comes next, in any process, may read what was written.
+    # All processes wait here, because later code may read these files.
     ranks.by_first(lambda: _finish(state, context, source, found, out, resources.plot))
     return state
 

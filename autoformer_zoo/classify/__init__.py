@@ -1,5 +1,5 @@
 """From images to class names.
 
-Read images.py (anything that holds an image to RGB), predictions.py (probabilities to the best
+Read images.py (any image source to RGB), predictions.py (probabilities to the best
 classes; no torch), predict.py (any timm model), folders.py (a folder of classes as a data set).
 """

@@ -24,7 +24,7 @@ _logger = logging.getLogger(__name__)
 
 # Any element type of numpy: which ones are accepted is checked by `_from_array`.
 ImageLike: TypeAlias = str | os.PathLike[str] | IO[bytes] | Image.Image | np.ndarray[Any, Any]
-"""One image, or a folder of them where the documentation says so."""
+"""One image, or a folder of them where documented."""
 
 # What a folder is searched for; a path given by itself may end as it likes.
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp"})
@@ -87,9 +87,10 @@ def iter_images(
 def read_image(source: ImageLike) -> Image.Image:
     """Return an image as an upright RGB image of 8 bits.
 
-    EXIF orientation is applied; transparency is laid on white; of an animation the first frame is
-    taken; 16 bits become 8. A JPEG of more pixels than `PIL.Image.MAX_IMAGE_PIXELS` is decoded at
-    half its sides; other images of that size are refused.
+    EXIF orientation is applied; transparency is composited on white; the first frame of an
+    animation is used; 16 bits are reduced to 8. A JPEG of more pixels than
+    `PIL.Image.MAX_IMAGE_PIXELS` is decoded at half its sides; other images of that size are
+    refused.
 
     Args:
         source: a path; an open binary file; a PIL image of any mode; or an array (height, width),

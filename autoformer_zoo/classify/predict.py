@@ -1,8 +1,8 @@
 """Image classification with any timm model.
 
 Images go through the transform that timm derives from the model's `pretrained_cfg`, so the
-probabilities are those of timm's own recipe. `images.py` says what an image may be,
-`predictions.py` picks the best classes. Trains nothing, measures no accuracy.
+probabilities are those of timm's own recipe. `images.py` defines what an image may be,
+`predictions.py` selects the best classes.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from autoformer_zoo.classify.images import ImageLike, iter_images, trim
 from autoformer_zoo.classify.predictions import Array, Prediction, iter_top_k, require_positive
+from autoformer_zoo.network.vit import AutoFormer
 
 __all__ = ["Prediction", "input_size", "iter_predictions", "make_transform", "predict"]
 
@@ -103,7 +104,7 @@ def make_transform(model: nn.Module) -> Callable[[Image.Image], Tensor]:
     """Return timm's evaluation transform for a model: RGB image to input (3, height, width).
 
     Two things differ from timm's own derivation. The size is the network's, if it was built for
-    another one than its `pretrained_cfg` says (`img_size=384`). Extremely long images are trimmed
+    a size other than its `pretrained_cfg`'s (`img_size=384`). Extremely long images are trimmed
     before they are resized, see `images.trim`.
 
     Args:
@@ -181,7 +182,8 @@ def _in_eval_mode(model: nn.Module) -> nn.Module:
 
 def _probabilities(network: nn.Module, batch: Array) -> Array:
     """Run a batch (B, 3, height, width) on the network's device, in its precision."""
-    weight = next(network.parameters())
+    # A frozen model has no parameters to ask, but its position embedding.
+    weight = network.pos_embed if isinstance(network, AutoFormer) else next(network.parameters())
     # Not inference_mode: a tensor that a model caches then could not be trained with later.
     with torch.no_grad():
         logits: Any = network(torch.from_numpy(batch).to(weight.device, weight.dtype))

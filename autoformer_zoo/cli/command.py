@@ -60,7 +60,7 @@ def run_command(
     if inspect.isfunction(arguments):
         arguments, run = _bound(arguments), lambda call: call()
     assert run is not None
-    with contextlib.suppress(AttributeError):  # file names may hold what a terminal cannot show
+    with contextlib.suppress(AttributeError):  # names may hold what a terminal cannot encode
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         with logs_on_stderr(prog.removeprefix("python -m "), log_level):
@@ -104,7 +104,7 @@ def parse_arguments(
             arguments, prog=prog, description=description, args=words, config=tuple(config)
         )
 
-    # tyro looks at stdout to draw: if that is no terminal, there are neither lines nor colours.
+    # tyro looks at stdout to draw: if it is not a terminal, there are no lines or colours.
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stderr(err):
         try:
@@ -167,7 +167,7 @@ def _message(text: str, prog: str) -> str:
     subcommands, and which `--help` to read.
     """
     _, message, *rest = [*re.split(r"^ *-+ *$", text, flags=re.MULTILINE), "", ""]
-    # Below each missing argument, indented further, stands its help: too much for one line.
+    # Below each missing argument, indented further, is its help: too long for one line.
     lines = [line.strip() for line in message.splitlines() if not line.startswith(" " * 8)]
     found = " ".join(filter(None, lines)).rstrip(".") or "the arguments were not understood"
     for part in rest:

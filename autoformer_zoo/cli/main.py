@@ -27,7 +27,7 @@ from autoformer_zoo.cli.predict import Predict
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """What stands on the command line."""
+    """Arguments of the command line."""
 
     verb: (
         Annotated[List, tyro.conf.subcommand("list")]

@@ -1,4 +1,4 @@
-"""The verbs `list` and `info`: what is known of the models, from the package's tables.
+"""The verbs `list` and `info`: descriptions of the models, from the package's tables.
 
 Architectures and accuracies come from `published.py`, costs from `network/complexity.py`, files
 from `weights/sources.py`. Builds no network, and imports neither torch nor timm.
@@ -64,7 +64,7 @@ class Info:
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Gather what is known of a model, as `--json` prints it.
+    """Return the description of a model that `--json` prints.
 
     Args:
         name: a key of `MODELS`; with a tag, the model's other weights are left out.

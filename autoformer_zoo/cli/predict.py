@@ -54,7 +54,7 @@ class Predict:
     """Print one JSON array instead of text."""
 
     def run(self) -> Iterator[str]:
-        """Yield each image's answers as they come."""
+        """Yield the lines of each image's predictions as soon as they are computed."""
         from autoformer_zoo.classify.images import iter_inputs
         from autoformer_zoo.classify.predictions import require_positive
 
@@ -76,7 +76,7 @@ class Predict:
                 else:
                     yield from answer_lines(predictions)
                 answered += 1
-        except Exception as error:  # what stands on standard output stays valid JSON
+        except Exception as error:  # standard output remains valid JSON
             failure = error
         if self.json:
             yield "]" if answered else "[]"
@@ -100,10 +100,15 @@ class Predict:
         import torch
 
         from autoformer_zoo.classify.predict import iter_predictions
+        from autoformer_zoo.network.frozen import freeze
+        from autoformer_zoo.network.vit import AutoFormer
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        return iter_predictions(self._torch_model().eval(), images, device=self.device, **options)
+        model = self._torch_model().eval()
+        if self.device == "cpu" and isinstance(model, AutoFormer):
+            model = freeze(model)  # the command owns the model: nothing else can change it
+        return iter_predictions(model, images, device=self.device, **options)
 
     def _torch_model(self) -> Any:  # a timm classifier
         from autoformer_zoo import factory

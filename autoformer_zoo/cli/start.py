@@ -1,4 +1,4 @@
-"""Is this process the command? Then it starts without torch, and Ctrl-C ends it quietly.
+"""Detect if this process is the command: it starts without torch and exits quietly on Ctrl-C.
 
 `autoformer_zoo/__init__.py` imports this first, so that no traceback of an import is printed.
 """
@@ -15,4 +15,4 @@ _is_module = _program == "-m" and "autoformer_zoo" in sys.orig_argv
 IS_COMMAND = _is_module or _program == "autoformer-zoo"
 
 if IS_COMMAND:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # `main` puts Python's own handler back
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # `main` restores Python's own handler

@@ -5,7 +5,7 @@ pushed out of the cache by the weights and costs ten times what it costs alone: 
 takes 2 to 18 % more time. So everything is checked and looked up once before the first block, and
 GELU and the residual sums are written in place.
 
-Nothing is kept from one call to the next but buffers: weights are read where they are, so whatever
+Only buffers are kept between calls: weights are read where they are, so whatever
 writes to them shows in the next result. A block that is not what `block.py` made (hooks, adapters,
 replaced layers, training mode) is called as the module it is.
 """
@@ -105,7 +105,7 @@ class _FastBlock:
 def _read(block: Any, x: Tensor) -> _FastBlock | None:
     """Collect what a block computes with; None if it is not what `block.py` made, at rest.
 
-    Now, and not between products, where each look costs ten times as much.
+    Done before the first block: between products each look-up costs ten times as much.
     """
     if type(block) is not Block or type(block.attn) is not RelPosAttention:
         return None

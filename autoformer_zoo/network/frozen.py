@@ -1,13 +1,13 @@
-"""Models frozen for inference: weights packed for the processor, and nothing left to change them.
+"""Models frozen for inference: weights packed for the processor, and not modifiable.
 
-`freeze(model)` returns a copy, as torch.export or an ONNX file is one: what happens to `model`
+`freeze(model)` returns a copy, like torch.export or an ONNX file: what happens to `model`
 afterwards does not reach it. The copy holds the weights of its blocks once, packed, where no
 tensor, NumPy array or optimizer can reach them; so there is no stale result. In particular:
 
 - `parameters()`, `state_dict()`, `load_state_dict()`, `train()` and conversions to another type or
   device raise RuntimeError, a packed layer's `weight` AttributeError.
 - The other tensors (norms, biases, tables, embeddings, head) are ordinary parameters of their own
-  modules, used where they are: who writes to one sees it in the next result.
+  modules, used where they are: a write to one takes effect in the next call.
 - deepcopy and pickle make an equal frozen model, packed again for the processor where that happens.
 - torch.compile, export and the like are for the model that was frozen.
 """
@@ -73,7 +73,7 @@ class FrozenAutoFormer(AutoFormer):
             return super().forward(x)
 
     def train(self, mode: bool = True) -> FrozenAutoFormer:
-        """Return the model, for it is in eval mode; raise RuntimeError for training mode."""
+        """Return the model, which is always in eval mode; raise RuntimeError if `mode` is True."""
         if mode:
             _refuse()
         super().train(False)

@@ -33,7 +33,7 @@ class Supernet(nn.Module):
     """
 
     grad_checkpointing = False
-    """Whether blocks are run again in the backward pass, for a third of the memory."""
+    """True if blocks are recomputed in the backward pass: half the memory, a third more time."""
 
     def __init__(
         self,

@@ -369,7 +369,7 @@ class AutoFormer(nn.Module):
             Their output, and the outputs of the blocks whose index is in `wanted`; (B, N, C) each.
         """
         taken = []
-        # In a graph, once for all blocks. Blocks find theirs by themselves otherwise.
+        # In a graph, once for all blocks. Otherwise each block computes its own.
         shared = positions(grid, x) if torch.compiler.is_compiling() else None
         for i, block in enumerate(fast_blocks(list(self.blocks)[:count], x, grid)):
             if self.grad_checkpointing:

@@ -41,7 +41,7 @@ def prepend_preprocessing(
         batch_size: of the input; any if None.
 
     Raises:
-        ValueError: the metadata do not say how, or name an unknown filter.
+        ValueError: the metadata lack the preprocessing, or name an unknown filter.
     """
     from onnx import compose
 

@@ -1,4 +1,4 @@
-"""Files of weights: which there are, how they are read, checked, cut, written and downloaded.
+"""Weight files: formats, how they are read, checked, cut, written and downloaded.
 
 Read `slicing` (a subnet is a corner of its supernet), `files` (opening without trust, writing
 safely), `layouts` (names and packing of each origin), `header` (what our files record),

@@ -2,9 +2,9 @@
 
 `open_checkpoint` recognises the kind from names and shapes: official and PreNAS supernets, NNI
 subnets, plain state dicts of the static network, and this package's own files. Those are
-safetensors with our names and a header for what shapes cannot tell: the bias rule, the exact sizes,
-class names, where the weights come from. Values keep their stored type here; models are built in
-float32.
+safetensors with our names and a header for what shapes do not determine: the bias rule, the exact
+sizes, class names, where the weights come from. Values keep their stored type here; models are
+built in float32.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class SubnetWeights(_Weights):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
-    """An opened checkpoint whose names and shapes are right; its values were not looked at yet.
+    """An opened checkpoint whose names and shapes are right; its values have not been checked.
 
     Args:
         source: name for messages.
@@ -283,12 +283,12 @@ def open_checkpoint(source: FileOrState, layout: str | None = None) -> Checkpoin
         tensors, metadata = read_tensors(source)
     try:
         return _interpret(name, tensors, metadata, stated)
-    except Exception as error:  # FormatError, and whatever else a file's odd shapes break
+    except Exception as error:  # FormatError, and any other error that invalid shapes cause
         raise refusal(name, error) from None
 
 
 def save_supernet(weights: SupernetWeights, path: str | os.PathLike[str]) -> None:
-    """Write a canonical supernet file; it gets its name only when it is complete.
+    """Write a canonical supernet file; it is renamed to `path` only when complete.
 
     Raises:
         CheckpointError: what was read back differs from `weights`.

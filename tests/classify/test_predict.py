@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from autoformer_zoo.classify.predict import class_names, iter_predictions, make_transform, predict
 from autoformer_zoo.factory import create_model
+from autoformer_zoo.network.frozen import freeze
 from autoformer_zoo.published import CIFAR10_CLASSES
 from autoformer_zoo.space import SubnetConfig
 
@@ -54,6 +55,11 @@ def test_probabilities_are_those_of_timms_recipe(tmp_path: Path) -> None:
     assert [a.probability for a in answers] == expected.values.tolist()
     assert [a.label for a in answers] == [CIFAR10_CLASSES[i] for i in expected.indices]
     assert {a.image for a in answers} == {str(path)}
+
+
+def test_frozen_model_is_predicted_as_the_model_that_was_frozen() -> None:
+    model = nano()
+    assert_close(predict(freeze(model), images(2)), predict(model, images(2)))
 
 
 def test_another_family_of_timm_is_predicted_with_imagenet_names() -> None:
