@@ -132,7 +132,7 @@ class Batching:
         if needed > self.num_classes:
             raise ValueError(
                 f"{source} has labels up to {needed - 1}, {needed} classes; the network has "
-                f"{self.num_classes}: give --num-classes {needed}, or a space with as many"
+                f"{self.num_classes}: give --num-classes {needed}, or leave it out"
             )
 
 

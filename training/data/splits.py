@@ -109,7 +109,8 @@ def folder_of(data_dir: Path, split: str) -> Path:
         also = [name for name in _names_of(split) if name != split]
         raise FileNotFoundError(
             f"{data_dir / split} is not there; expected a folder with a folder of images for each "
-            "class" + (f" ({', '.join(also)} would do too)" if also else "")
+            "class" + (f" ({', '.join(also)} would do too)" if also else "") + ". If the class "
+            f"folders are in {data_dir} itself, give the split the name ."
         )
     return found
 

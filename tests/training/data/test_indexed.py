@@ -181,7 +181,7 @@ def test_more_classes_than_the_network_has_are_refused(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     few = replace(FOLDER, num_classes=3)
-    text = r"folder has labels up to 3, 4 classes; the network has 3: give --num-classes 4, or a"
+    text = r"folder has labels up to 3, 4 classes; the network has 3: give --num-classes 4, or l"
     with pytest.raises(ValueError, match=text):  # before anything is read or written
         train(few, folder, tmp_path / "run", progress=False, resources=QUICK)
     assert not (tmp_path / "run").exists()
