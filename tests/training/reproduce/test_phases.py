@@ -15,7 +15,7 @@ from tests.helpers.made_search import make_table
 from tests.helpers.made_training import MINI, MINI_CONFIG, QUICK
 from training.reproduce import phases
 from training.reproduce.__main__ import main
-from training.reproduce.config import PHASE_NAMES, PRESETS, ReproduceConfig
+from training.reproduce.config import PHASE_NAMES, ReproduceConfig
 from training.reproduce.phases import Reproduction
 from training.search import evaluation
 from training.search import search as search_module
@@ -205,11 +205,3 @@ def test_untouched_test_set_is_reported(tmp_path: Path, opened_tests: list[int])
     reproduction(tmp_path, replace(FEW, tests=False)).run("train", "report")
     assert "the test set was not opened" in (tmp_path / "out" / "report.md").read_text()
     assert not opened_tests
-
-
-@pytest.mark.data
-@pytest.mark.slow
-def test_smoke_preset_reports_on_real_images(tmp_path: Path, cifar10: Path) -> None:
-    whole = Reproduction(PRESETS["smoke"], cifar10, tmp_path / "out", progress=False)
-    whole.run("train", "report")
-    assert "## (e)" in (tmp_path / "out" / "report.md").read_text()
