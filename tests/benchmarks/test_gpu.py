@@ -1,0 +1,42 @@
+"""One call for a GPU: order and limits of the steps."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu import GpuOptions, Step, main, plan, run_steps
+
+SLEEP = ("timeit", "-n", "1", "-r", "1", "import time; time.sleep(60)")
+
+
+def test_steps_never_outlast_the_limit_and_leave_a_summary(tmp_path: Path) -> None:
+    steps = [Step("fails", ("no_such_module",)), Step("sleeps", SLEEP), Step("late", SLEEP, 0.1)]
+    start = time.monotonic()
+    outcomes = run_steps(steps, tmp_path, seconds=8)
+
+    assert time.monotonic() - start < 20  # far below the minutes that the steps would take
+    assert [outcome.code for outcome in outcomes] == [1, None, None]
+    assert [entry["name"] for entry in json.loads((tmp_path / "summary.json").read_text())] == [
+        "fails",
+        "sleeps",
+        "late",
+    ]
+    assert "no_such_module" in (tmp_path / "01-fails.log").read_text()
+
+
+def test_tests_come_first_and_all_sizes_before_cuda_graphs() -> None:
+    names = [step.name for step in plan(GpuOptions(out=Path("out")))]
+    assert names[0] == "tests"
+    assert [name for name in names if name.startswith("graphs")] == names[-3:]
+
+
+@pytest.mark.slow
+def test_rehearsal_on_the_cpu_runs_every_step(tmp_path: Path) -> None:
+    flags = ["--out", str(tmp_path), "--results", str(tmp_path), "--device", "cpu", "--quick"]
+    assert main([*flags, "--minutes", "8"]) == 0
+    saved = {path.name for path in tmp_path.glob("*.csv")}
+    assert {"latency.csv", "attention.csv", "training.csv"} <= saved
