@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from autoformer_zoo.network.vit import AutoFormer
     from autoformer_zoo.onnx.classifier import OnnxClassifier
     from autoformer_zoo.onnx.export import export_onnx
+    from autoformer_zoo.specialization.predictor import predict_top1
     from autoformer_zoo.weights.files import CheckpointError
     from autoformer_zoo.weights.pretrained import load_supernet
 
@@ -48,6 +49,7 @@ __all__ = [
     "load_supernet",
     "official_complexity",
     "predict",
+    "predict_top1",
     "save_for_hf",
 ]
 
@@ -65,6 +67,7 @@ _LAZY = {
     "load_supernet": "weights.pretrained",
     "official_complexity": "network.complexity",
     "predict": "classify.predict",
+    "predict_top1": "specialization.predictor",
     "save_for_hf": "factory",
 }
 
