@@ -1,4 +1,5 @@
 """The best subnet for a device and a budget, without training.
 
-Read predictor.py (top-1 accuracy of a subnet with inherited weights, predicted).
+Read constraints.py (costs of subnets and bounds on them), predictor.py (top-1 accuracy of a subnet
+with inherited weights, predicted), then evolution.py (the search).
 """

@@ -8,10 +8,10 @@ from typing import Any, Literal, get_args
 
 from pydantic import NonNegativeInt, PositiveInt
 
+from autoformer_zoo.specialization.evolution import EvolutionConfig
 from training.config import Stage, TrainConfig, config_dataclass
 from training.presets import PRESETS as TRAIN_PRESETS
 from training.search.config import DEFAULT_SEARCH, SearchConfig, config_to_dict
-from training.search.evolution import EvolutionConfig
 
 # Their results are stage-NAME.json. They are called phases here: `Stage` is a part of a training.
 PhaseName = Literal["train", "search", "extract", "retrain", "evaluate", "compare", "report"]

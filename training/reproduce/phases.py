@@ -27,6 +27,8 @@ import torch
 from autoformer_zoo.factory import build_subnet, create_model, extract_subnet
 from autoformer_zoo.network.complexity import count_params
 from autoformer_zoo.space import SubnetConfig
+from autoformer_zoo.specialization.constraints import Cost, Feasible
+from autoformer_zoo.specialization.evolution import Candidate, best_so_far, evolve, random_search
 from autoformer_zoo.weights.checkpoint import open_checkpoint
 from training.config import DEFAULT_RESOURCES, Resources, TrainConfig, space_of
 from training.data.open import open_test, settle_classes
@@ -42,7 +44,6 @@ from training.run.directory import HELD_OUT, LOG, TIMING, describe_environment, 
 from training.run.distributed import Ranks, join
 from training.run.journal import read_json, require_same, write_json
 from training.search.config import config_to_dict
-from training.search.constraints import Cost, Feasible
 from training.search.costs import LatencyTable
 from training.search.evaluation import (
     SearchTask,
@@ -53,11 +54,9 @@ from training.search.evaluation import (
     open_task,
     percent,
 )
-from training.search.evolution import Candidate, best_so_far, evolve, random_search
 from training.search.scoring import JournaledScorer, share_threads
 from training.search.search import (
     LATENCIES,
-    constraints_of,
     costs_of,
     find_latencies,
     in_bf16,
@@ -203,7 +202,7 @@ class Reproduction:
         header = {"config": self.config.to_dict()}
         table = find_latencies(space, config, self.searched, header, self.ranks)
         costs = costs_of(space, table)
-        feasible = Feasible(self.space, constraints_of(config.bounds, costs))
+        feasible = Feasible(self.space, config.bounds.on(costs))
         kept = self.searched / LATENCIES
         if kept.exists() and LatencyTable.load(kept) != table:
             raise ValueError(

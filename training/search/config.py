@@ -6,49 +6,13 @@ The comments of the fields are the texts of `--help`.
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import PositiveInt
 
+from autoformer_zoo.specialization.constraints import INFINITE, Bounds
+from autoformer_zoo.specialization.evolution import DEFAULT_EVOLUTION, EvolutionConfig
 from training.config import config_dataclass
-from training.search.constraints import INFINITE
-from training.search.evolution import DEFAULT_EVOLUTION, EvolutionConfig
-
-UpperBound = Annotated[float, Field(ge=0, allow_inf_nan=True)]
-
-
-@config_dataclass("bounds.")
-class Bounds:
-    """Ranges that the costs of a subnet have to stay in, ends included; all of them at once.
-
-    Raises:
-        ValueError: a bound is not a number or below 0, or a range is empty.
-    """
-
-    min_params: NonNegativeFloat = 0  # fewest parameters
-    max_params: UpperBound = INFINITE  # most parameters
-    min_macs: NonNegativeFloat = 0  # fewest multiply-adds of one image
-    max_macs: UpperBound = INFINITE  # most multiply-adds of one image
-    min_latency_ms: NonNegativeFloat = 0  # shortest latency of one call, see --latency-table
-    max_latency_ms: UpperBound = INFINITE  # longest latency of one call, see --latency-table
-
-    def __post_init__(self) -> None:
-        for name in ("params", "macs", "latency_ms"):
-            low, high = self.range_of(name)
-            if low > high:
-                raise ValueError(
-                    f"bounds.min_{name} is {low:g} and bounds.max_{name} is {high:g}; expected "
-                    "the lower end first"
-                )
-
-    def range_of(self, name: str) -> tuple[float, float]:
-        """Return both ends of a cost's range: params, macs or latency_ms."""
-        return getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
-
-    @property
-    def constrain_latency(self) -> bool:
-        """Whether latency is constrained at all."""
-        return self.range_of("latency_ms") != (0, INFINITE)
 
 
 @config_dataclass()

@@ -1,10 +1,10 @@
-"""The costs of a subnet: parameters, multiply-adds, and latency by a table of its blocks.
+"""The latency of a subnet by a table of its blocks.
 
     python -m training.search.costs --space tiny --out latency-tiny.json  # measures this machine
     python -m training.search.costs --space nano --img-size 24 --out latency-24.json
 
-All three are sums over blocks (`constraints.Cost`), so a search knows what a space can reach and
-needs no network to judge a candidate. A table is measured once per device and can be kept;
+It is a sum over blocks (`constraints.Cost`), so a search knows what a space can reach and needs
+no network to judge a candidate. A table is measured once per device and can be kept;
 `training.search` measures one itself if none is given. The latency of a whole network is not
 exactly the sum of its blocks: the search measures its winner and logs both.
 """
@@ -14,9 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,10 +22,10 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 
-from autoformer_zoo.network.complexity import count_macs, count_params
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.published import find_space
 from autoformer_zoo.space import SearchSpace, SubnetConfig
+from autoformer_zoo.specialization.constraints import Cost
 from autoformer_zoo.weights.files import check_output
 from benchmarks.measure.rows import current_environment
 from benchmarks.measure.timing import (
@@ -43,7 +41,6 @@ from benchmarks.measure.timing import (
 from training.config import config_dataclass, describe_errors
 from training.run.command import run_command
 from training.run.directory import write_text
-from training.search.constraints import Cost
 
 _log = logging.getLogger(__name__)
 
@@ -144,16 +141,6 @@ class LatencyTable:
         )
 
 
-def params_cost(space: SearchSpace) -> Cost:
-    """Return the number of parameters as a cost of subnets of `space`."""
-    return _counted("params", space, count_params)
-
-
-def macs_cost(space: SearchSpace) -> Cost:
-    """Return the multiply-adds of one image as a cost, in the form of attention used on the CPU."""
-    return _counted("macs", space, count_macs)
-
-
 def measure_latencies(
     space: SearchSpace,
     device: Device = "cpu",
@@ -240,23 +227,6 @@ def make_run(space: SearchSpace, subnet: SubnetConfig, device: str, batch_size: 
 
 def _stopwatch(device: str) -> Stopwatch:
     return cuda_stopwatch() if device == "cuda" else wall_stopwatch()
-
-
-def _counted(name: str, space: SearchSpace, count: Callable[..., int]) -> Cost:
-    sizes = (space.img_size, space.patch_size, space.num_classes)
-
-    @cache
-    def block(dim: int, heads: int, ratio: float) -> int:
-        one, two = (count(SubnetConfig.uniform(n, dim, heads, ratio), *sizes) for n in (1, 2))
-        return two - one
-
-    @cache
-    def rest(dim: int) -> int:
-        heads, ratio = space.num_heads[0], space.mlp_ratio[0]
-        one = count(SubnetConfig.uniform(1, dim, heads, ratio), *sizes)
-        return one - block(dim, heads, ratio)
-
-    return Cost(name, rest, block)
 
 
 def _block_keys(space: SearchSpace) -> list[BlockKey]:

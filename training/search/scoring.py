@@ -17,10 +17,10 @@ import torch
 from tqdm import tqdm
 
 from autoformer_zoo.space import SearchSpace, SubnetConfig
+from autoformer_zoo.specialization.evolution import Scorer
 from training.engine.sampling import sample_different
 from training.run.distributed import SINGLE, Ranks
 from training.run.journal import Journal
-from training.search.evolution import Scorer
 
 JOURNALS = "journal-*.jsonl"  # earlier versions wrote one per rank; all of them are read
 COMPARED = 50  # random subnets whose rankings are compared

@@ -11,28 +11,26 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from autoformer_zoo.factory import extract_subnet
 from autoformer_zoo.space import SearchSpace, SubnetConfig, misfit
+from autoformer_zoo.specialization.constraints import Cost, Feasible, macs_cost, params_cost
+from autoformer_zoo.specialization.evolution import Candidate, evolve, pareto_front, random_search
 from autoformer_zoo.weights.checkpoint import SubnetWeights, SupernetWeights, save_subnet
 from training.run.directory import write_text
 from training.run.distributed import SINGLE, Ranks
 from training.run.journal import read_json, require_same, write_json
-from training.search.config import Bounds, SearchConfig, config_to_dict
-from training.search.constraints import INFINITE, Constraint, Cost, Feasible
+from training.search.config import SearchConfig, config_to_dict
 from training.search.costs import (
     LatencyTable,
-    macs_cost,
     measure_latencies,
     measure_ms,
-    params_cost,
 )
 from training.search.evaluation import SearchTask
-from training.search.evolution import Candidate, evolve, pareto_front, random_search
 from training.search.scoring import (
     JournaledScorer,
     require_same_ranking,
@@ -72,7 +70,7 @@ def search(
     header: dict[str, Any] = {"config": config_to_dict(config), **task.identity}
     table = find_latencies(task.scored_space, config, out, header, ranks)
     costs = costs_of(task.scored_space, table)
-    feasible = Feasible(task.space, constraints_of(config.bounds, costs))
+    feasible = Feasible(task.space, config.bounds.on(costs))
     if table is not None:
         ranks.by_first(lambda: keep_latencies(table, header, out))
         # With other latencies it is another search.
@@ -183,16 +181,6 @@ def costs_of(space: SearchSpace, table: LatencyTable | None) -> list[Cost]:
     """Return the costs that can be constrained: params, macs, and latency if there is a table."""
     costs = [params_cost(space), macs_cost(space)]
     return costs if table is None else [*costs, table.cost(space)]
-
-
-def constraints_of(bounds: Bounds, costs: Iterable[Cost]) -> list[Constraint]:
-    """Return the bounds that exclude anything."""
-    constraints = []
-    for cost in costs:
-        low, high = bounds.range_of(cost.name)
-        if low > 0 or high < INFINITE:
-            constraints.append(Constraint(cost, low, high))
-    return constraints
 
 
 def result_of(

@@ -10,6 +10,7 @@ from typing import NoReturn
 import pytest
 
 from autoformer_zoo.space import SearchSpace
+from autoformer_zoo.specialization.constraints import Bounds
 from tests.helpers.made_reproduction import CONFIG, use_made_images
 from tests.helpers.made_search import make_table
 from tests.helpers.made_training import MINI, MINI_CONFIG, QUICK
@@ -19,7 +20,7 @@ from training.reproduce.config import PHASE_NAMES, ReproduceConfig
 from training.reproduce.phases import Reproduction
 from training.search import evaluation
 from training.search import search as search_module
-from training.search.config import Bounds, SearchConfig
+from training.search.config import SearchConfig
 from training.search.costs import LatencyTable
 
 FEW = replace(CONFIG, seeds=1, sandwich_seeds=0, separate_seeds=0, search_seeds=1)

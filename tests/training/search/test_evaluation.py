@@ -11,6 +11,7 @@ import torch
 
 import autoformer_zoo as az
 from autoformer_zoo.factory import extract_subnet
+from autoformer_zoo.specialization.evolution import EvolutionConfig
 from tests.helpers.made_search import make_task
 from tests.helpers.made_training import MINI, MINI_CONFIG, QUICK, make_images, split_in_memory
 from training.config import Stage
@@ -21,7 +22,6 @@ from training.run import plots
 from training.search import evaluation
 from training.search.config import SearchConfig
 from training.search.evaluation import accuracy_on, keep_held_out, memory_batches, open_task
-from training.search.evolution import EvolutionConfig
 from training.search.search import search
 from training.train import train
 

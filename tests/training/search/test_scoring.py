@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from autoformer_zoo.space import SubnetConfig
+from autoformer_zoo.specialization.evolution import EvolutionConfig, Scorer
 from tests.helpers.made_search import make_task
 from tests.helpers.made_training import MINI
 from training.run import plots
 from training.run.distributed import Ranks
 from training.search import scoring
 from training.search.config import SearchConfig
-from training.search.evolution import EvolutionConfig, Scorer
 from training.search.scoring import (
     COMPARED,
     JournaledScorer,

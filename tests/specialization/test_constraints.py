@@ -15,8 +15,14 @@ from hypothesis import strategies as st
 from autoformer_zoo.network.complexity import count_macs, count_params
 from autoformer_zoo.published import SPACES
 from autoformer_zoo.space import SearchSpace, SubnetConfig
-from training.search.constraints import Constraint, Cost, Feasible, reachable
-from training.search.costs import macs_cost, params_cost
+from autoformer_zoo.specialization.constraints import (
+    Constraint,
+    Cost,
+    Feasible,
+    macs_cost,
+    params_cost,
+    reachable,
+)
 
 SMALL = SearchSpace(
     embed_dim=(64, 100),

@@ -2,7 +2,7 @@
 
 Pure: any `SearchSpace`, any scorer, randomness from a seed; no network, no file, no torch. Which
 subnets are scored depends on the config and the scores alone, so a search that was stopped ends
-with the same result when it gets its old scores back (`scoring.py`).
+with the same result when it gets its old scores back.
 
 Source: arXiv 2107.00651, section 3.3 and appendix; microsoft/Cream@4a13c40, AutoFormer/evolution.py
 (the numbers, parents from the best of all generations, no subnet scored twice, the rest of a
@@ -18,11 +18,8 @@ from dataclasses import dataclass
 from itertools import accumulate, combinations
 from typing import TypeVar
 
-from pydantic import NonNegativeInt, PositiveInt
-
 from autoformer_zoo.space import SearchSpace, SubnetConfig
-from training.config import Share, config_dataclass
-from training.search.constraints import Feasible
+from autoformer_zoo.specialization.constraints import Feasible
 
 Scorer = Callable[[Sequence[SubnetConfig]], Sequence[float]]
 """Scores a generation, higher is better: all at once, so that processes can share it."""
@@ -33,7 +30,7 @@ TRIES = 10  # attempts for each child, as upstream
 EXHAUSTED = 100  # draws in a row that were all scored before: assume that no others exist
 
 
-@config_dataclass("evolution.")
+@dataclass(frozen=True, slots=True)
 class EvolutionConfig:
     """Sizes and probabilities of a search; the defaults are the paper's.
 
@@ -41,21 +38,31 @@ class EvolutionConfig:
         ValueError: a number is out of its range.
     """
 
-    population: PositiveInt = 50  # subnets scored in each generation
-    generations: PositiveInt = 20  # number of generations; the first one is random
-    keep: PositiveInt = 10  # number of parents: the best subnets of all generations so far
-    crossover: NonNegativeInt = 25  # children of two parents in each generation
-    mutation: NonNegativeInt = 25  # children of one parent in each generation
-    gene_probability: Share = 0.2  # probability that a block's heads, or its MLP ratio, mutate
-    size_probability: Share = 0.4  # probability that the depth, or the width, mutates
+    population: int = 50  # subnets scored in each generation
+    generations: int = 20  # number of generations; the first one is random
+    keep: int = 10  # number of parents: the best subnets of all generations so far
+    crossover: int = 25  # children of two parents in each generation
+    mutation: int = 25  # children of one parent in each generation
+    gene_probability: float = 0.2  # probability that a block's heads, or its MLP ratio, mutate
+    size_probability: float = 0.4  # probability that the depth, or the width, mutates
     seed: int = 0  # seed of the search
 
     def __post_init__(self) -> None:
+        for name in ("population", "generations", "keep"):
+            self._require(name, "expected 1 or more", lambda value: value >= 1)
+        for name in ("crossover", "mutation"):
+            self._require(name, "expected 0 or more", lambda value: value >= 0)
+        for name in ("gene_probability", "size_probability"):
+            self._require(name, "expected a share from 0 to 1", lambda value: 0 <= value <= 1)
         if self.crossover + self.mutation > self.population:
             raise ValueError(
                 f"crossover {self.crossover} and mutation {self.mutation} are more than the "
                 f"population of {self.population}; expected their sum to be at most that"
             )
+
+    def _require(self, name: str, expected: str, is_right: Callable[[float], bool]) -> None:
+        if not is_right(getattr(self, name)):
+            raise ValueError(f"{name} is {getattr(self, name)}; {expected}")
 
     @property
     def evaluations(self) -> int:

@@ -1,11 +1,11 @@
-"""Constraints on the costs of subnets: what a space can reach, and random subnets that comply.
+"""Costs of subnets and constraints on them: what a space can reach, random subnets that comply.
 
 A cost (parameters, multiply-adds, latency) is a sum of a part for the width and a part for each
 block. So the range that a space can reach is exact, and changing one choice of a subnet moves the
 cost by little: a random walk of such changes ends up inside windows that random subnets miss.
 
-Pure functions of their arguments and of a seed, without torch. Which costs there are is in
-`costs.py`; the search itself is in `evolution.py`.
+Pure functions of their arguments and of a seed. Parameters and multiply-adds are counted here;
+latency comes from a profile of the machine (`latency/`). The search itself is in `evolution.py`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from operator import itemgetter
 
+from autoformer_zoo.network.complexity import count_macs, count_params
 from autoformer_zoo.space import SearchSpace, SubnetConfig
 
 Block = tuple[int, float]  # heads and MLP ratio
@@ -58,6 +60,33 @@ class Cost:
         return raw if self.scale == 1 else raw / self.scale
 
 
+def params_cost(space: SearchSpace) -> Cost:
+    """Return the number of parameters as a cost of subnets of `space`."""
+    return _counted("params", space, count_params)
+
+
+def macs_cost(space: SearchSpace) -> Cost:
+    """Return the multiply-adds of one image as a cost, in the form of attention used on the CPU."""
+    return _counted("macs", space, count_macs)
+
+
+def _counted(name: str, space: SearchSpace, count: Callable[..., int]) -> Cost:
+    sizes = (space.img_size, space.patch_size, space.num_classes)
+
+    @cache
+    def block(dim: int, heads: int, ratio: float) -> int:
+        one, two = (count(SubnetConfig.uniform(n, dim, heads, ratio), *sizes) for n in (1, 2))
+        return two - one
+
+    @cache
+    def rest(dim: int) -> int:
+        heads, ratio = space.num_heads[0], space.mlp_ratio[0]
+        one = count(SubnetConfig.uniform(1, dim, heads, ratio), *sizes)
+        return one - block(dim, heads, ratio)
+
+    return Cost(name, rest, block)
+
+
 @dataclass(frozen=True, slots=True)
 class Constraint:
     """A range that a cost has to stay in, both ends included, in the cost's unit.
@@ -85,6 +114,48 @@ class Constraint:
         if self.high == INFINITE:
             return f"{self.cost.name} from {_text(self.low)} on"
         return f"{self.cost.name} from {_text(self.low)} to {_text(self.high)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Ranges that the costs of a subnet have to stay in, ends included; all of them at once.
+
+    Raises:
+        ValueError: a bound is not a number or below 0, or a range is empty.
+    """
+
+    min_params: float = 0  # fewest parameters
+    max_params: float = INFINITE  # most parameters
+    min_macs: float = 0  # fewest multiply-adds of one image
+    max_macs: float = INFINITE  # most multiply-adds of one image
+    min_latency_ms: float = 0  # shortest latency of one call
+    max_latency_ms: float = INFINITE  # longest latency of one call
+
+    def __post_init__(self) -> None:
+        for name in ("params", "macs", "latency_ms"):
+            low, high = self.range_of(name)
+            for end, value in (("min", low), ("max", high)):
+                if not value >= 0:
+                    raise ValueError(f"{end}_{name} is {value:g}; expected a number of 0 or more")
+            if low > high:
+                raise ValueError(
+                    f"min_{name} is {low:g} and max_{name} is {high:g}; expected the lower end "
+                    "first"
+                )
+
+    def range_of(self, name: str) -> tuple[float, float]:
+        """Return both ends of a cost's range: params, macs or latency_ms."""
+        return getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
+
+    @property
+    def constrain_latency(self) -> bool:
+        """Whether latency is constrained at all."""
+        return self.range_of("latency_ms") != (0, INFINITE)
+
+    def on(self, costs: Iterable[Cost]) -> list[Constraint]:
+        """Return the constraints on these costs that exclude anything."""
+        ranges = ((cost, *self.range_of(cost.name)) for cost in costs)
+        return [Constraint(*each) for each in ranges if each[1:] != (0, INFINITE)]
 
 
 def reachable(space: SearchSpace, cost: Cost) -> tuple[float, float]:

@@ -11,9 +11,8 @@ import pytest
 
 from autoformer_zoo.published import SPACES
 from autoformer_zoo.space import SearchSpace, SubnetConfig
-from training.search.constraints import Constraint, Feasible
-from training.search.costs import params_cost
-from training.search.evolution import (
+from autoformer_zoo.specialization.constraints import Constraint, Feasible, params_cost
+from autoformer_zoo.specialization.evolution import (
     Candidate,
     EvolutionConfig,
     best,
@@ -145,7 +144,7 @@ def test_missing_scores_are_refused() -> None:
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"population": 0}, "evolution.population is 0; expected"),
+        ({"population": 0}, "population is 0; expected"),
         ({"gene_probability": 1.5}, "gene_probability is 1.5; expected"),
         ({"mutation": -1}, "mutation is -1; expected"),
         ({"crossover": 9}, "crossover 9 and mutation 4 are more than the population of 10"),
