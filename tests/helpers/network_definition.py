@@ -22,31 +22,20 @@ def _table_rows(grid: tuple[int, int]) -> Tensor:
     return index
 
 
-def _defined_attention(
-    x: Tensor, weights: dict[str, Tensor], heads: int, grid: tuple[int, int]
+def defined_attention(
+    q: Tensor, k: Tensor, v: Tensor, tables: Tensor, grid: tuple[int, int]
 ) -> Tensor:
-    """Attend head by head, with the relative vectors of each pair of tokens written out."""
-    index = _table_rows(grid)
-    key_rows, key_columns, value_rows, value_columns = weights["rel_pos"]
-    relative_k = key_rows[index[0]] + key_columns[index[1]]  # (N, N, D)
-    relative_v = value_rows[index[0]] + value_columns[index[1]]  # (N, N, D)
-    thirds = zip(weights["qkv.weight"].chunk(3), weights["qkv.bias"].chunk(3), strict=True)
-    q, k, v = (x @ weight.T + bias for weight, bias in thirds)  # (B, N, 64 * heads)
-    outputs = []
-    for head in range(heads):
-        part = slice(64 * head, 64 * head + 64)
-        keys = k[..., part].unsqueeze(1) + relative_k  # (B, N, N, D)
-        values = v[..., part].unsqueeze(1) + relative_v  # (B, N, N, D)
-        logits = (q[..., part].unsqueeze(2) * keys).sum(-1) / 8  # (B, N, N)
-        outputs.append((logits.softmax(-1).unsqueeze(-1) * values).sum(2))
-    return torch.cat(outputs, -1) @ weights["proj.weight"].T + weights["proj.bias"]
+    """Attend (B, H, N, D) with the relative vectors of each pair of tokens written out."""
+    rows, columns = _table_rows(grid)
+    key_rows, key_columns, value_rows, value_columns = tables
+    keys = k.unsqueeze(2) + key_rows[rows] + key_columns[columns]  # (B, H, N, N, D)
+    values = v.unsqueeze(2) + value_rows[rows] + value_columns[columns]  # (B, H, N, N, D)
+    logits = (q.unsqueeze(3) * keys).sum(-1) / 8  # (B, H, N, N)
+    return (logits.softmax(-1).unsqueeze(-1) * values).sum(3)
 
 
 def defined_network(x: Tensor, state: dict[str, Tensor], cfg: SubnetConfig) -> Tensor:
     """Run the network as the paper defines it, from a state dict, by plain tensor operations."""
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
     def norm(x: Tensor, name: str) -> Tensor:
         centred = x - x.mean(-1, keepdim=True)
@@ -54,19 +43,24 @@ def defined_network(x: Tensor, state: dict[str, Tensor], cfg: SubnetConfig) -> T
         scaled = centred / (variance + 1e-5).sqrt()
         return scaled * state[f"{name}.weight"] + state[f"{name}.bias"]
 
+    def linear(x: Tensor, name: str) -> Tensor:
+        return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
+
     batch, channels, height, width = x.shape
-    grid = (height // 16, width // 16)
-    patches = x.reshape(batch, channels, grid[0], 16, grid[1], 16).permute(0, 2, 4, 1, 3, 5)
-    kernel = state["patch_embed.proj.weight"].flatten(1)
-    tokens = patches.reshape(batch, -1, channels * 256) @ kernel.T + state["patch_embed.proj.bias"]
+    kernel = state["patch_embed.proj.weight"]
+    patch = kernel.shape[-1]
+    grid = (height // patch, width // patch)
+    patches = x.reshape(batch, channels, grid[0], patch, grid[1], patch).permute(0, 2, 4, 1, 3, 5)
+    tokens = patches.reshape(batch, grid[0] * grid[1], -1) @ kernel.flatten(1).T
+    tokens = tokens + state["patch_embed.proj.bias"]
     x = torch.cat([state["cls_token"].repeat(batch, 1, 1), tokens], 1) + state["pos_embed"]
-    for i in range(cfg.depth):
-        block = part(f"blocks.{i}.")
-        attn = {k.removeprefix("attn."): v for k, v in block.items()}
-        x = x + _defined_attention(norm(x, f"blocks.{i}.norm1"), attn, cfg.num_heads[i], grid)
-        assert block["mlp.fc1.weight"].shape[0] == int(cfg.embed_dim * cfg.mlp_ratio[i])
-        hidden = norm(x, f"blocks.{i}.norm2") @ block["mlp.fc1.weight"].T + block["mlp.fc1.bias"]
-        hidden = hidden * (1 + torch.erf(hidden / 2**0.5)) / 2
-        x = x + hidden @ block["mlp.fc2.weight"].T + block["mlp.fc2.bias"]
-    pooled = norm(x, "norm")[:, 1:].sum(1) / (grid[0] * grid[1])
-    return pooled @ state["head.weight"].T + state["head.bias"]
+    for i, heads in enumerate(cfg.num_heads):
+        block = f"blocks.{i}."
+        qkv = linear(norm(x, f"{block}norm1"), f"{block}attn.qkv")
+        q, k, v = (part.unflatten(2, (heads, 64)).transpose(1, 2) for part in qkv.chunk(3, -1))
+        attended = defined_attention(q, k, v, state[f"{block}attn.rel_pos"], grid)
+        x = x + linear(attended.transpose(1, 2).flatten(2), f"{block}attn.proj")
+        assert state[f"{block}mlp.fc1.weight"].shape[0] == int(cfg.embed_dim * cfg.mlp_ratio[i])
+        hidden = linear(norm(x, f"{block}norm2"), f"{block}mlp.fc1")
+        x = x + linear(hidden * (1 + torch.erf(hidden / 2**0.5)) / 2, f"{block}mlp.fc2")
+    return linear(norm(x, "norm")[:, 1:].mean(1), "head")

@@ -22,6 +22,7 @@ from autoformer_zoo.network.attention import (
     relpos_attention,
 )
 from autoformer_zoo.network.relpos import relative_index
+from tests.helpers.network_definition import defined_attention
 
 FORMS = {
     "explicit": explicit_attention,
@@ -42,10 +43,14 @@ def _inputs(
     return [*qkv, 0.5 * torch.randn(4, 30, 64, generator=rng, dtype=torch.float64)]
 
 
-def _relpos(inputs: list[Tensor], grid: tuple[int, int], **arguments: Any) -> Tensor:
-    """Call `relpos_attention` with q, k, v in memory as the network's projection returns them."""
+def _packed(inputs: list[Tensor]) -> Tensor:
+    """Return q, k and v (3, B, H, N, D) in memory as the network's projection returns them."""
     packed = torch.stack(inputs[:3]).permute(1, 3, 0, 2, 4).contiguous()  # (B, N, 3, H, D)
-    return relpos_attention(packed.permute(2, 0, 3, 1, 4), inputs[3], grid, **arguments)
+    return packed.permute(2, 0, 3, 1, 4)
+
+
+def _relpos(inputs: list[Tensor], grid: tuple[int, int], **arguments: Any) -> Tensor:
+    return relpos_attention(_packed(inputs), inputs[3], grid, **arguments)
 
 
 def _output_and_gradients(
@@ -56,32 +61,6 @@ def _output_and_gradients(
     weight = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out).cos()
     (out * weight).sum().backward()
     return [out.detach(), *(leaf.grad for leaf in leaves)]
-
-
-def _definition(inputs: list[Tensor], grid: tuple[int, int]) -> np.ndarray:
-    """Attend pair by pair, from the words of the paper, sharing nothing with the package."""
-    q, k, v, (key_rows, key_columns, value_rows, value_columns) = (x.numpy() for x in inputs)
-    batch, heads, tokens, width = q.shape
-    place = [None] + [(r, c) for r in range(grid[0]) for c in range(grid[1])]
-
-    def table_entries(i: int, j: int) -> tuple[int, int]:
-        if place[i] is None or place[j] is None:
-            return 0, 0
-        down, right = place[j][0] - place[i][0], place[j][1] - place[i][1]
-        return max(-14, min(14, down)) + 15, max(-14, min(14, right)) + 15
-
-    out = np.zeros_like(q)
-    for b, h in np.ndindex(batch, heads):
-        for i in range(tokens):
-            logits, values = np.empty(tokens), np.empty((tokens, width))
-            for j in range(tokens):
-                row, column = table_entries(i, j)
-                relative = key_rows[row] + key_columns[column]
-                logits[j] = (q[b, h, i] @ k[b, h, j] + q[b, h, i] @ relative) / 8
-                values[j] = v[b, h, j] + value_rows[row] + value_columns[column]
-            weights = np.exp(logits - logits.max())
-            out[b, h, i] = (weights / weights.sum()) @ values
-    return out
 
 
 class _Record(TorchDispatchMode):
@@ -105,50 +84,29 @@ class _Record(TorchDispatchMode):
 def test_form_follows_the_definition(form: str, grid: tuple[int, int]) -> None:
     inputs = _inputs(grid, heads=2)
     out = FORMS[form](*inputs, grid)
-    np.testing.assert_allclose(out.numpy(), _definition(inputs, grid), rtol=0, atol=1e-12)
+    torch.testing.assert_close(out, defined_attention(*inputs, grid), rtol=0, atol=1e-12)
+    assert FORMS[form](*(x[:0] for x in inputs[:3]), inputs[3], grid).shape == (0, *out.shape[1:])
 
 
 @pytest.mark.parametrize(
     ("grid", "batch", "heads"),
-    [*((grid, 1, 1) for grid in GRIDS), ((5, 3), 1, 3), ((5, 3), 5, 1), ((5, 3), 3, 4)],
+    [*((grid, 1, 1) for grid in GRIDS), ((5, 3), 1, 3), ((5, 3), 5, 2), ((5, 3), 3, 4)],
     ids=str,
 )
-def test_fast_forms_equal_explicit_with_gradients(
-    grid: tuple[int, int], batch: int, heads: int
-) -> None:
+def test_fast_forms_equal_explicit(grid: tuple[int, int], batch: int, heads: int) -> None:
     inputs = _inputs(grid, batch, heads)
     expected = _output_and_gradients(explicit_attention, inputs, grid)
+    qkv, tables = _packed(inputs), inputs[3].clone()
     for form in FAST:
         actual = _output_and_gradients(FORMS[form], inputs, grid)
         for name, one, other in zip("oqkvt", actual, expected, strict=True):
             assert (one - other).abs().max() < 1e-10, (form, name)
-
-
-@pytest.mark.parametrize(
-    ("grid", "batch", "heads"),
-    [*((grid, 1, 1) for grid in GRIDS), *(((5, 3), b, h) for b, h in [(0, 2), (1, 3), (5, 2)])],
-    ids=str,
-)
-def test_inference_equals_explicit_and_leaves_inputs_alone(
-    grid: tuple[int, int], batch: int, heads: int
-) -> None:
-    inputs = _inputs(grid, batch, heads)
-    packed = torch.stack(inputs[:3]).permute(1, 3, 0, 2, 4).contiguous()  # (B, N, 3, H, D)
-    qkv, tables = packed.permute(2, 0, 3, 1, 4), inputs[3].clone()
-    expected = explicit_attention(*inputs, grid)
-    with torch.no_grad():
-        for form in FAST:
-            for _ in range(2):
+        for _ in range(2):  # in inference, where the second call finds a workspace
+            with torch.no_grad():
                 out = relpos_attention(qkv, tables, grid, form=form)
-                torch.testing.assert_close(out, expected, rtol=0, atol=1e-10, msg=form)
+            torch.testing.assert_close(out, expected[0], rtol=0, atol=1e-10, msg=form)
     assert torch.equal(qkv, torch.stack(inputs[:3]))
     assert torch.equal(tables, inputs[3])
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_form_takes_an_empty_batch(form: str) -> None:
-    inputs = _inputs((3, 4), batch=0, heads=2)
-    assert FORMS[form](*inputs, (3, 4)).shape == (0, 2, 13, 64)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -195,7 +153,7 @@ def _half_errors(
 
 
 @pytest.mark.parametrize("mode", ["training", "autocast", "inference"])
-@pytest.mark.parametrize("scale", [0.1, 0.3, 1.0, 2.0])
+@pytest.mark.parametrize("scale", [0.1, 1.0, 2.0])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("form", FAST)
 def test_half_precision_errs_at_most_twice_as_explicit(

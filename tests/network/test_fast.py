@@ -6,13 +6,13 @@ import copy
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.distributed import HashStore
 from torch.func import functional_call, vmap
 from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
@@ -72,15 +72,19 @@ def test_agrees_with_the_modules(
 # Writing into weights
 
 
-def step_of(make: Callable[[list[nn.Parameter]], torch.optim.Optimizer], block: Any) -> None:
+def step_of_adamw(block: Any) -> None:
     for parameter in block.parameters():
         parameter.grad = torch.ones_like(parameter)
-    make(list(block.parameters())).step()
+    torch.optim.AdamW(block.parameters(), 0.1, fused=True).step()
 
 
-def permute_in_a_head(block: Any) -> None:
-    weight = block.attn.qkv.weight.data
-    weight[:64] = weight[:64].flip(0)
+def gather_into(block: Any) -> None:
+    weight = block.mlp.fc1.weight
+    torch.distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    try:
+        torch.distributed.all_gather([weight.data], 2 * weight.detach())
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def write_into_the_vector(block: Any) -> None:
@@ -105,15 +109,13 @@ def set_linear(block: Any, name: str, value: Any) -> None:
 
 CHANGES: dict[str, Callable[[Any], object]] = {
     "in place": lambda block: block.attn.qkv.weight.mul_(2),
-    "fused AdamW": lambda b: step_of(lambda p: torch.optim.AdamW(p, 0.1, fused=True), b),
-    "fused SGD": lambda b: step_of(lambda p: torch.optim.SGD(p, 0.1, fused=True), b),
+    "fused AdamW": step_of_adamw,
     "one value of data": lambda block: block.mlp.fc2.weight.data[3, 5].add_(1),
-    "one row of data": lambda block: block.mlp.fc1.weight.data[17].zero_(),
     "one value of a table's data": lambda block: block.attn.rel_pos.data[0, 15, 3].add_(1),
     "NumPy": lambda block: block.attn.proj.weight.detach().numpy()[5].fill(0),
     "flat buffer": write_into_the_vector,
     "DLPack": lambda block: torch.from_dlpack(block.mlp.fc2.weight.detach()).mul_(2),
-    "permutation in a head": permute_in_a_head,
+    "all_gather": gather_into,
     "data replaced": lambda b: set_linear(b, "weight", nn.Parameter(b.mlp.fc2.weight * 2)),
     "_parameters replaced": lambda b: set_linear(
         b, "_parameters", {k: nn.Parameter(2 * p) for k, p in b.mlp.fc2._parameters.items()}
@@ -147,20 +149,6 @@ def test_change_shows_in_the_next_result(change: Callable[[Any], object]) -> Non
     assert (change is CHANGES["form"]) == torch.allclose(after, before, rtol=1e-5, atol=1e-5)
 
 
-def test_gathered_weights_show_in_the_next_result(tmp_path: Path) -> None:
-    model, x = make_model(), make_images()
-    before, weight = model(x), model.blocks[1].mlp.fc1.weight
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
-    )
-    try:
-        torch.distributed.all_gather([weight.data], 2 * weight.detach())
-    finally:
-        torch.distributed.destroy_process_group()
-    assert_agrees(model, x, 1e-5)
-    assert not torch.allclose(model(x), before)
-
-
 def test_weights_lent_for_one_call_are_those_of_the_call() -> None:
     model, x = make_model(), make_images()
     own = model(x)
@@ -186,9 +174,13 @@ def test_hooks_change_nothing_and_see_everything() -> None:
     assert is_fast(model, x) == [False, False, True]
     assert torch.equal(model(x), expected)
     assert seen == [model.blocks[0].mlp, model.blocks[1].attn.proj]
+    handles.append(model.blocks[2].register_forward_pre_hook(lambda *_: 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        model(x)
     for handle in handles:
         handle.remove()
     assert is_fast(model, x) == [True] * 3
+    assert torch.equal(model(x), expected)
 
 
 def test_patched_class_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,34 +267,6 @@ def test_plain_inference_sees_traces_transforms_and_global_hooks() -> None:
     assert seen[-1]
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_tangents_are_not_lost() -> None:
-    x = make_images()
-    with forward_ad.dual_level():
-        dual = forward_ad.make_dual(x, x.flip(0))
-        tangent = forward_ad.unpack_dual(make_model(attention="decomposed")(dual)).tangent
-        assert tangent is not None
-        with pytest.raises(NotImplementedError, match="forward AD"):  # of PyTorch's attention
-            make_model(attention="augmented")(dual)
-
-
-def test_counters_see_every_product() -> None:
-    model, x = make_model(), make_images()
-    counts = []
-    for hooked in (False, True):
-        handle = model.blocks[0].mlp.register_forward_hook(lambda *_: None) if hooked else None
-        with FlopCounterMode(display=False) as counter:
-            model(x)
-        counts.append(counter.get_total_flops())
-        with torch.profiler.profile(with_flops=True) as profile:
-            model(x)
-        counts.append(sum(event.flops for event in profile.events() if "mm" in event.name))
-        if handle is not None:
-            handle.remove()
-    assert counts[:2] == counts[2:]
-    assert counts[1] > 0
-
-
 # Workspaces
 
 
@@ -346,13 +310,3 @@ def test_threads_share_a_model() -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
-
-
-def test_failed_call_leaves_the_next_one_right() -> None:
-    model, x = make_model(), make_images()
-    expected = model(x)
-    handle = model.blocks[2].register_forward_pre_hook(lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        model(x)
-    handle.remove()
-    assert torch.equal(model(x), expected)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,9 @@ def packs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bo
     return bool(request.param)
 
 
+@torch.no_grad()
 def expected_of(model: AutoFormer, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(x)
+    return model(x)
 
 
 @pytest.mark.parametrize("has_bias", [True, False], ids=["bias", "no bias"])
@@ -102,12 +102,9 @@ def test_copy_of_a_frozen_model_is_frozen(duplicate: Callable[[Any], Any]) -> No
 
 WRITES: dict[str, Callable[[Any], object]] = {
     "optimizer": lambda model: torch.optim.AdamW(model.parameters()),
-    "parameters": lambda model: [p.data.mul_(2) for p in model.parameters()],
     "vector": lambda model: vector_to_parameters(torch.ones(9), model.parameters()),
     "state dict": lambda model: model.state_dict()["blocks.0.mlp.fc1.weight"].mul_(2),
-    "state dict of a block": lambda model: model.blocks[0].state_dict(),
     "load": lambda model: model.load_state_dict(make_model().state_dict()),
-    "load what fits": lambda model: model.load_state_dict(make_model().state_dict(), strict=False),
     "load and assign": lambda m: m.blocks.load_state_dict(
         make_model().blocks.state_dict(), assign=True
     ),
@@ -115,25 +112,19 @@ WRITES: dict[str, Callable[[Any], object]] = {
     "new weight": lambda m: setattr(m.blocks[0].mlp.fc2, "weight", nn.Parameter(torch.ones(9, 9))),
     "training": lambda model: model.train(),
     "requires_grad_": lambda model: model.requires_grad_(),
-    "half": lambda model: model.half(),
     "half a block": lambda model: model.blocks[0].attn.proj.half(),
     "device": lambda model: model.to("meta"),
     "init": lambda model: model.init_weights(),
+    "compile": lambda m: torch.compile(m, backend="eager", fullgraph=True)(make_images()),
 }
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 def test_what_could_change_a_frozen_model_is_refused(write: Callable[[Any], object]) -> None:
+    torch._dynamo.reset()
     frozen = freeze(make_model())
     with pytest.raises((RuntimeError, AttributeError), match="frozen"):
         write(frozen)
-
-
-def test_what_changes_nothing_is_allowed() -> None:
-    frozen, x = freeze(make_model()), make_images()
-    expected = frozen(x)
-    assert frozen.eval().float().cpu().to(memory_format=torch.channels_last) is frozen
-    assert torch.equal(frozen(x), expected)
 
 
 @pytest.mark.parametrize("part", ["norm.weight", "blocks.1.attn.rel_pos", "blocks.0.mlp.fc1.bias"])
@@ -168,28 +159,17 @@ def test_frozen_model_serves_what_observes_or_differentiates() -> None:
     assert len(seen) == 1
 
 
-def test_compiling_a_frozen_model_is_refused() -> None:
-    torch._dynamo.reset()
-    with pytest.raises(RuntimeError, match="compile or export the model that was frozen"):
-        torch.compile(freeze(make_model()), backend="eager", fullgraph=True)(make_images())
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 def test_other_types_freeze_as_they_are(dtype: torch.dtype) -> None:
     model, x = make_model(dtype=dtype), make_images().to(dtype)
-    assert torch.equal(freeze(model)(x), expected_of(model, x))
+    frozen = freeze(model)
+    assert frozen.eval().to(dtype).cpu().to(memory_format=torch.channels_last) is frozen
+    assert torch.equal(frozen(x), expected_of(model, x))
 
 
 def test_only_an_autoformer_freezes() -> None:
     with pytest.raises(TypeError, match="freeze takes an AutoFormer; Linear given"):
         freeze(nn.Linear(2, 2))  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def fresh_choice() -> Iterator[None]:
-    is_packing_faster.cache_clear()
-    yield
-    is_packing_faster.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -199,18 +179,16 @@ def fresh_choice() -> Iterator[None]:
         ("AuthenticAMD", "AVX512", True, True),
         ("AuthenticAMD", "AVX2", True, False),
         ("AuthenticAMD", "AVX512", False, False),
-        ("Intel64 Family 6", "AVX512", True, False),
     ],
-    ids=["Intel", "AMD", "AMD without AVX-512", "no oneDNN", "Intel, not Linux"],
+    ids=["Intel", "AMD", "AMD without AVX-512", "no oneDNN"],
 )
-@pytest.mark.usefixtures("fresh_choice")
 def test_packing_follows_the_processor(
     vendor: str, capability: str, onednn: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packed_linear, "processor", lambda field: vendor)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(packed_linear, "HAS_ONEDNN", onednn)
-    assert is_packing_faster() == expected
+    assert is_packing_faster.__wrapped__() == expected  # without its cache
 
 
 @pytest.mark.parametrize(

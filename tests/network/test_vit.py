@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from timm.layers import DropPath
 
-from autoformer_zoo.network.attention import FORM_VARIABLE
 from autoformer_zoo.network.vit import POOLS, AutoFormer
 from autoformer_zoo.space import SubnetConfig
 from tests.helpers.network_definition import defined_network
@@ -27,14 +27,6 @@ def test_network_follows_its_definition(size: tuple[int, int]) -> None:
             for block in model.blocks:
                 block.attn.form = form
             torch.testing.assert_close(model(x), expected, rtol=0, atol=1e-11, msg=form)
-
-
-def test_config_as_dict_builds_the_same_network() -> None:
-    model = make_model()
-    other = AutoFormer(CFG.to_dict(), img_size=SIZE, num_classes=7)
-    other.load_state_dict(model.state_dict())
-    assert other.cfg == CFG
-    assert torch.equal(other.eval()(make_images()), model(make_images()))
 
 
 def test_init_follows_upstream() -> None:
@@ -58,12 +50,6 @@ def test_init_weights_fills_what_to_empty_left(poison: float) -> None:
     for name, parameter in model.named_parameters():
         assert parameter.abs().max() <= 1, name
     assert 0.019 < model.blocks[0].attn.rel_pos.std() < 0.021
-
-
-def test_constructor_puts_everything_where_it_is_told() -> None:
-    model = AutoFormer(CFG, img_size=SIZE, device="meta", dtype=torch.bfloat16)
-    tensors = [*model.parameters(), *model.buffers()]
-    assert {(t.device.type, t.dtype) for t in tensors} == {("meta", torch.bfloat16)}
 
 
 def test_drop_path_rises_over_the_depth_of_the_supernet() -> None:
@@ -98,17 +84,7 @@ def test_global_pool_turns_tokens_into_one_vector(pool: str) -> None:
         "token": tokens[:, 0],
     }
     torch.testing.assert_close(model(x), expected[pool])
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_half_precision_stays_near_single(dtype: torch.dtype) -> None:
-    model, x = make_model(), make_images()
-    expected = model(x)
-    out = model.to(dtype)(x.to(dtype))
-    assert out.dtype == dtype
-    torch.testing.assert_close(
-        out.float(), expected, rtol=0, atol=0.06 * expected.abs().max().item()
-    )
+    assert model(x[:0]).shape == (0, *expected[pool].shape[1:])
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -141,33 +117,14 @@ def test_vmap_works_without_gradients() -> None:
         torch.testing.assert_close(one_by_one, model(x))
 
 
-def test_state_dict_has_no_surprises() -> None:
-    names = {name.removeprefix("blocks.0.") for name in make_model().state_dict() if "0" in name}
-    assert names == {
-        f"{layer}.{kind}"
-        for layer in ("norm1", "norm2", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
-        for kind in ("weight", "bias")
-    } | {"attn.rel_pos"}
-
-
-def test_unknown_arguments_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="global_pool is 'map'; expected one of '', 'avg', 'avgm"):
-        make_model(global_pool="map")
-    with pytest.raises(ValueError, match="global_pool is 'mean'; expected one of"):
-        make_model().reset_classifier(3, "mean")
-    with pytest.raises(ValueError, match="attention is 'flash'; expected one of auto, explicit"):
-        make_model(attention="flash")
-    monkeypatch.setenv(FORM_VARIABLE, "none")
-    with pytest.raises(ValueError, match="AUTOFORMER_ZOO_ATTENTION is 'none'"):
-        make_model()(make_images())
-
-
-@pytest.mark.parametrize(("batch", "channels"), [(0, 3), (1, 3), (2, 1)])
-def test_shapes_follow_the_arguments(batch: int, channels: int) -> None:
-    model, x = make_model(in_chans=channels), make_images(batch, channels=channels)
-    features = model.forward_features(x)
-    assert features.shape == (batch, 7, 100)
-    pooled = model.forward_head(features, pre_logits=True)
-    torch.testing.assert_close(pooled, features[:, 1:].mean(1))
-    torch.testing.assert_close(model(x), model.get_classifier()(pooled))
-    assert model(x).shape == (batch, 7)
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: make_model(global_pool="map"), "global_pool is 'map'; expected one of '', 'avg',"),
+        (lambda: make_model().reset_classifier(3, "mean"), "global_pool is 'mean'; expected one"),
+        (lambda: make_model(attention="flash"), "attention is 'flash'; expected one of auto, expl"),
+    ],
+)
+def test_unknown_arguments_are_refused(call: Callable[[], object], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        call()

@@ -13,19 +13,13 @@ from tests.helpers.small_network import FORMS, ONE_BLOCK, make_images, make_mode
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_compile_makes_one_graph() -> None:
+def test_compile_makes_one_graph_also_under_autocast() -> None:
     torch._dynamo.reset()
     model, x = make_model(cfg=ONE_BLOCK), make_images()
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     with torch.no_grad():
         torch.testing.assert_close(compiled(x), model(x))
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_compile_works_under_autocast() -> None:
-    torch._dynamo.reset()
-    model, x = make_model(cfg=ONE_BLOCK).train(), make_images()
-    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    model.train()
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(compiled(x), model(x), rtol=0.05, atol=0.02)
         compiled(x).float().sum().backward()
@@ -69,17 +63,10 @@ def test_inductor_agrees_with_eager(form: str) -> None:
         torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-5)
 
 
-def test_export_takes_any_batch() -> None:
-    _check_export_of_any_batch("auto")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("form", FORMS)
-def test_export_takes_any_batch_in_every_form(form: str) -> None:
-    _check_export_of_any_batch(form)
-
-
-def _check_export_of_any_batch(form: str) -> None:
+@pytest.mark.parametrize(
+    "form", ["auto", *(pytest.param(form, marks=pytest.mark.slow) for form in FORMS)]
+)
+def test_export_takes_any_batch(form: str) -> None:
     if TorchVersion(torch.__version__) < (2, 14):
         pytest.skip("a free batch was tried with torch 2.14; 2.7 fixes it to the example's")
     model, x = make_model(cfg=ONE_BLOCK, attention=form), make_images(3)
@@ -110,9 +97,7 @@ def test_data_parallel_uses_every_parameter(tmp_path: Path) -> None:
         model, x = make_model(), make_images()
         expected = model(x)
         parallel = nn.parallel.DistributedDataParallel(model)
-        for _ in range(
-            2
-        ):  # the second pass fails where the first left a parameter without gradient
+        for _ in range(2):  # the second fails where the first left a parameter without gradient
             out = parallel(x)
             out.square().sum().backward()
         torch.testing.assert_close(out, expected)

@@ -10,32 +10,14 @@ from typing import Any
 import pytest
 import timm
 import torch
-from timm.models._features_fx import get_notrace_functions, get_notrace_modules
 from torch import Tensor, nn
-from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from tests.helpers.small_network import make_images, make_model
+from tests.helpers.small_network import make_images, make_model, timm_fx
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
 ]
-
-
-def timm_fx(model: nn.Module) -> nn.Module:
-    """Trace as timm's own test suite does."""
-    options = {
-        "leaf_modules": get_notrace_modules(),
-        "autowrap_functions": get_notrace_functions(),
-        "param_shapes_constant": True,
-    }
-    train_nodes, eval_nodes = get_graph_node_names(model, tracer_kwargs=options)
-    return create_feature_extractor(
-        model,
-        train_return_nodes=[train_nodes[-1]],
-        eval_return_nodes=[eval_nodes[-1]],
-        tracer_kwargs=options,
-    )
 
 
 def saved_script(model: nn.Module, x: Tensor) -> Any:
@@ -47,7 +29,6 @@ def saved_script(model: nn.Module, x: Tensor) -> Any:
 
 MADE: dict[str, Callable[[nn.Module, Tensor], Any]] = {
     "symbolic_trace": lambda model, x: torch.fx.symbolic_trace(model),
-    "create_feature_extractor": lambda model, x: create_feature_extractor(model, {"head": "out"}),
     "timm's fx": lambda model, x: timm_fx(model),
     "timm's fx, scripted": lambda model, x: torch.jit.script(timm_fx(model)),
     "jit.trace": torch.jit.trace,
