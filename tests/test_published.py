@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from autoformer_zoo.published import MODELS, PUBLISHED, SPACES, Accuracy, find_model
+from autoformer_zoo.published import MODELS, PUBLISHED, SPACES, find_model
 from autoformer_zoo.space import misfit
 from autoformer_zoo.weights.sources import SOURCES
 
@@ -27,9 +27,3 @@ def test_published_figures_are_the_authors() -> None:
         "prenas_small_23m.in1k": (81.8, 95.9),
         "prenas_base_54m.in1k": (82.6, 96.0),
     }
-
-
-@pytest.mark.parametrize(("top1", "top5"), [(0.9, 0.5), (101.0, None), (-1.0, 5.0)])
-def test_figures_that_are_not_percentages_are_refused(top1: float, top5: float | None) -> None:
-    with pytest.raises(ValueError, match=f"top-1 {top1} and top-5 {top5}; expected percentages"):
-        Accuracy(top1, top5, "CIFAR-10 test", "here")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,35 +53,24 @@ def spaces(draw: st.DrawFn) -> SearchSpace:
     return SearchSpace(embed_dim, heads, ratios, depth, supernet)
 
 
-@given(subnets())
-def test_subnet_survives_json(subnet: SubnetConfig) -> None:
-    assert SubnetConfig.from_json(subnet.to_json()) == subnet
-    assert SubnetConfig.from_dict(subnet.to_dict()) == subnet
-
-
-@given(spaces())
-def test_space_survives_json(space: SearchSpace) -> None:
-    assert SearchSpace.from_json(space.to_json()) == space
-    assert SearchSpace.from_dict(space.to_dict()) == space
+@given(st.one_of(subnets(), spaces()))
+def test_config_survives_json(config: SubnetConfig | SearchSpace) -> None:
+    assert type(config).from_json(config.to_json()) == config
+    assert type(config).from_dict(config.to_dict()) == config
 
 
 @given(spaces(), st.integers())
-def test_samples_lie_in_the_space_and_fit_its_supernet(space: SearchSpace, seed: int) -> None:
-    subnet = space.sample(random.Random(seed))
+def test_samples_lie_between_the_extremes_and_fit_the_supernet(
+    space: SearchSpace, seed: int
+) -> None:
+    smallest, largest, subnet = space.smallest, space.largest, space.sample(random.Random(seed))
 
-    assert space.contains(subnet)
-    assert misfit(subnet, space.supernet) is None
     assert subnet == space.sample(random.Random(seed))
-
-
-@given(spaces())
-def test_extremes_lie_in_the_space_and_bound_every_sample(space: SearchSpace) -> None:
-    smallest, largest = space.smallest, space.largest
-
-    assert space.contains(smallest)
-    assert space.contains(largest)
-    assert misfit(smallest, largest) is None
-    assert misfit(space.sample(random.Random(0)), largest) is None
+    for each in (smallest, largest, subnet):
+        assert space.contains(each)
+        assert misfit(each, largest) is None
+        assert misfit(each, each) is None
+        assert misfit(each, space.supernet) is None
 
 
 def test_sampling_reaches_every_subnet_of_a_small_space() -> None:
@@ -108,17 +97,10 @@ def test_contains_refuses_what_is_no_choice(change: dict[str, Any]) -> None:
     assert not SPACE.contains(replace(SUBNET, **change))
 
 
-def test_configs_are_frozen_and_hashable() -> None:
-    assert len({SUBNET, replace(SUBNET)}) == 1
-    with pytest.raises(FrozenInstanceError):
-        SUBNET.depth = 3
-
-
 def test_lists_become_tuples_and_ratios_floats() -> None:
     subnet = SubnetConfig(2, 128, [3, 1], [2, 3.5])
 
-    assert subnet == SUBNET
-    assert hash(subnet) == hash(SUBNET)
+    assert len({subnet, SUBNET}) == 1
     assert isinstance(subnet.mlp_ratio[0], float)
 
 
@@ -133,14 +115,11 @@ def test_widths_follow_heads_and_ratios() -> None:
     ("values", "text"),
     [
         ({"depth": 0}, "depth is 0; expected a positive whole number"),
-        ({"depth": True}, "depth is True; expected"),
         ({"embed_dim": 128.0}, "embed_dim is 128.0; expected a positive whole number"),
         ({"num_heads": 3}, "num_heads is 3; expected 2 numbers, one a block"),
-        ({"num_heads": "31"}, "num_heads is '31'; expected 2 numbers"),
         ({"num_heads": (3,)}, "num_heads has 1 entries; expected depth=2, one a block"),
         ({"num_heads": (3, 0)}, "num_heads is 0; expected a positive whole number"),
         ({"mlp_ratio": (2.0, 3.5, 4.0)}, "mlp_ratio has 3 entries; expected depth=2"),
-        ({"mlp_ratio": (2.0, -1)}, "mlp_ratio holds -1; expected positive numbers"),
         ({"mlp_ratio": (2.0, float("nan"))}, "mlp_ratio holds nan; expected positive numbers"),
         ({"mlp_ratio": (2.0, 0.001)}, r"mlp_ratio 0\.001 of embed_dim 128 leaves no hidden"),
         ({"mlp_ratio": (2.0, "4")}, "mlp_ratio holds '4'; expected positive numbers"),
@@ -158,15 +137,13 @@ def test_illegal_subnet_is_refused(values: dict[str, Any], text: str) -> None:
         ({"depth": [2, 2]}, r"depth is \[2, 2\]; expected one or more different"),
         ({"num_heads": [0, 1]}, r"num_heads is \[0, 1\]; expected one or more different"),
         ({"embed_dim": 128}, "embed_dim is 128; expected a list of choices"),
-        ({"embed_dim": ["a", 128]}, "embed_dim holds 'a'; expected positive numbers"),
         ({"embed_dim": [96.5, 128]}, "embed_dim holds 96.5; expected positive numbers"),
-        ({"embed_dim": [True, 128]}, "embed_dim holds True; expected positive numbers"),
         ({"img_size": 0}, "img_size is 0; expected a positive whole number"),
-        ({"patch_size": 0}, "patch_size is 0; expected a positive whole number"),
-        ({"num_classes": 0}, "num_classes is 0; expected a positive whole number"),
         ({"depth": [2, 10**12]}, "does not fit its supernet: depth 1000000000000"),
         ({"supernet": 3}, "expected an object with the keys of SubnetConfig, got a int"),
         ({"mlp_ratio": [float("nan")]}, "mlp_ratio is .*; expected one or more different"),
+        ({"detph": 2}, r"SearchSpace: unknown keys \['detph'\]"),
+        ({"supernet": {"heads": 3}}, r"SubnetConfig: unknown keys \['heads'\], missing keys"),
         ({"depth": [2, 4]}, "the largest subnet of the space does not fit its supernet: depth 4"),
         ({"num_heads": [1, 4]}, "does not fit its supernet: blocks.0.attn needs 4 heads"),
     ],
@@ -174,24 +151,6 @@ def test_illegal_subnet_is_refused(values: dict[str, Any], text: str) -> None:
 def test_illegal_space_is_refused(values: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         SearchSpace.from_dict({**SPACE.to_dict(), **values})
-
-
-@pytest.mark.parametrize("config", [SUBNET, SPACE], ids=["subnet", "space"])
-def test_unknown_and_missing_keys_are_refused(config: SubnetConfig | SearchSpace) -> None:
-    values = config.to_dict()
-    del values["depth"]
-    values["detph"] = 2
-
-    with pytest.raises(ValueError, match=r"unknown keys \['detph'\], missing keys \['depth'\]"):
-        type(config).from_dict(values)
-
-
-def test_unknown_key_of_a_spaces_supernet_is_refused() -> None:
-    values = SPACE.to_dict()
-    values["supernet"]["heads"] = 3
-
-    with pytest.raises(ValueError, match=r"SubnetConfig: unknown keys \['heads'\]"):
-        SearchSpace.from_dict(values)
 
 
 @pytest.mark.parametrize(
@@ -230,19 +189,10 @@ def test_text_that_is_not_a_config_is_refused(text: str, reason: str) -> None:
     ids=["depth", "embed_dim", "num_heads", "mlp_ratio"],
 )
 def test_misfit_names_layer_need_and_limit(change: dict[str, Any], text: str) -> None:
-    assert misfit(SUBNET, SPACE.supernet) is None
-    assert misfit(replace(SUBNET, **change), SPACE.supernet) == text
-
-
-def test_narrow_subnet_may_have_a_larger_ratio_than_its_supernet() -> None:
     # What must fit is the hidden width: 96 * 6 = 576 channels of the supernet's 640.
-    subnet = replace(SUBNET, embed_dim=96, mlp_ratio=(6.0, 6.0))
-    assert misfit(subnet, SPACE.supernet) is None
-
-
-@given(subnets())
-def test_every_subnet_fits_itself(subnet: SubnetConfig) -> None:
-    assert misfit(subnet, subnet) is None
+    for fits in (SUBNET, replace(SUBNET, embed_dim=96, mlp_ratio=(6.0, 6.0))):
+        assert misfit(fits, SPACE.supernet) is None
+    assert misfit(replace(SUBNET, **change), SPACE.supernet) == text
 
 
 def published_facts() -> list[Any]:
@@ -278,17 +228,3 @@ def test_published_tiny_lies_outside_its_own_space() -> None:
 )
 def test_supernet_has_the_size_of_the_released_one(space: str, params: int) -> None:
     assert count_params(SPACES[space].supernet) == params
-
-
-def test_nano_space_is_that_of_small_images() -> None:
-    nano = SPACES["nano"]
-
-    assert (nano.img_size, nano.patch_size, nano.num_classes) == (32, 4, 10)
-    assert count_params(nano.supernet, 32, 4, 10) < 3.3e6
-
-
-def test_published_tables_cannot_be_changed() -> None:
-    with pytest.raises(TypeError):
-        SPACES["tiny"] = SPACE
-    with pytest.raises(TypeError):
-        SUBNETS["autoformer_tiny"] = SUBNET

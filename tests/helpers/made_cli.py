@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,13 @@ def runner(capsys: pytest.CaptureFixture[str]) -> Run:
     return call
 
 
-def write_supernet(folder: Path) -> Path:
+def write_supernet(
+    folder: Path, sizes: SubnetConfig = SUPERNET, notes: Mapping[str, str] | None = None
+) -> Path:
     """Write a supernet's file with random weights, 32 px and ten classes as nano."""
-    network = AutoFormer(SUPERNET, img_size=32, patch_size=4, num_classes=10)
-    net = Architecture(SUPERNET, (32, 32), (4, 4), in_chans=3, num_classes=10)
-    weights = SupernetWeights(network.state_dict(), net, "prefix")
+    network = AutoFormer(sizes, img_size=32, patch_size=4, num_classes=10)
+    net = Architecture(sizes, (32, 32), (4, 4), in_chans=3, num_classes=10)
+    weights = SupernetWeights(network.state_dict(), net, "prefix", notes or {})
     save_supernet(weights, folder / "supernet.safetensors")
     return folder / "supernet.safetensors"
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.weights.checkpoint import SubnetWeights, SupernetWeights
@@ -57,6 +58,14 @@ def supernet_file(supernet: SupernetWeights, layout: Layout = "packed_prefix") -
 def nni_file(weights: SubnetWeights) -> bytes:
     """Return a subnet as one of NNI's files."""
     return saved(_upstream("nni", weights.tensors))
+
+
+def assert_has(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Compare a model's tensors with others, bit by bit."""
+    state: dict[str, Tensor] = model.state_dict()
+    assert state.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(state[name], tensor), name
 
 
 def saved(content: object) -> bytes:

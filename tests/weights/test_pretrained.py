@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +19,6 @@ from autoformer_zoo.weights import pretrained
 from autoformer_zoo.weights.checkpoint import (
     CheckpointError,
     open_checkpoint,
-    save_subnet,
-    save_supernet,
 )
 from autoformer_zoo.weights.sources import SOURCES
 from tests.helpers.loopback import Loopback, Reply, serve
@@ -29,34 +26,20 @@ from tests.helpers.made_downloads import (
     OFFICIAL,
     OFFICIAL_FILE,
     PATH,
-    assert_has,
     create,
     left,
-    own_cache,
     redirect,
-    serve_official,
 )
 from tests.helpers.made_weights import (
     SIZES,
     SUBNET,
+    assert_has,
     cut,
     make_supernet,
     nni_file,
     saved,
     supernet_file,
 )
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return own_cache(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def server() -> Iterator[Loopback]:
-    with serve_official() as loopback:
-        yield loopback
-
 
 # The order
 
@@ -65,31 +48,12 @@ def test_first_call_downloads_and_second_opens_only_the_safetensors(
     server: Loopback, cache: Path
 ) -> None:
     url = server.url + PATH
-
-    first = create(url)
-    assert server.requests == [f"GET {PATH}"]
-    kept = [path for path in cache.iterdir() if path.suffix == ".safetensors"]
-    assert len(kept) == 1
-    for path in cache.iterdir():
-        if path not in kept:
-            path.unlink()
-    second = create(url)
-
-    assert server.requests == [f"GET {PATH}"]
-    assert_has(first, cut(OFFICIAL).tensors)
-    assert_has(second, cut(OFFICIAL).tensors)
-
-
-def test_cache_keeps_the_converted_file_and_a_record_of_the_original(
-    server: Loopback, cache: Path
-) -> None:
-    create(server.url + PATH)
-
+    assert_has(create(url), cut(OFFICIAL).tensors)
     names = left(cache)
     assert [Path(name).suffix for name in names] == [".json", ".safetensors"]
     record = json.loads((cache / names[0]).read_text())
     assert record == {
-        "url": server.url + PATH,
+        "url": url,
         "layout": "packed_prefix",
         "size_bytes": len(OFFICIAL_FILE),
         "sha256": hashlib.sha256(OFFICIAL_FILE).hexdigest(),
@@ -98,38 +62,27 @@ def test_cache_keeps_the_converted_file_and_a_record_of_the_original(
     assert metadata["license"].startswith("unknown: none is stated")
     assert metadata["source_sha256"] == record["sha256"]
 
+    (cache / names[0]).unlink()
+    assert_has(create(url), cut(OFFICIAL).tensors)
+    assert server.requests == [f"GET {PATH}"]
 
-def test_file_of_the_user_comes_before_cache_and_source(
-    server: Loopback, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+
+@pytest.mark.parametrize("is_folder", [False, True], ids=["file", "folder"])
+@pytest.mark.parametrize("name", ["official-tiny.safetensors", "supernet-tiny.pth"])
+def test_weights_of_the_user_come_before_cache_and_source(
+    name: str,
+    is_folder: bool,
+    server: Loopback,
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    create(server.url + PATH)
-    own = make_supernet(bias_rule="packed_prefix", seed=1)
-    (tmp_path / "own.pth").write_bytes(supernet_file(own))
-    monkeypatch.setenv(pretrained.WEIGHTS_VARIABLE, str(tmp_path / "own.pth"))
-
-    assert_has(create(server.url + PATH), cut(own).tensors)
-
-
-@pytest.mark.parametrize(
-    "file_name",
-    ["official-tiny.safetensors", "supernet-tiny.pth"],
-)
-def test_folder_of_the_user_is_searched_by_name(
-    file_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / file_name).write_bytes(OFFICIAL_FILE)
-    monkeypatch.setenv(pretrained.WEIGHTS_VARIABLE, str(tmp_path))
-
-    model = az.create_model("autoformer_tiny", pretrained=True, subnet=SUBNET, **SIZES)
-
-    assert_has(model, cut(OFFICIAL).tensors)
-
-
-def test_folder_without_the_file_leaves_it_to_the_source(
-    server: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(pretrained.WEIGHTS_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(pretrained.WEIGHTS_VARIABLE, str(tmp_path))  # without the file: no matter
     assert_has(create(server.url + PATH), cut(OFFICIAL).tensors)
+    own = make_supernet(bias_rule="packed_prefix", seed=1)
+    (tmp_path / name).write_bytes(supernet_file(own))
+    monkeypatch.setenv(pretrained.WEIGHTS_VARIABLE, str(tmp_path if is_folder else tmp_path / name))
+    assert_has(create(server.url + PATH), cut(own).tensors)
 
 
 def test_prenas_tag_reads_the_same_keys_by_its_own_rule(
@@ -146,56 +99,24 @@ def test_prenas_tag_reads_the_same_keys_by_its_own_rule(
     assert "supernet-tiny.pth is read as PreNAS's file" in caplog.text
 
 
-@pytest.mark.parametrize("kind", ["supernet", "subnet", "nni", "state dict"])
-def test_file_of_the_user_may_be_of_any_kind(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own = make_supernet(seed=2)
-    path = tmp_path / "own"
-    if kind == "supernet":
-        save_supernet(own, path)
-    elif kind == "subnet":
-        save_subnet(cut(own), path)
-    elif kind == "nni":
-        path.write_bytes(nni_file(cut(own)))
-    else:
-        path.write_bytes(saved(cut(own).tensors))
-    monkeypatch.setenv(pretrained.WEIGHTS_VARIABLE, str(path))
-
-    model = az.create_model("autoformer_tiny", pretrained=True, subnet=SUBNET, **SIZES)
-
-    assert_has(model, cut(own).tensors)
-
-
 def test_user_file_that_does_not_exist_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(pretrained.WEIGHTS_VARIABLE, "/nowhere/weights.pth")
     with pytest.raises(CheckpointError, match=r"AUTOFORMER_ZOO_WEIGHTS names /nowhere/weights.pth"):
         az.create_model("autoformer_tiny", pretrained=True)
 
 
-def test_cache_dir_argument_moves_the_cache(server: Loopback, cache: Path, tmp_path: Path) -> None:
+def test_cache_is_where_the_caller_wants_it(
+    server: Loopback, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     create(server.url + PATH, cache_dir=tmp_path / "elsewhere")
     assert not cache.exists()
     assert len(list((tmp_path / "elsewhere").glob("*.safetensors"))) == 1
-
-
-def test_cache_is_in_torch_hubs_folder_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(pretrained.CACHE_VARIABLE)
     path = pretrained.cache_path(SOURCES["official-tiny"])
     assert path.parent == Path(torch.hub.get_dir(), "checkpoints", "autoformer_zoo")
     assert path.name.startswith("official-tiny-")
-
-
-def test_sources_of_the_same_file_name_are_separate_in_the_cache() -> None:
+    # Sources of the same file name are apart.
     assert len({pretrained.cache_path(source) for source in SOURCES.values()}) == len(SOURCES)
-
-
-def test_damaged_cache_is_reported_with_the_way_out(server: Loopback, cache: Path) -> None:
-    create(server.url + PATH)
-    kept = next(cache.glob("*.safetensors"))
-    kept.write_bytes(kept.read_bytes()[:-1000])
-    with pytest.raises(CheckpointError, match=r"\.safetensors: .*; delete it, and it will be"):
-        create(server.url + PATH)
 
 
 # What is in the file
@@ -221,15 +142,21 @@ def test_nni_file_is_checked_against_the_start_of_its_hash(
         create(source.url, "autoformer_tiny.nni_in1k")
 
 
-def test_nni_tag_holds_one_subnet_only() -> None:
-    with pytest.raises(ValueError, match=r"nni_in1k .* holds the published subnet only.*ms_in1k"):
-        az.create_model("autoformer_tiny.nni_in1k", pretrained=True, subnet=SUBNET)
+WIDE = az.SubnetConfig(12, 320, (4,) * 12, (4.0,) * 12)
 
 
-def test_subnet_that_does_not_fit_is_refused_before_the_download() -> None:
-    wide = az.SubnetConfig(12, 320, (4,) * 12, (4.0,) * 12)
-    with pytest.raises(ValueError, match=r"autoformer_tiny.ms_in1k: embed_dim 320 .* has 256"):
-        az.create_model("autoformer_tiny", pretrained=True, subnet=wide)
+@pytest.mark.parametrize(
+    ("name", "subnet", "text"),
+    [
+        ("autoformer_tiny.nni_in1k", SUBNET, "nni_in1k .* the published subnet only.*ms_in1k"),
+        ("autoformer_tiny", WIDE, r"autoformer_tiny.ms_in1k: embed_dim 320 .* has 256"),
+    ],
+)
+def test_subnet_that_a_source_does_not_hold_is_refused_before_the_download(
+    name: str, subnet: az.SubnetConfig, text: str
+) -> None:
+    with pytest.raises(ValueError, match=text):
+        az.create_model(name, pretrained=True, subnet=subnet)
 
 
 def test_changed_file_is_reported_with_both_hashes(server: Loopback, cache: Path) -> None:
@@ -243,15 +170,15 @@ def test_changed_file_is_reported_with_both_hashes(server: Loopback, cache: Path
         create(server.url + PATH)
     assert [Path(name).suffix for name in left(cache)] == [".json"]
 
-    next(cache.glob("*.json")).unlink()
-    create(server.url + PATH)
-
-
-def test_damaged_record_is_reported(server: Loopback, cache: Path) -> None:
-    create(server.url + PATH)
-    next(cache.glob("*.safetensors")).unlink()
-    next(cache.glob("*.json")).write_text("[]")
+    record = next(cache.glob("*.json"))
+    record.write_text("[]")
     with pytest.raises(CheckpointError, match=r"\.json is not a record of a download: delete it"):
+        create(server.url + PATH)
+    record.unlink()
+    create(server.url + PATH)
+    kept = next(cache.glob("*.safetensors"))
+    kept.write_bytes(kept.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match=r"\.safetensors: .*; delete it, and it will be"):
         create(server.url + PATH)
 
 
@@ -273,14 +200,6 @@ def test_two_that_start_together_download_once(server: Loopback, cache: Path) ->
         assert_has(model, cut(OFFICIAL).tensors)
     assert server.requests == [f"GET {PATH}"]
     assert [Path(name).suffix for name in left(cache)] == [".json", ".safetensors"]
-
-
-def test_after_a_failed_download_the_next_succeeds(server: Loopback, cache: Path) -> None:
-    server.replies[PATH] = Reply(OFFICIAL_FILE, sent_bytes=5000)
-    with pytest.raises(CheckpointError, match="cut"):
-        create(server.url + PATH)
-    server.replies[PATH] = Reply(OFFICIAL_FILE)
-    assert_has(create(server.url + PATH), cut(OFFICIAL).tensors)
 
 
 def test_address_of_ones_own_may_hold_a_subnet(server: Loopback) -> None:

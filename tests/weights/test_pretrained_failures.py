@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from io import BufferedWriter
+import io
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import timm
 import torch
 
 import autoformer_zoo as az
-from autoformer_zoo.weights import download, pretrained
+from autoformer_zoo.weights import download, files
 from autoformer_zoo.weights.checkpoint import CheckpointError
 from tests.helpers.loopback import Loopback, Reply
 from tests.helpers.made_downloads import (
@@ -21,23 +20,9 @@ from tests.helpers.made_downloads import (
     PATH,
     create,
     left,
-    own_cache,
     redirect,
-    serve_official,
 )
 from tests.helpers.made_weights import saved
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return own_cache(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def server() -> Iterator[Loopback]:
-    with serve_official() as loopback:
-        yield loopback
-
 
 REPLIES = {
     "not found": (Reply(status=404), "the server answered 404 Not Found"),
@@ -89,6 +74,8 @@ def test_failed_download_says_why_and_what_to_do(
     assert "AUTOFORMER_ZOO_WEIGHTS=FILE or checkpoint_path=" in text
     assert "another tag, autoformer_tiny.nni_in1k" in text
     assert left(cache) == []
+    server.replies[PATH] = Reply(OFFICIAL_FILE)
+    create(server.url + PATH)  # nothing remains of the failure
 
 
 def test_refused_connection_says_why(server: Loopback, cache: Path) -> None:
@@ -97,39 +84,40 @@ def test_refused_connection_says_why(server: Loopback, cache: Path) -> None:
     assert left(cache) == []
 
 
-def test_full_disk_says_so(server: Loopback, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class FullDisk(BufferedWriter):
-        def write(self, data: Any) -> int:
-            raise OSError(errno.ENOSPC, "No space left on device")
+def _no_space(*args: Any) -> Any:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
-    def open_full(path: Path, mode: str) -> FullDisk:
-        return FullDisk(open(path, mode, buffering=0))  # type: ignore[arg-type]
 
-    monkeypatch.setattr(download, "open", open_full, raising=False)
+class _FullDisk(io.BufferedWriter):
+    write = _no_space
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "fault"),
+    [
+        (download, "open", lambda path, mode: _FullDisk(io.FileIO(path, mode))),
+        (files, "_in_order", _no_space),
+    ],
+    ids=["download", "conversion"],
+)
+def test_full_disk_leaves_nothing(
+    module: Any,
+    function: str,
+    fault: Any,
+    server: Loopback,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, function, fault, raising=False)
     with pytest.raises(CheckpointError, match=r"cannot write .*: No space left on device"):
         create(server.url + PATH)
     assert left(cache) == []
 
 
-def test_disk_that_fills_up_at_the_conversion_leaves_nothing(
-    server: Loopback, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_space(*args: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(pretrained, "save_supernet", no_space)
-    with pytest.raises(CheckpointError, match=r"cannot write .*\.safetensors: No space left"):
-        create(server.url + PATH)
-    assert left(cache) == []
-
-
-def test_cache_that_cannot_be_made_is_reported(
-    server: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cache_that_cannot_be_made_is_reported(server: Loopback, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setenv(pretrained.CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
     with pytest.raises(CheckpointError, match="Not a directory"):
-        create(server.url + PATH)
+        create(server.url + PATH, cache_dir=tmp_path / "file" / "cache")
 
 
 def test_wrong_size_is_refused_by_the_header(
@@ -141,18 +129,10 @@ def test_wrong_size_is_refused_by_the_header(
     assert left(cache) == []
 
 
-def test_prenas_without_another_tag_names_another_model(server: Loopback) -> None:
+def test_model_without_another_tag_names_another_model(server: Loopback) -> None:
+    overlay = {"url": server.url + "/missing.pth"}
     with pytest.raises(CheckpointError, match="a model that needs no download, autoformer_nano"):
-        create(server.url + "/missing.pth", "prenas_tiny_6m")
-
-
-def test_timm_raises_the_same_error(server: Loopback) -> None:
-    with pytest.raises(CheckpointError, match=r"no weights of autoformer_tiny.ms_in1k"):
-        timm.create_model(
-            "autoformer_tiny",
-            pretrained=True,
-            pretrained_cfg_overlay={"url": server.url + "/missing.pth"},
-        )
+        timm.create_model("prenas_tiny_6m", pretrained=True, pretrained_cfg_overlay=overlay)
 
 
 def test_generic_name_has_no_weights_of_its_own() -> None:
