@@ -36,7 +36,7 @@ def found(folder: ImageFolder) -> list[tuple[str, str]]:
 
 
 def test_folders_of_the_first_level_are_the_classes(tmp_path: Path) -> None:
-    names = ["dog/s1/0.png", "dog/s2/deep/0.png", "cat/0.png", "cat/s1/1.JPG", "cat10/0.bmp"]
+    names = ["dog/s1/0.png", "dog/s2/deep/0.tif", "cat/0.png", "cat/s1/1.JPG", "cat10/0.PPM"]
     folder = ImageFolder(write(tmp_path, [*names, "cat9/0.webp"]))
     assert folder.class_names == ("cat", "cat9", "cat10", "dog")
     assert {path: name for path, name in found(folder)} == {
@@ -53,12 +53,6 @@ def test_hidden_folders_and_stray_files_are_left_out_with_one_line(
     assert found(folder) == [("cat/0.png", "cat"), ("dog/0.png", "dog")]
     (line,) = caplog.messages
     assert "left out 5 files and folders" in line
-
-
-def test_every_suffix_of_prediction_is_read(tmp_path: Path) -> None:
-    folder = ImageFolder(write(tmp_path, ["blue/0.jpg", "green/0.webp", "red/0.tif", "x/0.PPM"]))
-    assert folder.class_names == ("blue", "green", "red", "x")
-    assert [label for _, label in folder.samples] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("names", [["blue/0.png"], ["red/0.png"], ["red/0.png", "green/0.png"]])
@@ -86,11 +80,8 @@ def test_folder_whose_classes_are_unclear_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=text):
         ImageFolder(write(tmp_path, names), known)
-
-
-def test_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="none is not a folder"):
-        ImageFolder(tmp_path / "none")
+        ImageFolder(tmp_path / "none", known)
 
 
 def test_links_are_followed_once_and_without_loops(tmp_path: Path) -> None:

@@ -64,18 +64,14 @@ def test_what_is_known_without_timm_is_what_timm_registers(name: str) -> None:
         assert known["license"] == cfgs.cfgs[known["name"].partition(".")[2]].license
 
 
-@pytest.mark.parametrize(
-    ("pattern", "expected"),
-    [
-        ("prenas_base", ["prenas_base_42m", "prenas_base_54m", "prenas_base_66m"]),
-        ("*_23m", ["prenas_small_23m"]),
-        ("prenas_tiny_?m", [f"prenas_tiny_{n}m" for n in (6, 7, 8, 9)]),
-    ],
-)
-def test_list_filters(run: Run, pattern: str, expected: list[str]) -> None:
-    code, out, _ = run("list", pattern, "--json")
-    assert code == 0
-    assert [model["name"] for model in json.loads(out)] == expected
+def test_list_filters_by_part_and_by_wildcard(run: Run) -> None:
+    for pattern, expected in {
+        "prenas_base": ["prenas_base_42m", "prenas_base_54m", "prenas_base_66m"],
+        "prenas_tiny_?m": [f"prenas_tiny_{n}m" for n in (6, 7, 8, 9)],
+    }.items():
+        code, out, _ = run("list", pattern, "--json")
+        assert code == 0
+        assert [model["name"] for model in json.loads(out)] == expected
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
@@ -111,14 +107,10 @@ def test_info_json_has_the_same(run: Run) -> None:
     keys = ("depth", "embed_dim", "num_heads", "mlp_ratio")
     assert SubnetConfig.from_dict({key: info[key] for key in keys}) == SUBNETS["prenas_tiny_6m"]
     [weights] = info["weights"]
-    assert weights["name"] == "prenas_tiny_6m.in1k"
-    assert weights["license"] == "apache-2.0"
+    assert (weights["name"], weights["license"]) == ("prenas_tiny_6m.in1k", "apache-2.0")
     assert (weights["published"]["top1_percent"], weights["measured"]) == (77.1, None)
-
-
-def test_info_of_a_tag_shows_these_weights_only(run: Run) -> None:
-    [weights] = json.loads(run("info", "autoformer_base.nni_in1k", "--json")[1])["weights"]
-    assert (weights["name"], weights["published"]) == ("autoformer_base.nni_in1k", None)
+    [one] = json.loads(run("info", "autoformer_base.nni_in1k", "--json")[1])["weights"]
+    assert (one["name"], one["published"]) == ("autoformer_base.nni_in1k", None)  # of this tag
 
 
 def test_extract_writes_the_subnet(run: Run, supernet: Path, config: Path, tmp_path: Path) -> None:
@@ -146,32 +138,28 @@ def test_extract_at_another_size(run: Run, supernet: Path, config: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("content", "text"),
+    ("files", "text"),
     [
-        ("{", "subnet.json: a subnet config is not JSON"),
-        ('{"depth": 2}', "subnet.json: "),
-        (replace(SUBNET, num_heads=(2, 4)).to_json(), "blocks.1.attn needs 4 heads, the supernet"),
-        (replace(SUBNET, embed_dim=256).to_json(), "embed_dim 256 needs that width"),
+        (("supernet", "text", "out"), "text.safetensors: a subnet config is not JSON"),
+        (("supernet", "large", "out"), "blocks.1.attn needs 4 heads, the supernet"),
+        (("supernet", "subnet", "supernet"), "is an input as well"),
+        (("supernet", "subnet", "out.pth"), "ends in .safetensors"),
+        (("none", "subnet", "out"), "none.safetensors"),
+        (("none", "no", "out"), "no.safetensors"),
+        (("subnet", "subnet", "out"), "subnet.safetensors"),
     ],
 )
-def test_extract_of_what_does_not_fit_leaves_nothing(
-    run: Run, supernet: Path, config: Path, tmp_path: Path, content: str, text: str
+def test_extract_of_what_does_not_fit_changes_nothing(
+    run: Run, supernet: Path, config: Path, tmp_path: Path, files: tuple[str, ...], text: str
 ) -> None:
-    config.write_text(content)
-    before = sorted(tmp_path.iterdir())
-    assert_refused(run("extract", supernet, config, tmp_path / "out.safetensors"), text)
-    assert sorted(tmp_path.iterdir()) == before
-
-
-def test_extract_keeps_its_inputs(run: Run, supernet: Path, config: Path, tmp_path: Path) -> None:
-    out, before = tmp_path / "out.safetensors", supernet.read_bytes()
-    assert_refused(run("extract", supernet, config, supernet), "is an input as well")
-    assert_refused(run("extract", supernet, config, tmp_path / "o.pth"), "ends in .safetensors")
-    assert_refused(run("extract", tmp_path / "no.pth", config, out), "no.pth")
-    assert_refused(run("extract", tmp_path / "no.pth", tmp_path / "no.json", out), "no.json")
-    assert_refused(run("extract", config, config, out), "subnet.json")
-    assert supernet.read_bytes() == before
-    assert not out.exists()
+    (tmp_path / "text.safetensors").write_text("{")
+    large = replace(SUBNET, num_heads=(2, 4)).to_json()
+    (tmp_path / "large.safetensors").write_text(large)
+    config.rename(tmp_path / "subnet.safetensors")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    paths = [tmp_path / (name if "." in name else f"{name}.safetensors") for name in files]
+    assert_refused(run("extract", *paths), text)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize(
@@ -219,7 +207,7 @@ def test_wrong_arguments_are_refused_in_one_line(
     assert_refused(run(*arguments.split()), text)
 
 
-def test_help_shows_defaults(run: Run) -> None:
+def test_help_and_version_are_printed(run: Run) -> None:
     code, out, err = run("--help")
     assert (code, err) == (0, "")
     for part in ("list", "info", "predict", "extract", "export", "--version"):
@@ -228,11 +216,8 @@ def test_help_shows_defaults(run: Run) -> None:
     out = run("predict", "--help")[1]
     assert all(part in out for part in ("(default: 5)", "(default: 32)", "autoformer_nano"))
     assert "None" not in out
-
-
-@pytest.mark.parametrize("arguments", [("--version",), ("--version", "list")])
-def test_version_is_printed(run: Run, arguments: Any) -> None:
-    assert run(*arguments) == (0, f"autoformer-zoo {__version__}\n", "")
+    for arguments in (("--version",), ("--version", "list")):
+        assert run(*arguments) == (0, f"autoformer-zoo {__version__}\n", "")
 
 
 def process(*arguments: str, **options: Any) -> subprocess.Popen[str]:
@@ -241,18 +226,20 @@ def process(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, **pipes, **options)
 
 
-@pytest.mark.parametrize("arguments", [("--version",), ("--help",), ("list", "--json"), ("lsit",)])
+WITHOUT_TORCH = """
+import sys
+sys.argv[0] = '/usr/bin/autoformer-zoo'
+try:
+    from autoformer_zoo.cli.main import main
+    main()
+finally:
+    print(sorted({'torch', 'timm', 'numpy', 'onnx'} & set(sys.modules)), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("list", "--json"), ("lsit",)])
 def test_command_answers_without_torch_and_timm(arguments: tuple[str, ...]) -> None:
-    code = (
-        "import runpy, sys\n"
-        "sys.argv[0] = '/usr/bin/autoformer-zoo'\n"
-        "try:\n"
-        "    from autoformer_zoo.cli.main import main\n"
-        "    main()\n"
-        "finally:\n"
-        "    print(sorted({'torch', 'timm', 'numpy', 'onnx'} & set(sys.modules)), file=sys.stderr)"
-    )
-    out, err = process("-c", code, *arguments).communicate()
+    out, err = process("-c", WITHOUT_TORCH, *arguments).communicate()
     assert err.endswith("[]\n")
     assert out or "lsit" in err
 

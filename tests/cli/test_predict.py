@@ -16,22 +16,18 @@ from PIL import Image
 from autoformer_zoo import factory
 from autoformer_zoo.classify.predict import predict
 from autoformer_zoo.cli import main as cli
-from autoformer_zoo.factory import create_model, extract_subnet
+from autoformer_zoo.factory import create_model
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.onnx.classifier import OnnxClassifier
 from autoformer_zoo.published import CIFAR10_CLASSES, CIFAR10_MEAN, SUBNETS
 from autoformer_zoo.weights.checkpoint import (
     SubnetWeights,
-    SupernetWeights,
     save_subnet,
-    save_supernet,
 )
 from autoformer_zoo.weights.header import cfg_to_notes
 from autoformer_zoo.weights.layouts import Architecture
-from autoformer_zoo.weights.pretrained import load_supernet
 from tests.helpers.made_cli import (
     SUBNET,
-    SUPERNET,
     Run,
     assert_refused,
     runner,
@@ -81,34 +77,6 @@ def test_predict_prints_what_python_returns(run: Run, file: Path, model: Any, im
     assert len(others) == 2
 
 
-def test_predict_uses_the_embedded_model_by_default(
-    run: Run, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    requested = []
-
-    def create(name: str, **kwargs: Any) -> Any:
-        requested.append((name, kwargs))
-        return extract_subnet(load_supernet(write_supernet(tmp_path)), SUBNET)
-
-    monkeypatch.setattr(factory, "create_model", create)
-    code, out, _ = run("predict", image)
-    assert code == 0
-    assert "%" in out
-    assert requested == [("autoformer_nano", {"pretrained": True})]
-
-
-def test_predict_takes_folders_in_one_json_document(run: Run, model: Any, tmp_path: Path) -> None:
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    for name in ("b.png", "a.png", "c.png"):
-        write_image(folder, name)
-    code, out, _ = run("predict", folder, *model, "--json", "--batch-size", 2)
-    answers = json.loads(out)
-    assert code == 0
-    assert [Path(answer["image"]).name for answer in answers] == ["a.png", "b.png", "c.png"]
-    assert {top["label"] for top in answers[0]["top"]} <= set(CIFAR10_CLASSES)
-
-
 def test_predict_reads_standard_input(
     run: Run, model: Any, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,30 +91,28 @@ def test_predict_reads_standard_input(
 def test_predict_cuts_the_named_model_out_of_a_supernet(
     run: Run, image: Path, tmp_path: Path
 ) -> None:
-    nano = SUBNETS["autoformer_nano"]
-    network = AutoFormer(nano, 32, 4, num_classes=10)
-    net = Architecture(nano, (32, 32), (4, 4), in_chans=3, num_classes=10)
-    path = tmp_path / "supernet.safetensors"
-    save_supernet(SupernetWeights(network.state_dict(), net, "prefix"), path)
-    code, out, _ = run("predict", image, "--checkpoint", path, "--model", "autoformer_nano")
+    arguments = (
+        "predict",
+        image,
+        "--checkpoint",
+        write_supernet(tmp_path, SUBNETS["autoformer_nano"]),
+    )
+    code, out, _ = run(*arguments, "--model", "autoformer_nano")
     assert code == 0
     assert out.count("%") == 5
-    assert_refused(run("predict", image, "--checkpoint", path), "holds a supernet")
+    assert_refused(run(*arguments), "holds a supernet")
 
 
-def test_predict_with_a_1000_class_checkpoint_takes_imagenet(
-    run: Run, image: Path, tmp_path: Path
+def test_only_names_of_1000_classes_are_guessed(
+    run: Run, file: Path, image: Path, tmp_path: Path
 ) -> None:
     network = AutoFormer(SUBNET, img_size=32)
     net = Architecture(SUBNET, (32, 32), (16, 16), in_chans=3, num_classes=1000)
-    path = tmp_path / "subnet.safetensors"
+    path = tmp_path / "imagenet.safetensors"
     save_subnet(SubnetWeights(network.state_dict(), net), path)
     code, out, _ = run("predict", image, "--checkpoint", path, "--json", "--top-k", 1)
     assert code == 0
     assert not json.loads(out)[0]["top"][0]["label"].startswith("class ")
-
-
-def test_predict_does_not_guess_other_classes(run: Run, file: Path, image: Path) -> None:
     assert_refused(
         run("predict", image, "--checkpoint", file),
         "is for 10 classes, and does not say which: name with --model",
@@ -161,7 +127,7 @@ def test_unreadable_images_end_nothing(run: Run, model: Any, tmp_path: Path, fla
         write_image(folder, name)
     (folder / "b.png").write_bytes(b"nothing")
     Image.new("RGB", (8000, 1)).save(folder / "d.png")
-    arguments = ("predict", folder, *model, "--top-k", 1, *flags)
+    arguments = ("predict", folder, *model, "--top-k", 1, "--batch-size", 2, *flags)
     code, out, err = run(*arguments)
     skipped, summary = err.splitlines()
     assert code == 2
@@ -185,22 +151,16 @@ def test_json_is_whole_whatever_happens(
     assert "returned NaN" in err
 
 
-def test_progress_is_shown_to_who_watches(
-    run: Run, model: Any, image: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    code, out, err = run("predict", image, image, *model)
-    assert code == 0
-    assert "2/2" in err
-    assert out.count(str(image)) == 2
-
-
-def test_threads_are_those_of_the_library(
+def test_progress_is_shown_to_who_watches_and_threads_are_set(
     run: Run, model: Any, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", found.append)
-    assert run("predict", image, *model, "--threads", 3)[0] == 0
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    code, out, err = run("predict", image, image, *model, "--threads", 3)
+    assert code == 0
+    assert "2/2" in err
+    assert out.count(str(image)) == 2
     assert found == [3]
 
 
@@ -258,16 +218,13 @@ NOTES = {
 def test_exported_file_records_what_its_source_does(
     run: Run, image: Path, tmp_path: Path, notes: dict[str, Any]
 ) -> None:
-    network = AutoFormer(SUPERNET, img_size=32, patch_size=4, num_classes=10)
-    net = Architecture(SUPERNET, (32, 32), (4, 4), in_chans=3, num_classes=10)
-    weights = SupernetWeights(network.state_dict(), net, "prefix", cfg_to_notes(notes))
-    save_supernet(weights, tmp_path / "supernet.safetensors")
+    supernet = write_supernet(tmp_path, notes=cfg_to_notes(notes))
     config, cut, out_file = (
         write_config(tmp_path),
         tmp_path / "cut.safetensors",
         tmp_path / "a.onnx",
     )
-    assert run("extract", tmp_path / "supernet.safetensors", config, cut)[0] == 0
+    assert run("extract", supernet, config, cut)[0] == 0
     if not notes:
         assert_refused(run("export", cut, out_file), "does not say which: name with --model")
     model = () if notes else ("--model", "autoformer_nano")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ import onnxruntime
 import pytest
 import timm
 import torch
-from PIL import Image
 
 from autoformer_zoo.classify.predict import make_transform
 from autoformer_zoo.factory import create_model
@@ -37,7 +37,9 @@ def export(path: Path, **options: Any) -> Any:
 
 
 def test_file_agrees_with_torch_at_any_batch_size(tmp_path: Path) -> None:
+    before = copy.deepcopy(small_model().state_dict())
     report = export(tmp_path / "net.onnx")
+    torch.testing.assert_close(small_model().state_dict(), before, rtol=0, atol=0)
     assert report.batch_sizes == (1, 3, 8)
     assert max(report.max_differences) < 1e-5
     assert report.top1_agreement == 1
@@ -77,26 +79,11 @@ def test_file_says_what_it_is(tmp_path: Path) -> None:
     assert str(Path(__file__).parent).encode() not in text  # no paths of the machine
 
 
-def test_model_is_left_as_it_was(tmp_path: Path) -> None:
-    before = {name: tensor.clone() for name, tensor in small_model().state_dict().items()}
-    export(tmp_path / "net.onnx")
-    after = small_model().state_dict()
-    assert all(torch.equal(before[name], after[name]) for name in before)
-
-
-def test_int8_dynamic_agrees_and_is_small(tmp_path: Path) -> None:
-    full, small = export(tmp_path / "a.onnx"), None
-    small = export(tmp_path / "b.onnx", precision="int8-dynamic")
-    assert small.size_bytes < 0.5 * full.size_bytes
-    assert small.top1_agreement >= 0.8
-    kinds = [node.op_type for node in onnx.load(tmp_path / "b.onnx").graph.node]
-    assert kinds.count("MatMulInteger") == 6 * SUBNET.depth
-
-
-def test_quantizer_of_older_onnxruntimes_gets_what_it_needs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_int8_dynamic_agrees_and_is_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    # Before 1.32 it refuses the exporter's shapes, and 1.18 reads a table that onnx dropped.
+    # Before 1.32 the quantizer refuses the exporter's shapes, and 1.18 reads a table that onnx
+    # dropped.
     def look(source: Path, *rest: Any) -> None:
         assert not onnx.load(source).graph.value_info
         assert onnx.mapping.TENSOR_TYPE_TO_NP_TYPE[onnx.TensorProto.INT8] == np.int8
@@ -104,15 +91,20 @@ def test_quantizer_of_older_onnxruntimes_gets_what_it_needs(
 
     dynamic = onnx_quantize._dynamic
     monkeypatch.setattr(onnx_quantize, "_dynamic", look)
-    export(tmp_path / "a.onnx", precision="int8-dynamic")
+    full = export(tmp_path / "a.onnx")
+    small = export(tmp_path / "b.onnx", precision="int8-dynamic")
+    assert capfd.readouterr() == ("", "")
+    assert small.size_bytes < 0.5 * full.size_bytes
+    assert small.top1_agreement >= 0.8
+    kinds = [node.op_type for node in onnx.load(tmp_path / "b.onnx").graph.node]
+    assert kinds.count("MatMulInteger") == 6 * SUBNET.depth
 
 
 def test_int8_static_is_calibrated_with_images(tmp_path: Path) -> None:
     report = export(tmp_path / "a.onnx", precision="int8-static", calibration=made_images(20))
     assert report.top1_agreement >= 0.8
-    kinds = [node.op_type for node in onnx.load(tmp_path / "a.onnx").graph.node]
-    assert "DynamicQuantizeLinear" not in kinds
-    assert "QuantizeLinear" in kinds
+    kinds = {node.op_type for node in onnx.load(tmp_path / "a.onnx").graph.node}
+    assert kinds & {"QuantizeLinear", "DynamicQuantizeLinear"} == {"QuantizeLinear"}
 
 
 def test_preprocessing_in_the_graph_is_timms(tmp_path: Path) -> None:
@@ -219,7 +211,6 @@ def test_random_subnets_agree(tmp_path: Path, space: str, seed: int) -> None:
     [
         ({"precision": "int4"}, "precision is 'int4'; expected one of"),
         ({"opset": 17}, "opset is 17; expected 18 to 22"),
-        ({"opset": True}, "opset is True; expected"),
         ({"batch_size": 0}, "batch_size is 0; expected a positive whole number"),
         ({"img_size": 30}, "img_size is 30 x 30; expected multiples of the patch, 4 x 4"),
         ({"precision": "int8-static"}, "int8-static needs calibration images"),
@@ -261,26 +252,26 @@ def replaced(name: str, part: Any, **arguments: Any) -> Any:
     return model
 
 
+CROP = {"pretrained_cfg_overlay": {"crop_mode": "border"}}
+LORA = LoRA(torch.nn.Linear(128, 192))
+
+
 @pytest.mark.parametrize(
     ("model", "options", "text"),
     [
         (replaced("", None, num_classes=0), {}, "no classifier"),
+        (replaced("", None, **CROP), {}, "crop mode 'border' is unknown; expected center or squ"),
         (replaced("", None, in_chans=1), {"preprocess": True}, "takes 1 channels; preprocessing a"),
         (
-            replaced("blocks.1.attn.qkv", LoRA(torch.nn.Linear(128, 192))),
+            replaced("blocks.1.attn.qkv", LORA),
             {},
             r"blocks\.1\.attn\.qkv is a .*\.LoRA; expected a plain Linear: merge adapters such",
         ),
-        (
-            replaced("blocks.0.attn.proj", OwnLinear(128, 128)),
-            {},
-            "OwnLinear; expected a plain Lin",
-        ),
+        (replaced("blocks.0.attn.proj", OwnLinear(128, 128)), {}, "OwnLinear; expected a plain L"),
         (replaced("blocks.0.attn", torch.nn.Identity()), {}, "expected a plain RelPosAttention"),
-        (replaced("blocks.0.mlp", torch.nn.Identity()), {}, "expected a plain Mlp: merge"),
         (replaced("blocks.1", torch.nn.Identity()), {}, "Identity; expected a plain Block"),
     ],
-    ids=["headless", "grey", "lora", "own-linear", "attention", "mlp", "block"],
+    ids=["headless", "crop", "grey", "lora", "own-linear", "attention", "block"],
 )
 def test_wrong_models_are_refused(tmp_path: Path, model: Any, options: Any, text: str) -> None:
     with pytest.raises(ValueError, match=text):
@@ -294,31 +285,19 @@ def test_wrapped_model_is_exported(tmp_path: Path) -> None:
     assert OnnxClassifier(tmp_path / "net.onnx").metadata.subnet == SUBNET.to_dict()
 
 
-def test_unknown_crop_mode_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    changed = {**small_model().pretrained_cfg, "crop_mode": "border"}
-    monkeypatch.setattr(small_model(), "pretrained_cfg", changed)
-    with pytest.raises(ValueError, match="crop mode 'border' is unknown; expected center or squ"):
-        export(tmp_path / "net.onnx")
-
-
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ((onnx_check, "TOLERANCES", {"fp32": 1e-12}), "fp32 network differs from PyTorch by .*;"),
+        ((onnx_check.np, "isfinite", lambda _: np.zeros(1, bool)), "returns NaN or infinity;"),
+    ],
+    ids=["differs", "nan"],
+)
 def test_file_that_differs_is_not_left_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changed: Any, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "net.onnx").write_bytes(b"before")
-    monkeypatch.setattr(onnx_check, "TOLERANCES", {"fp32": 1e-12})
-    with pytest.raises(ValueError, match=r"fp32 network differs from PyTorch by .*; nothing was"):
+    monkeypatch.setattr(*changed)
+    with pytest.raises(ValueError, match=rf"{text} nothing was written"):
         export(tmp_path / "net.onnx")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
-
-
-def test_nan_weights_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_check.np, "isfinite", lambda values: np.zeros(1, bool))
-    with pytest.raises(ValueError, match="returns NaN or infinity; nothing was written"):
-        export(tmp_path / "net.onnx")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_export_is_silent(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    export(tmp_path / "net.onnx", precision="int8-dynamic", preprocess=True)
-    Image.new("RGB", (4, 4))
-    assert capfd.readouterr() == ("", "")
