@@ -122,21 +122,16 @@ class RegisteredAutoFormer(AutoFormer):
         return super().load_state_dict(state_dict, strict, assign)
 
 
-def build_static(
-    weights: SubnetWeights, img_size: int | tuple[int, int] | None = None, **kwargs: Any
-) -> AutoFormer:
+def build_static(weights: SubnetWeights, **kwargs: Any) -> AutoFormer:
     """Make the static network of one subnet's weights, in eval mode.
 
     It is an `autoformer_subnet` of timm's registry: `timm.models.save_for_hf` can save it.
 
     Args:
         weights: tensors and architecture of the subnet.
-        img_size: input side or (height, width) in pixels; by default the weights' own.
-        **kwargs: further arguments of `AutoFormer`.
+        **kwargs: arguments of `AutoFormer`; sizes that are not given are the weights' own.
     """
     arguments = {**_sizes_of(weights), **kwargs}
-    if img_size is not None:
-        arguments["img_size"] = img_size
     model: AutoFormer = _build(
         GENERIC, weights.subnet, weights, pretrained_cfg_overlay=cfg_of(weights), **arguments
     )

@@ -17,7 +17,7 @@ from timm.models import parse_model_name
 from torch import nn
 
 from autoformer_zoo.autoformer import build_static
-from autoformer_zoo.network.vit import AutoFormer
+from autoformer_zoo.network.vit import AutoFormer, whole_patches
 from autoformer_zoo.published import find_model
 from autoformer_zoo.space import SubnetConfig
 
@@ -141,13 +141,7 @@ def build_subnet(
         ValueError: `img_size` is not a multiple of the patch size.
     """
     size = weights.img_size if img_size is None else img_size
-    height, width = (size, size) if isinstance(size, int) else size
-    patch = weights.patch_size
-    if height < 1 or width < 1 or height % patch[0] or width % patch[1]:
-        raise ValueError(
-            f"img_size is {img_size!r}; expected positive multiples of the patch size {patch}"
-        )
-    return build_static(weights, (height, width))
+    return build_static(weights, img_size=whole_patches(size, weights.patch_size))
 
 
 def save_for_hf(model: nn.Module, directory: str | os.PathLike[str], **kwargs: Any) -> None:

@@ -98,14 +98,6 @@ class Accuracy:
     dataset: str
     by: str
 
-    def __post_init__(self) -> None:
-        top5 = 100.0 if self.top5_percent is None else self.top5_percent
-        if not 0 <= self.top1_percent <= top5 <= 100:
-            raise ValueError(
-                f"top-1 {self.top1_percent} and top-5 {self.top5_percent}; expected percentages, "
-                "the first not above the second"
-            )
-
 
 @dataclass(frozen=True, slots=True)
 class WeightsSpec:

@@ -47,15 +47,13 @@ def count_params(
     Raises:
         ValueError: the name is unknown, or a size is not positive or less than a patch.
     """
-    subnet, img_size, patch_size, num_classes = _completed(
-        subnet, img_size, patch_size, num_classes
+    subnet, grid, pixels, num_classes = _resolved(
+        subnet, img_size, patch_size, num_classes, in_chans
     )
     dim = subnet.embed_dim
-    height, width = _grid(img_size, patch_size)
-    _require_counts(num_classes, in_chans)
     norm = 2 * dim  # weight and bias
-    total = _patch_weight(dim, patch_size, in_chans) + dim  # patch embedding
-    total += dim + (1 + height * width) * dim  # class token, position embedding
+    total = (pixels + 1) * dim  # patch embedding
+    total += dim + (1 + grid[0] * grid[1]) * dim  # class token, position embedding
     for attn_dim, hidden_dim in zip(subnet.attn_dims, subnet.hidden_dims, strict=True):
         total += 2 * norm
         total += (dim + 1) * 3 * attn_dim + (attn_dim + 1) * dim  # qkv, proj
@@ -94,16 +92,14 @@ def count_macs(
         ValueError: the name or `form` is unknown, a size is not positive, or the image is smaller
             than a patch.
     """
-    subnet, img_size, patch_size, num_classes = _completed(
-        subnet, img_size, patch_size, num_classes
+    subnet, grid, pixels, num_classes = _resolved(
+        subnet, img_size, patch_size, num_classes, in_chans
     )
     dim = subnet.embed_dim
-    grid = _grid(img_size, patch_size)
-    _require_counts(num_classes, in_chans)
     patches = grid[0] * grid[1]
     tokens = 1 + patches
     per_head = _attention_macs(_resolved_form(form, tokens), grid)
-    total = patches * _patch_weight(dim, patch_size, in_chans)
+    total = patches * pixels * dim
     for i in range(subnet.depth):
         attn_dim, hidden_dim = subnet.attn_dims[i], subnet.hidden_dims[i]
         total += tokens * (4 * dim * attn_dim + 2 * dim * hidden_dim)  # qkv, proj, fc1, fc2
@@ -125,15 +121,13 @@ def official_complexity(
     """
     # Upstream quirks (microsoft/Cream@4a13c40, supernet_transformer.py and model/module/*,
     # get_complexity; `test_official_complexity_equals_the_official_values`) are marked "quirk".
-    subnet, img_size, patch_size, num_classes = _completed(
-        subnet, img_size, patch_size, num_classes
+    subnet, grid, pixels, num_classes = _resolved(
+        subnet, img_size, patch_size, num_classes, in_chans
     )
     dim = subnet.embed_dim
-    height, width = _grid(img_size, patch_size)
-    _require_counts(num_classes, in_chans)
-    patches = height * width
+    patches = grid[0] * grid[1]
     n = patches + 2  # quirk: one token is added for CLS, and one more in every layer of a block
-    total = float(patches * _patch_weight(dim, patch_size, in_chans))
+    total = float(patches * pixels * dim)
     total += dim  # quirk: of all biases only the patch embedding's counts
     total += (patches + 1) * dim / 2  # quirk: an addition is half an operation, here and below
     for attn_dim, hidden_dim in zip(subnet.attn_dims, subnet.hidden_dims, strict=True):
@@ -146,26 +140,38 @@ def official_complexity(
     return total + (patches + 1) * dim * num_classes  # quirk: the head at every token
 
 
-def _completed(
+def _resolved(
     subnet: SubnetConfig | str,
     img_size: Size | None,
     patch_size: Size | None,
     num_classes: int | None,
-) -> tuple[SubnetConfig, Size, Size, int]:
-    """Fill in the sizes that are not given."""
+    in_chans: int,
+) -> tuple[SubnetConfig, tuple[int, int], int, int]:
+    """Fill in the sizes that are not given, and check them.
+
+    Returns:
+        The subnet; rows and columns of patches; the numbers in a patch, channels included; classes.
+    """
     if isinstance(subnet, str):
         spec = find_model(subnet)[1]
+        subnet = spec.subnet
     else:
         # With ImageNet's sizes a published subnet would silently get another network's count.
         own = (spec for spec in MODELS.values() if spec.subnet == subnet)
         spec = next(own, MODELS[GENERIC])
     space = SPACES[spec.space]
-    return (
-        spec.subnet if isinstance(subnet, str) else subnet,
-        space.img_size if img_size is None else img_size,
-        space.patch_size if patch_size is None else patch_size,
-        space.num_classes if num_classes is None else num_classes,
-    )
+    classes = space.num_classes if num_classes is None else num_classes
+    height, width = _pair("img_size", space.img_size if img_size is None else img_size)
+    patch = _pair("patch_size", space.patch_size if patch_size is None else patch_size)
+    if height < patch[0] or width < patch[1]:
+        raise ValueError(
+            f"img_size {height} x {width} is smaller than a patch of {patch[0]} x {patch[1]}"
+        )
+    if classes < 0:
+        raise ValueError(f"num_classes is {classes!r}; expected 0 or more")
+    if in_chans < 1:
+        raise ValueError(f"in_chans is {in_chans!r}; expected 1 or more")
+    return subnet, (height // patch[0], width // patch[1]), in_chans * patch[0] * patch[1], classes
 
 
 def _attention_macs(form: str, grid: tuple[int, int]) -> int:
@@ -200,28 +206,8 @@ def _resolved_form(form: str, tokens: int) -> str:
     return choose_form(tokens, "cpu", False)
 
 
-def _grid(img_size: Size, patch_size: Size) -> tuple[int, int]:
-    height, width = _pair("img_size", img_size)
-    patch_height, patch_width = _pair("patch_size", patch_size)
-    if height < patch_height or width < patch_width:
-        raise ValueError(f"img_size {img_size} is smaller than patch_size {patch_size}; enlarge it")
-    return height // patch_height, width // patch_width
-
-
-def _patch_weight(embed_dim: int, patch_size: Size, in_chans: int) -> int:
-    height, width = _pair("patch_size", patch_size)
-    return embed_dim * in_chans * height * width
-
-
 def _pair(name: str, size: Size) -> tuple[int, int]:
     pair = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
     if len(pair) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in pair):
         raise ValueError(f"{name} is {size!r}; expected a positive whole number, or two of them")
     return pair[0], pair[1]
-
-
-def _require_counts(num_classes: int, in_chans: int) -> None:
-    if num_classes < 0:
-        raise ValueError(f"num_classes is {num_classes!r}; expected 0 or more")
-    if in_chans < 1:
-        raise ValueError(f"in_chans is {in_chans!r}; expected 1 or more")

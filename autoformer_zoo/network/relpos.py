@@ -33,12 +33,7 @@ def relative_index(
     height, width = grid
     r = torch.arange(height, device=device).repeat_interleave(width)  # (N - 1,)
     c = torch.arange(width, device=device).repeat(height)  # (N - 1,)
-
-    def index(position: Tensor) -> Tensor:
-        distance = position[None, :] - position[:, None]
-        return F.pad(distance.clamp(-MAX_DISTANCE, MAX_DISTANCE) + MAX_DISTANCE + 1, (1, 0, 1, 0))
-
-    return index(r), index(c)
+    return _table_rows(r, MAX_DISTANCE + 1), _table_rows(c, MAX_DISTANCE + 1)
 
 
 def is_tracing_graph() -> bool:
@@ -86,17 +81,17 @@ def _positions(
     # The class token's place on either axis is 0, before the patches.
     r = F.pad(torch.arange(1, height + 1, device=device).repeat_interleave(width), (1, 0))  # (N,)
     c = F.pad(torch.arange(1, width + 1, device=device).repeat(height), (1, 0))  # (N,)
-    by_row = _distance_index(height, num_rows // 2, device)[r]  # (N, h + 1)
-    by_column = _distance_index(width, num_rows // 2, device)[c] + num_rows  # (N, w + 1)
+    rows = _table_rows(torch.arange(height, device=device), num_rows // 2)  # (h + 1, h + 1)
+    columns = _table_rows(torch.arange(width, device=device), num_rows // 2)  # (w + 1, w + 1)
     row_marks = torch.eye(height + 1, dtype=dtype, device=device)[r]  # (N, h + 1)
     column_marks = torch.eye(width + 1, dtype=dtype, device=device)[c]  # (N, w + 1)
-    return torch.cat([by_row, by_column], 1), torch.cat([row_marks, column_marks], 1)
+    index = torch.cat([rows[r], columns[c] + num_rows], 1)  # (N, P)
+    return index, torch.cat([row_marks, column_marks], 1)
 
 
-def _distance_index(side: int, middle: int, device: torch.device) -> Tensor:
-    """Return the table row of each pair of places, the class token first: (G + 1, G + 1)."""
-    place = torch.arange(side, device=device)
-    distance = (place - place[:, None]).clamp(1 - middle, middle - 1)
+def _table_rows(places: Tensor, middle: int) -> Tensor:
+    """Return the table row of each pair of places (L,), the class token first: (L + 1, L + 1)."""
+    distance = (places - places[:, None]).clamp(1 - middle, middle - 1)
     return F.pad(distance + middle, (1, 0, 1, 0))
 
 
@@ -111,39 +106,36 @@ def patch_marks(grid: tuple[int, int], dtype: torch.dtype, device: torch.device)
 
 def reaching_tables(tables: Tensor, grid: tuple[int, int]) -> Tensor:
     """Return tables (4, R', D) with a row for every distance on a grid; up to 15 x 15 unchanged."""
-    middle = MAX_DISTANCE + 1
-    if max(grid) <= middle:
+    if max(grid) <= MAX_DISTANCE + 1:
         return tables
-    side = max(grid)
-    distance = torch.arange(1 - side, side, device=tables.device)
-    index = F.pad(distance.clamp(-MAX_DISTANCE, MAX_DISTANCE) + middle, (1, 0))
-    return tables[:, index]
+    return torch.cat([tables[:, :1], _used_rows(tables, max(grid))], 1)
 
 
 def split_tables(tables: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Return the rows of the tables that a grid uses, in the order of the distances.
 
     Args:
-        tables: (..., 4, R, D); one block's, or those of many blocks stacked.
+        tables: (4, R, D), a block's.
         grid: rows and columns of patches.
 
     Returns:
-        Key vectors (..., 2h - 1 + 2w - 1, D) for row distances 1-h..h-1, then column distances
-        1-w..w-1, less the vector of the pairs with CLS; value vectors (..., 2h - 1 + 2w, D) for
-        the same distances and, last, for the pairs with CLS.
+        Key vectors (2h - 1 + 2w - 1, D) for row distances 1-h..h-1, then column distances
+        1-w..w-1, less the vector of the pairs with CLS; value vectors (2h - 1 + 2w, D) for the
+        same distances and, last, for the pairs with CLS.
     """
     height, width = grid
-    key_rows, key_columns, value_rows, value_columns = tables.unbind(-3)  # (..., R, D) each
+    key_rows, key_columns, value_rows, value_columns = tables  # (R, D) each
     # A patch pair takes one row vector and one column vector: the shift comes off the row vector.
-    shifted = _used_rows(key_rows, height) - (key_rows[..., :1, :] + key_columns[..., :1, :])
-    table_k = torch.cat([shifted, _used_rows(key_columns, width)], -2)
+    shifted = _used_rows(key_rows, height) - (key_rows[:1] + key_columns[:1])
+    table_k = torch.cat([shifted, _used_rows(key_columns, width)])
     # No such shift for values: it would be added and subtracted again, rounded each time.
-    cls_v = value_rows[..., :1, :] + value_columns[..., :1, :]
+    cls_v = value_rows[:1] + value_columns[:1]
     used = [_used_rows(value_rows, height), _used_rows(value_columns, width), cls_v]
-    return table_k, torch.cat(used, -2)
+    return table_k, torch.cat(used)
 
 
 def _used_rows(table: Tensor, side: int) -> Tensor:
+    """Return the rows of (..., R, D) for the distances 1-G..G-1, in this order."""
     middle = MAX_DISTANCE + 1
     if side <= middle:
         return table[..., middle - side + 1 : middle + side, :]  # (..., 2 * side - 1, D)

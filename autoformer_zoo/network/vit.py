@@ -381,6 +381,20 @@ class AutoFormer(nn.Module):
         return x, taken
 
 
+def whole_patches(img_size: int | tuple[int, int], patch_size: tuple[int, int]) -> tuple[int, int]:
+    """Return the height and width of an image that is made of whole patches.
+
+    Raises:
+        ValueError: a side is not a positive multiple of the patch's.
+    """
+    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    if height < 1 or width < 1 or height % patch_size[0] or width % patch_size[1]:
+        raise ValueError(
+            f"img_size is {img_size!r}; expected positive multiples of the patch size {patch_size}"
+        )
+    return height, width
+
+
 def _make_head(embed_dim: int, num_classes: int, **factory: Any) -> nn.Module:
     return nn.Linear(embed_dim, num_classes, **factory) if num_classes > 0 else nn.Identity()
 

@@ -32,7 +32,7 @@ from autoformer_zoo import __version__
 from autoformer_zoo.classify.images import ImageLike, iter_images
 from autoformer_zoo.classify.predict import class_names, input_size
 from autoformer_zoo.classify.predictions import require_positive
-from autoformer_zoo.network.vit import AutoFormer
+from autoformer_zoo.network.vit import AutoFormer, whole_patches
 from autoformer_zoo.onnx.check import (
     CHECK_BATCHES,
     Agreement,
@@ -192,14 +192,7 @@ def _resize(model: Any, img_size: int | tuple[int, int]) -> None:
         raise ValueError(
             f"img_size={img_size} cannot be set on a {type(model).__name__}; make it of that size"
         )
-    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-    patch = model.patch_embed.patch_size
-    if height < 1 or width < 1 or height % patch[0] or width % patch[1]:
-        raise ValueError(
-            f"img_size is {height} x {width}; expected multiples of the patch, "
-            f"{patch[0]} x {patch[1]}"
-        )
-    model.set_input_size(img_size=(height, width))
+    model.set_input_size(img_size=whole_patches(img_size, model.patch_embed.patch_size))
 
 
 def _describe(

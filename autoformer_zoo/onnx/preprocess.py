@@ -96,12 +96,12 @@ def _compile(
         return weights / op.ReduceSum(weights, [1])
 
     @script(default_opset=op)
-    def preprocess(pictures):
-        given = op.Shape(pictures, start=1, end=3)
+    def preprocess(images):
+        given = op.Shape(images, start=1, end=3)
         resized = resized_size(given)
         rows = weights_of_pixels(given[0:1], resized[0:1], op.Constant(value_ints=[height]))
         columns = weights_of_pixels(given[1:2], resized[1:2], op.Constant(value_ints=[width]))
-        x = op.Cast(op.Transpose(pictures, perm=[0, 3, 1, 2]), to=FLOAT)
+        x = op.Cast(op.Transpose(images, perm=[0, 3, 1, 2]), to=FLOAT)
         x = op.Clip(op.Floor(op.MatMul(x, op.Transpose(columns)) + 0.5), 0.0, 255.0)
         x = op.Clip(op.Floor(op.MatMul(rows, x) + 0.5), 0.0, 255.0)
         return (x - op.Constant(value=mean)) / op.Constant(value=std)

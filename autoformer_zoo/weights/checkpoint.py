@@ -201,10 +201,10 @@ class Checkpoint:
         """
         if self.kind == "subnet":
             raise refusal(self.source, "holds a subnet, not a supernet")
-        tensors = self._tensors()
-        self._require_finite(tensors)
+        weights = self._supernet()
+        self._require_finite(weights.tensors)
         self._log_assumption()
-        return SupernetWeights(tensors, self.architecture, self.bias_rule, self.metadata)
+        return weights
 
     def subnet(self, subnet: SubnetConfig | None = None) -> SubnetWeights:
         """Return the weights of one network; a supernet's are cut.
@@ -219,22 +219,23 @@ class Checkpoint:
                 infinity.
         """
         sizes = self.architecture.sizes
-        tensors: Mapping[str, Tensor] = self._tensors()
         if self.is_supernet:
             if subnet is None:
-                raise refusal(self.source, "holds a supernet; say which subnet= to cut from it")
-            with exactly():
-                tensors = slice_supernet(tensors, sizes, subnet, self.bias_rule)
-        elif subnet is None:
-            subnet = sizes
-        elif not same_sizes(subnet, sizes):
+                raise refusal(self.source, "holds a supernet; give subnet=, which to cut from it")
+            weights = self._supernet().cut(subnet)
+            self._log_assumption()
+        elif subnet is None or same_sizes(subnet, sizes):
+            net = replace(self.architecture, sizes=subnet or sizes)
+            weights = SubnetWeights(self._tensors(), net, self.metadata)
+        else:
             raise refusal(
                 self.source, f"holds the subnet {sizes.to_json()}; expected {subnet.to_json()}"
             )
-        self._require_finite(tensors)
-        if self.is_supernet:
-            self._log_assumption()
-        return SubnetWeights(tensors, replace(self.architecture, sizes=subnet), self.metadata)
+        self._require_finite(weights.tensors)
+        return weights
+
+    def _supernet(self) -> SupernetWeights:
+        return SupernetWeights(self._tensors(), self.architecture, self.bias_rule, self.metadata)
 
     def _tensors(self) -> dict[str, Tensor]:
         """Return all tensors under our names."""

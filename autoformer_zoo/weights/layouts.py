@@ -45,20 +45,19 @@ BIAS_RULES: Mapping[Layout, BiasRule] = {
 # The patch projection's names in official and PreNAS, and in NNI state dicts.
 UPSTREAM_NAMES = frozenset({"patch_embed_super.proj.weight", "patch_embed.weight"})
 
+# From our names to theirs; within blocks, both upstream families have the same.
+_IN_BLOCKS = (
+    (r"\.norm1\.", ".attn_layer_norm."),
+    (r"\.norm2\.", ".ffn_layer_norm."),
+    (r"\.mlp\.", "."),
+)
 _RENAMES: Mapping[Family, Sequence[tuple[str, str]]] = {
     "static": (),
-    "packed": (
-        (r"^patch_embed\.", "patch_embed_super."),
-        (r"\.norm1\.", ".attn_layer_norm."),
-        (r"\.norm2\.", ".ffn_layer_norm."),
-        (r"\.mlp\.", "."),
-    ),
+    "packed": ((r"^patch_embed\.", "patch_embed_super."), *_IN_BLOCKS),
     "nni": (
         (r"^patch_embed\.proj\.", "patch_embed."),
         (r"^(cls_token|pos_embed)$", r"\1.\1"),
-        (r"\.norm1\.", ".attn_layer_norm."),
-        (r"\.norm2\.", ".ffn_layer_norm."),
-        (r"\.mlp\.", "."),
+        *_IN_BLOCKS,
     ),
 }
 

@@ -135,7 +135,7 @@ def test_more_of_anything_never_costs_less(seed: int, space: str) -> None:
 @pytest.mark.parametrize(
     ("kwargs", "text"),
     [
-        ({"img_size": 8}, r"img_size 8 is smaller than patch_size 16"),
+        ({"img_size": 8}, "img_size 8 x 8 is smaller than a patch of 16 x 16"),
         ({"img_size": (224, 224, 3)}, r"img_size is \(224, 224, 3\)"),
         ({"patch_size": 16.0}, r"patch_size is 16.0; expected a positive whole number"),
         ({"num_classes": -1}, r"num_classes is -1; expected 0 or more"),

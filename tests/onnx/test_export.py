@@ -139,7 +139,7 @@ def test_preprocessing_differs_by_a_few_grey_levels_at_most(
     onnx.checker.check_model(proto, full_check=True)
     session = onnxruntime.InferenceSession(proto.SerializeToString())
     for image in made_images(10):
-        found = session.run(None, {"pictures": np.asarray(image)[None]})[0][0]
+        found = session.run(None, {"images": np.asarray(image)[None]})[0][0]
         differences = np.abs(found - prepare(image, metadata)) * np.reshape(std, (3, 1, 1)) * 255
         # Pillow 13 takes rows first in some images, which rounds otherwise.
         assert differences.max() < 5
@@ -212,7 +212,10 @@ def test_random_subnets_agree(tmp_path: Path, space: str, seed: int) -> None:
         ({"precision": "int4"}, "precision is 'int4'; expected one of"),
         ({"opset": 17}, "opset is 17; expected 18 to 22"),
         ({"batch_size": 0}, "batch_size is 0; expected a positive whole number"),
-        ({"img_size": 30}, "img_size is 30 x 30; expected multiples of the patch, 4 x 4"),
+        (
+            {"img_size": 30},
+            r"img_size is 30; expected positive multiples of the patch size \(4, 4\)",
+        ),
         ({"precision": "int8-static"}, "int8-static needs calibration images"),
         ({"calibration": "x"}, "no other precision uses any"),
         ({"precision": "int8-static", "calibration": []}, "calibration holds no image"),

@@ -330,7 +330,7 @@ def test_views_and_mixed_types_are_written(tmp_path: Path) -> None:
 
 def test_file_that_holds_something_else_is_refused(canonical: Path, tmp_path: Path) -> None:
     save_subnet(open_checkpoint(canonical).subnet(SUBNET), tmp_path / "f")
-    with pytest.raises(CheckpointError, match="holds a supernet; say which subnet= to cut"):
+    with pytest.raises(CheckpointError, match="holds a supernet; give subnet=, which to cut"):
         open_checkpoint(canonical).subnet()
     with pytest.raises(CheckpointError, match="holds a subnet, not a supernet"):
         load_supernet(tmp_path / "f")

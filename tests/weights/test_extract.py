@@ -13,6 +13,7 @@ from autoformer_zoo.factory import extract_subnet
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.weights.checkpoint import SupernetWeights
 from autoformer_zoo.weights.pretrained import load_supernet
+from autoformer_zoo.weights.slicing import slice_qkv_bias
 from tests.helpers.network_definition import defined_network
 from tests.helpers.upstream import official_state, uniform
 
@@ -48,6 +49,17 @@ def test_extracted_network_equals_the_definition_on_sliced_tensors(
     expected = defined_network(x, sliced_state(STATE, subnet, layout), subnet)
     with torch.no_grad():
         torch.testing.assert_close(network(x), expected, rtol=0, atol=1e-12)
+
+
+def test_packed_prefix_bias_depends_on_heads() -> None:
+    bias = torch.arange(3.0 * 64 * 3)
+    for heads, first in ((1, 128), (2, 256)):
+        assert torch.equal(
+            slice_qkv_bias(bias, heads, "packed_prefix")[first:], bias[first : 192 * heads]
+        )
+        assert torch.equal(
+            slice_qkv_bias(bias, heads, "prefix")[first:], bias[384 : 384 + 64 * heads]
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
