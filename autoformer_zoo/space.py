@@ -14,7 +14,10 @@ import json
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 HEAD_DIM = 64  # the width of a head never changes: q, k and v of a layer are 64 * num_heads wide
 SCALE = HEAD_DIM**-0.5
@@ -24,8 +27,42 @@ NUM_REL_POS = 2 * MAX_DISTANCE + 2  # rows of a relative position table; row 0 s
 T = TypeVar("T")
 
 
+class _JsonConfig:
+    """A dataclass that is kept as JSON."""
+
+    __slots__ = ()
+    _kind: ClassVar[str]  # for messages
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able dict; `from_dict` is the inverse."""
+        values: dict[str, Any] = json.loads(self.to_json())
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Make a config from `to_dict`'s output.
+
+        Raises:
+            ValueError: a key is unknown or missing, or a value is refused.
+        """
+        return from_mapping(cls, values)
+
+    def to_json(self) -> str:
+        """Return one line of JSON."""
+        return json.dumps(asdict(self))  # type: ignore[call-overload]
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Make a config from `to_json`'s output; raises ValueError as `from_dict` does."""
+        try:
+            values = json.loads(text)
+        except Exception as error:  # besides its own, a RecursionError for deep nesting
+            raise ValueError(f"{cls._kind} is not JSON: {error}") from None
+        return from_mapping(cls, values)
+
+
 @dataclass(frozen=True, slots=True)
-class SubnetConfig:
+class SubnetConfig(_JsonConfig):
     """One static AutoFormer: what the supernet is sliced to.
 
     Args:
@@ -37,6 +74,8 @@ class SubnetConfig:
     Raises:
         ValueError: a number is not positive, or a tuple's length is not `depth`.
     """
+
+    _kind: ClassVar[str] = "a subnet config"
 
     depth: int
     embed_dim: int
@@ -61,11 +100,8 @@ class SubnetConfig:
         for heads in self.num_heads:
             _require_positive_int("num_heads", heads)
         for ratio in self.mlp_ratio:
-            if (
-                isinstance(ratio, bool)
-                or not isinstance(ratio, (int, float))
-                or not 0 < ratio < 1e6
-            ):
+            is_number = isinstance(ratio, (int, float)) and not isinstance(ratio, bool)
+            if not is_number or not 0 < ratio < 1e6:
                 raise ValueError(f"mlp_ratio holds {ratio!r}; expected positive numbers")
         object.__setattr__(self, "mlp_ratio", tuple(float(ratio) for ratio in self.mlp_ratio))
         if min(self.hidden_dims) < 1:
@@ -89,31 +125,9 @@ class SubnetConfig:
         """Width of q, k and v in each block: 64 a head, whatever `embed_dim` is."""
         return tuple(HEAD_DIM * heads for heads in self.num_heads)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able dict; `from_dict` is the inverse."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> SubnetConfig:
-        """Make a config from `to_dict`'s output.
-
-        Raises:
-            ValueError: a key is unknown or missing, or a value is refused.
-        """
-        return from_mapping(cls, values)
-
-    def to_json(self) -> str:
-        """Return one line of JSON."""
-        return json.dumps(self.to_dict())
-
-    @classmethod
-    def from_json(cls, text: str) -> SubnetConfig:
-        """Make a config from `to_json`'s output; raises ValueError as `from_dict` does."""
-        return from_mapping(cls, _parse(text, "a subnet config"))
-
 
 @dataclass(frozen=True, slots=True)
-class SearchSpace:
+class SearchSpace(_JsonConfig):
     """The subnets that a supernet is trained for.
 
     Args:
@@ -131,6 +145,8 @@ class SearchSpace:
         ValueError: a choice is missing or repeated, or the largest subnet does not fit the
             supernet.
     """
+
+    _kind: ClassVar[str] = "a search space"
 
     embed_dim: tuple[int, ...]
     num_heads: tuple[int, ...]
@@ -203,30 +219,6 @@ class SearchSpace:
             mlp_ratio=tuple(rng.choice(self.mlp_ratio) for _ in range(depth)),
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able dict; `from_dict` turns it back."""
-        values = {name: getattr(self, name) for name in self.__slots__}
-        values["supernet"] = self.supernet.to_dict()
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> SearchSpace:
-        """Make a space from `to_dict`'s output.
-
-        Raises:
-            ValueError: a key is unknown or missing, or a value is refused.
-        """
-        return from_mapping(cls, values)
-
-    def to_json(self) -> str:
-        """Return one line of JSON."""
-        return json.dumps(self.to_dict())
-
-    @classmethod
-    def from_json(cls, text: str) -> SearchSpace:
-        """Make a space from `to_json`'s output; raises ValueError as `from_dict` does."""
-        return from_mapping(cls, _parse(text, "a search space"))
-
 
 def misfit(subnet: SubnetConfig, supernet: SubnetConfig) -> str | None:
     """Describe the first size in which `subnet` exceeds `supernet`; None if it fits.
@@ -284,13 +276,6 @@ def from_mapping(cls: type[T], values: object) -> T:
         raise
     except Exception as error:  # a value so odd that the class's own checks tripped over it
         raise ValueError(f"{cls.__name__} cannot be made: {error}") from error
-
-
-def _parse(text: str, what: str) -> object:
-    try:
-        return json.loads(text)
-    except Exception as error:  # besides its own, a RecursionError for deep nesting
-        raise ValueError(f"{what} is not JSON: {error}") from None
 
 
 def _sorted_choices(name: str, given: Any) -> tuple[Any, ...]:  # numbers, unless a file is wrong
