@@ -23,24 +23,9 @@ from autoformer_zoo.published import SUBNETS
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.weights.checkpoint import open_checkpoint
 from autoformer_zoo.weights.pretrained import load_supernet
-from tests.helpers.made_cli import SUBNET, Run, assert_refused, runner, write_config, write_supernet
+from tests.helpers.made_cli import SUBNET, Run, assert_refused
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    return runner(capsys)
-
-
-@pytest.fixture
-def supernet(tmp_path: Path) -> Path:
-    return write_supernet(tmp_path)
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    return write_config(tmp_path)
 
 
 def test_list_shows_every_model_with_published_and_measured_apart(run: Run) -> None:

@@ -15,7 +15,6 @@ from PIL import Image
 
 from autoformer_zoo import factory
 from autoformer_zoo.classify.predict import predict
-from autoformer_zoo.cli import main as cli
 from autoformer_zoo.factory import create_model
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.onnx.classifier import OnnxClassifier
@@ -30,8 +29,6 @@ from tests.helpers.made_cli import (
     SUBNET,
     Run,
     assert_refused,
-    runner,
-    write_config,
     write_image,
     write_supernet,
 )
@@ -39,22 +36,10 @@ from tests.helpers.onnx_models import reuse_exports, small_model
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    return runner(capsys)
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    return write_image(tmp_path)
-
-
-@pytest.fixture
-def file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+def file(run: Run, supernet: Path, config: Path, tmp_path: Path) -> Path:
     """A subnet's file, cut by the command."""
     path = tmp_path / "subnet.safetensors"
-    supernet, config = write_supernet(tmp_path), write_config(tmp_path)
-    assert cli.main(["extract", str(supernet), str(config), str(path)]) == 0
-    capsys.readouterr()
+    assert run("extract", supernet, config, path)[0] == 0
     return path
 
 
@@ -216,14 +201,10 @@ NOTES = {
 @pytest.mark.slow  # torch's exporter
 @pytest.mark.parametrize("notes", [{}, NOTES], ids=["unknown", "described"])
 def test_exported_file_records_what_its_source_does(
-    run: Run, image: Path, tmp_path: Path, notes: dict[str, Any]
+    run: Run, image: Path, config: Path, tmp_path: Path, notes: dict[str, Any]
 ) -> None:
     supernet = write_supernet(tmp_path, notes=cfg_to_notes(notes))
-    config, cut, out_file = (
-        write_config(tmp_path),
-        tmp_path / "cut.safetensors",
-        tmp_path / "a.onnx",
-    )
+    cut, out_file = tmp_path / "cut.safetensors", tmp_path / "a.onnx"
     assert run("extract", supernet, config, cut)[0] == 0
     if not notes:
         assert_refused(run("export", cut, out_file), "does not say which: name with --model")

@@ -1,4 +1,4 @@
-"""What tests of the command share: running it, a supernet's file, a subnet's config, an image."""
+"""What tests of the command share: files of a supernet and of an image, and refusals."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pytest
 from PIL import Image
 
-from autoformer_zoo.cli import main as cli
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.weights.checkpoint import SupernetWeights, save_supernet
@@ -18,17 +16,7 @@ from autoformer_zoo.weights.layouts import Architecture
 SUPERNET = SubnetConfig(2, 192, (3, 3), (4.0, 4.0))
 SUBNET = SubnetConfig(2, 128, (2, 1), (2.0, 1.5))
 
-Run = Any  # what `runner` returns: arguments -> exit code, stdout, stderr
-
-
-def runner(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Return a function that runs the command in this process."""
-
-    def call(*argv: object) -> tuple[int, str, str]:
-        code = cli.main([str(argument) for argument in argv])
-        return code, *capsys.readouterr()
-
-    return call
+Run = Any  # what the fixture `run` is: arguments -> exit code, stdout, stderr
 
 
 def write_supernet(
@@ -40,13 +28,6 @@ def write_supernet(
     weights = SupernetWeights(network.state_dict(), net, "prefix", notes or {})
     save_supernet(weights, folder / "supernet.safetensors")
     return folder / "supernet.safetensors"
-
-
-def write_config(folder: Path) -> Path:
-    """Write the config of a subnet of it."""
-    path = folder / "subnet.json"
-    path.write_text(SUBNET.to_json())
-    return path
 
 
 def write_image(folder: Path, name: str = "image.png") -> Path:

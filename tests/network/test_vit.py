@@ -109,14 +109,6 @@ def test_copy_is_equal_and_independent(duplicate: Any) -> None:
     assert not torch.equal(twin(x), expected)
 
 
-@pytest.mark.filterwarnings("ignore:There is a performance drop")  # vmap of the CPU kernel
-def test_vmap_works_without_gradients() -> None:
-    model, x = make_model(), make_images()
-    with torch.no_grad():
-        one_by_one = torch.func.vmap(lambda image: model(image[None])[0])(x)
-        torch.testing.assert_close(one_by_one, model(x))
-
-
 @pytest.mark.parametrize(
     ("call", "text"),
     [

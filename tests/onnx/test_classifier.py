@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from autoformer_zoo.classify.predict import make_transform, predict
-from autoformer_zoo.onnx.classifier import OnnxClassifier, prepare, resized_size
+from autoformer_zoo.onnx.classifier import OnnxClassifier, prepare
 from autoformer_zoo.onnx.export import export_onnx
 from autoformer_zoo.onnx.metadata import PREFIX, OnnxMetadata
 from tests.helpers.onnx_models import made_images, reuse_exports, small_model
@@ -80,12 +80,6 @@ def test_prepared_image_is_timms_bit_by_bit(
     transform = make_transform(model)
     for image in made_images(4):
         assert np.array_equal(prepare(image, metadata), transform(image).numpy())
-
-
-def test_resized_size_cuts_as_torchvision_does() -> None:
-    assert resized_size((100, 333), (224, 224), 0.875) == (256, 852)
-    assert resized_size((333, 100), (224, 224), 0.875) == (852, 256)
-    assert resized_size((100, 100), (32, 64), 1.0) == (64, 64)
 
 
 OTHER_BATCHES = [

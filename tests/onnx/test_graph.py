@@ -8,12 +8,10 @@ from torch import nn
 
 from autoformer_zoo.factory import create_model
 from autoformer_zoo.network.block import RelPosAttention
-from autoformer_zoo.network.relpos import relative_index
 from autoformer_zoo.onnx.graph import (
     ErfGelu,
     GridConstants,
     OnnxAttention,
-    _coefficients,
     rewrite_for_graph,
 )
 from tests.helpers.onnx_models import SUBNET
@@ -32,21 +30,6 @@ def test_attention_is_the_definition(grid: tuple[int, int], batch: int) -> None:
         found = written(x.transpose(0, 1).reshape(-1, 96))
     found = found.reshape(-1, batch, 96).transpose(0, 1)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("side", [1, 2, 14, 30])
-def test_waves_are_the_table_at_every_distance(side: int) -> None:
-    constants, table = GridConstants((side, 1)), torch.randn(2 * side - 1, 64)
-    half = 2 * side - 1 + 1  # an axis of one place has one distance
-    coefficients = torch.cat([_coefficients(table), torch.zeros(1, 64)]).float()
-    table_twice = torch.cat([coefficients, coefficients])
-    for query in range(side):
-        factors = constants.phases[1 + query, : 2 * half] * constants.waves[:side, : 2 * half]
-        index = relative_index((side, 1))[0][1 + query, 1:] - relative_index((side, 1))[0][1, 1]
-        if side <= 15:  # above, the tables themselves are clamped
-            torch.testing.assert_close(
-                factors @ table_twice, table[index + side - 1], rtol=0, atol=1e-4
-            )
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from autoformer_zoo.weights.checkpoint import (
     open_checkpoint,
 )
 from autoformer_zoo.weights.sources import SOURCES
-from tests.helpers.loopback import Loopback, Reply, serve
+from tests.helpers.loopback import Loopback, Reply
 from tests.helpers.made_downloads import (
     OFFICIAL,
     OFFICIAL_FILE,
@@ -211,24 +211,6 @@ def test_address_of_ones_own_may_hold_a_subnet(server: Loopback) -> None:
 
 
 # Real sizes
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("space", ["tiny", "small", "base"])
-def test_supernet_of_real_size_is_fetched_and_cut(space: str, cache: Path) -> None:
-    supernet = make_supernet(
-        az.SPACES[space].supernet, "packed_prefix", img_size=224, num_classes=1000
-    )
-    content = supernet_file(supernet)
-    megabytes = {"tiny": 46.7, "small": 139.2, "base": 320.6}[space]
-    assert len(content) == pytest.approx(megabytes * 1e6, rel=0.002)
-    name = f"autoformer_{space}"
-    with serve({PATH: Reply(content)}) as loopback:
-        overlay = {"url": loopback.url + PATH}
-        for _ in range(2):
-            model = az.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
-            assert_has(model, cut(supernet, az.SUBNETS[name]).tensors)
-        assert loopback.requests == [f"GET {PATH}"]
 
 
 PROCESS = """
