@@ -45,10 +45,7 @@ def spaces(draw: st.DrawFn) -> SearchSpace:
     spare = draw(st.integers(0, 2))
     deepest = max(depth) + spare
     supernet = SubnetConfig(
-        deepest,
-        max(embed_dim) + spare,
-        (max(heads) + spare,) * deepest,
-        (max(ratios),) * deepest,
+        deepest, max(embed_dim) + spare, (max(heads) + spare,) * deepest, (max(ratios),) * deepest
     )
     return SearchSpace(embed_dim, heads, ratios, depth, supernet)
 
@@ -175,10 +172,7 @@ def test_text_that_is_not_a_config_is_refused(text: str, reason: str) -> None:
             {"depth": 4, "num_heads": (1,) * 4, "mlp_ratio": (2.0,) * 4},
             "depth 4 needs 4 blocks, the supernet has 3",
         ),
-        (
-            {"embed_dim": 161},
-            "embed_dim 161 needs that width in every layer, the supernet has 160",
-        ),
+        ({"embed_dim": 161}, "embed_dim 161 needs that width in every layer, the supernet has 160"),
         ({"num_heads": (3, 5)}, "blocks.1.attn needs 5 heads, the supernet has 3"),
         (
             {"mlp_ratio": (6.0, 1.0)},

@@ -27,11 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autoformer_zoo.network.relpos import (
-    is_tracing_graph,
-    positions,
-    relative_index,
-)
+from autoformer_zoo.network.relpos import is_tracing_graph, positions, relative_index
 from autoformer_zoo.network.workspace import augmented, is_plain_inference
 from autoformer_zoo.space import SCALE
 

@@ -44,12 +44,7 @@ from autoformer_zoo.onnx.check import (
 )
 from autoformer_zoo.onnx.classifier import prepare
 from autoformer_zoo.onnx.graph import rewrite_for_graph
-from autoformer_zoo.onnx.metadata import (
-    NEWEST_OPSET,
-    OLDEST_OPSET,
-    OnnxMetadata,
-    Precision,
-)
+from autoformer_zoo.onnx.metadata import NEWEST_OPSET, OLDEST_OPSET, OnnxMetadata, Precision
 from autoformer_zoo.onnx.preprocess import prepend_preprocessing
 from autoformer_zoo.onnx.quantize import quantize
 from autoformer_zoo.weights.files import check_output
@@ -153,10 +148,7 @@ class _Networks:
 
 
 def _prepare(
-    model: nn.Module,
-    img_size: int | tuple[int, int] | None,
-    softmax: bool,
-    of_images: bool,
+    model: nn.Module, img_size: int | tuple[int, int] | None, softmax: bool, of_images: bool
 ) -> _Networks:
     """Copy the classifier, in eval mode and at its size, and rewrite the copy for the graph."""
     if not getattr(model, "num_classes", 0):

@@ -323,10 +323,7 @@ def _guess(
         heads.append(attn // (3 * HEAD_DIM) if attn else 1)
         hidden = first((f"blocks.{i}.mlp.fc1.bias", 0), (f"blocks.{i}.mlp.fc1.weight", 0))
         ratios.append(_ratio(width, hidden or width))
-    patch_size = (
-        dim("patch_embed.proj.weight", 2) or 16,
-        dim("patch_embed.proj.weight", 3) or 16,
-    )
+    patch_size = (dim("patch_embed.proj.weight", 2) or 16, dim("patch_embed.proj.weight", 3) or 16)
     return Architecture(
         SubnetConfig(depth, width, tuple(heads), tuple(ratios)),
         img_size or _square_img_size(dim("pos_embed", 1) or 2, patch_size),

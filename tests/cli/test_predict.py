@@ -19,19 +19,10 @@ from autoformer_zoo.factory import create_model
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.onnx.classifier import OnnxClassifier
 from autoformer_zoo.published import CIFAR10_CLASSES, CIFAR10_MEAN, SUBNETS
-from autoformer_zoo.weights.checkpoint import (
-    SubnetWeights,
-    save_subnet,
-)
+from autoformer_zoo.weights.checkpoint import SubnetWeights, save_subnet
 from autoformer_zoo.weights.header import cfg_to_notes
 from autoformer_zoo.weights.layouts import Architecture
-from tests.helpers.made_cli import (
-    SUBNET,
-    Run,
-    assert_refused,
-    write_image,
-    write_supernet,
-)
+from tests.helpers.made_cli import SUBNET, Run, assert_refused, write_image, write_supernet
 from tests.helpers.onnx_models import reuse_exports, small_model
 
 

@@ -101,8 +101,7 @@ def hub_replies(repo_id: str, files: Mapping[str, bytes]) -> dict[str, Reply]:
     """Return the replies with which a Hugging Face Hub serves a model repository's files."""
     return {
         f"/{repo_id}/resolve/{revision}/{name}": Reply(
-            body,
-            headers={"ETag": f'"{hashlib.sha256(body).hexdigest()}"', "X-Repo-Commit": COMMIT},
+            body, headers={"ETag": f'"{hashlib.sha256(body).hexdigest()}"', "X-Repo-Commit": COMMIT}
         )
         for name, body in files.items()
         for revision in ("main", COMMIT)

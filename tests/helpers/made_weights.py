@@ -11,13 +11,7 @@ from torch import Tensor, nn
 
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.weights.checkpoint import SubnetWeights, SupernetWeights
-from autoformer_zoo.weights.layouts import (
-    BIAS_RULES,
-    Architecture,
-    Family,
-    Layout,
-    upstream_names,
-)
+from autoformer_zoo.weights.layouts import BIAS_RULES, Architecture, Family, Layout, upstream_names
 from autoformer_zoo.weights.slicing import BiasRule
 
 SUPERNET = SubnetConfig(2, 128, (2, 2), (2.0, 2.0))

@@ -74,10 +74,7 @@ def test_nni_subnet_is_converted(tmp_path: Path) -> None:
         (["official.pth", "official.pth"], "is an input as well; give the result another name"),
         (["official.pth", "out", "--subnet", "{"], "a subnet config is not JSON"),
         (["official.pth", "out", "--subnet", "away.json"], "No such file or directory: 'away"),
-        (
-            ["official.pth", "out", "--subnet", "official.pth"],
-            "official.pth: 'utf-8' codec",
-        ),
+        (["official.pth", "out", "--subnet", "official.pth"], "official.pth: 'utf-8' codec"),
         (
             ["official.pth", "out", "--subnet", SubnetConfig(2, 33, (1, 1), (1.0, 1.0)).to_json()],
             "embed_dim 33 needs that width in every layer, the supernet has 32",

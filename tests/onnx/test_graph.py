@@ -8,12 +8,7 @@ from torch import nn
 
 from autoformer_zoo.factory import create_model
 from autoformer_zoo.network.block import RelPosAttention
-from autoformer_zoo.onnx.graph import (
-    ErfGelu,
-    GridConstants,
-    OnnxAttention,
-    rewrite_for_graph,
-)
+from autoformer_zoo.onnx.graph import ErfGelu, GridConstants, OnnxAttention, rewrite_for_graph
 from tests.helpers.onnx_models import SUBNET
 
 

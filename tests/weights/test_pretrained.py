@@ -16,20 +16,10 @@ import torch
 import autoformer_zoo as az
 from autoformer_zoo.published import MODELS
 from autoformer_zoo.weights import pretrained
-from autoformer_zoo.weights.checkpoint import (
-    CheckpointError,
-    open_checkpoint,
-)
+from autoformer_zoo.weights.checkpoint import CheckpointError, open_checkpoint
 from autoformer_zoo.weights.sources import SOURCES
 from tests.helpers.loopback import Loopback, Reply
-from tests.helpers.made_downloads import (
-    OFFICIAL,
-    OFFICIAL_FILE,
-    PATH,
-    create,
-    left,
-    redirect,
-)
+from tests.helpers.made_downloads import OFFICIAL, OFFICIAL_FILE, PATH, create, left, redirect
 from tests.helpers.made_weights import (
     SIZES,
     SUBNET,

@@ -15,13 +15,7 @@ import autoformer_zoo as az
 from autoformer_zoo.weights import download, files
 from autoformer_zoo.weights.checkpoint import CheckpointError
 from tests.helpers.loopback import Loopback, Reply
-from tests.helpers.made_downloads import (
-    OFFICIAL_FILE,
-    PATH,
-    create,
-    left,
-    redirect,
-)
+from tests.helpers.made_downloads import OFFICIAL_FILE, PATH, create, left, redirect
 from tests.helpers.made_weights import saved
 
 REPLIES = {
@@ -40,10 +34,7 @@ REPLIES = {
         Reply(b"<!DOCTYPE html><html>Log in</html>"),
         "the downloaded file was refused, is a web page",
     ),
-    "nonsense": (
-        Reply(b"nonsense" * 100),
-        "file was refused, is neither safetensors",
-    ),
+    "nonsense": (Reply(b"nonsense" * 100), "file was refused, is neither safetensors"),
     "empty": (Reply(b""), "the downloaded file was refused, is empty"),
     "cut, length unknown": (
         Reply(OFFICIAL_FILE[:5000], announces_length=False),
