@@ -8,6 +8,8 @@ tensor, NumPy array or optimizer can reach them; so there is no stale result. In
   device raise RuntimeError, a packed layer's `weight` AttributeError.
 - The other tensors (norms, biases, tables, embeddings, head) are ordinary parameters of their own
   modules, used where they are: a write to one takes effect in the next call.
+- Python has no private attributes: in-place operators on a layer's `packed` tensor take effect in
+  the next call too, and a weight put into its `_parameters` dict by hand is not used.
 - deepcopy and pickle make an equal frozen model, packed again for the processor where that happens.
 - torch.compile, export and the like are for the model that was frozen.
 """

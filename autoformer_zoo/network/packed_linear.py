@@ -99,16 +99,22 @@ class PackedLinear(nn.Linear):
         return super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "weight":
+        if name in ("weight", "packed", "_parameters"):
             raise AttributeError("a frozen model's weights are fixed; change the model, freeze it")
         super().__setattr__(name, value)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Refuse a weight, which would not be used."""
+        if name == "weight":
+            setattr(self, name, param)
+        super().register_parameter(name, param)
 
     def __getstate__(self) -> dict[str, Any]:  # packed for this processor; another may differ
         return {**self.__dict__, "packed": self.dense()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self.packed = _pack(self.packed)
+        self.__dict__["packed"] = _pack(self.packed)
 
     def _apply(self, fn: Any, recurse: bool = True) -> PackedLinear:
         require_no_conversion(fn, self.packed.dtype)

@@ -6,8 +6,11 @@ import copy
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -140,13 +143,80 @@ CHANGES: dict[str, Callable[[Any], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_change_shows_in_the_next_result(change: Callable[[Any], object]) -> None:
-    model, x = make_model(), make_images()
-    before = [model(x) for _ in range(2)][-1]
+def test_change_shows_in_the_next_result_at_every_size(change: Callable[[Any], object]) -> None:
+    model, inputs = make_model(dynamic_img_size=True), [make_images(), make_images(3, (48, 16))]
+    before = [model(x) for _ in range(2) for x in inputs][-2:]
     change(model.blocks[1])
+    for x, old in zip(inputs, before, strict=True):
+        assert_agrees(model, x, 1e-5)
+        new = model(x)[: len(x)]
+        assert (change is CHANGES["form"]) == torch.allclose(new, old, rtol=1e-5, atol=1e-5)
+
+
+def receive(
+    collective: Callable[[Tensor, Tensor], object], weight: nn.Parameter, folder: Path
+) -> Callable[[], None]:
+    """Return what writes to a weight as another process's value comes in."""
+
+    def write() -> None:
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{folder / 'store'}", rank=0, world_size=1
+        )
+        try:
+            collective(weight.data, 2 * weight.detach())
+        finally:
+            torch.distributed.destroy_process_group()
+
+    return write
+
+
+def map_a_file(weight: nn.Parameter, folder: Path) -> Callable[[], None]:
+    """Move a weight into memory shared with a file, which is then written through a second map."""
+    file = folder / "weight"
+    weight.detach().numpy().tofile(file)
+    weight.data = torch.from_file(str(file), True, weight.numel()).view_as(weight)
+
+    def write() -> None:
+        np.memmap(file, np.float32, "r+")[:] *= 2
+
+    return write
+
+
+def share_memory(weight: nn.Parameter, folder: Path) -> Callable[[], None]:
+    """Move a weight into shared memory, where another process writes to it."""
+    weight.data.share_memory_()
+    context = torch.multiprocessing.get_context("spawn")
+
+    def write() -> None:
+        process = context.Process(target=Tensor.mul_, args=(weight.detach(), 2))
+        process.start()
+        process.join()
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        partial(receive, lambda weight, double: torch.distributed.all_gather([weight], double)),
+        partial(receive, lambda weight, double: torch.distributed.scatter(weight, [double])),
+        map_a_file,
+        share_memory,
+    ],
+    ids=["all_gather", "scatter", "mapped file", "shared memory"],
+)
+def test_write_from_outside_shows_in_the_next_result(
+    prepare: Callable[[nn.Parameter, Path], Callable[[], None]], tmp_path: Path
+) -> None:
+    model, x = make_model(), make_images()
+    weight = model.blocks[1].mlp.fc1.weight
+    expected = 2 * weight.detach()
+    write = prepare(weight, tmp_path)
+    before = model(x)
+    write()
+    assert torch.equal(weight, expected)
     assert_agrees(model, x, 1e-5)
-    after = model(x)[: len(x)]
-    assert (change is CHANGES["form"]) == torch.allclose(after, before, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(model(x), before)
 
 
 def test_weights_lent_for_one_call_are_those_of_the_call() -> None:

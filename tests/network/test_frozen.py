@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.utils import vector_to_parameters
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -110,6 +111,18 @@ WRITES: dict[str, Callable[[Any], object]] = {
     ),
     "weight": lambda model: model.blocks[0].attn.qkv.weight.data.mul_(2),
     "new weight": lambda m: setattr(m.blocks[0].mlp.fc2, "weight", nn.Parameter(torch.ones(9, 9))),
+    "registered weight": lambda m: m.blocks[0].mlp.fc2.register_parameter(
+        "weight", nn.Parameter(torch.ones(9, 9))
+    ),
+    "new packed weight": lambda m: setattr(m.blocks[0].mlp.fc2, "packed", torch.ones(9, 9)),
+    "_parameters replaced": lambda m: setattr(m.blocks[0].mlp.fc2, "_parameters", {}),
+    "lent weights": lambda m: functional_call(
+        m, dict(make_model().named_parameters()), make_images()
+    ),
+    "shared memory": lambda model: model.blocks[0].mlp.fc1.weight.share_memory_(),
+    "DLPack": lambda model: torch.from_dlpack(model.blocks[0].mlp.fc1.weight).mul_(2),
+    "NumPy": lambda model: model.blocks[0].mlp.fc1.weight.numpy(),
+    "collective": lambda m: torch.distributed.broadcast(m.blocks[0].mlp.fc1.weight, 0),
     "training": lambda model: model.train(),
     "requires_grad_": lambda model: model.requires_grad_(),
     "half a block": lambda model: model.blocks[0].attn.proj.half(),
