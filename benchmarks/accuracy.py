@@ -193,7 +193,7 @@ def read_subnets(path: Path) -> list[SubnetConfig]:
     """
     try:
         values = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(values, list) or not values:
         raise ValueError(f"{path} holds no list; expected [{{subnet config}}, ...]")

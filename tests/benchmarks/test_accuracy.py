@@ -330,6 +330,7 @@ def test_list_of_subnets_is_cut_from_one_supernet(
     ("text", "message"),
     [
         ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
         ("[]", "holds no list"),
         ('[{"depth": 1}]', "entry 0: SubnetConfig: unknown keys"),
     ],

@@ -57,7 +57,7 @@ def read_classes(run: Path) -> list[str]:
         return []
     try:
         names = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter by thousands of brackets
         raise ValueError(f"{path} is damaged: {error}") from None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{path} is damaged: expected a list of names")

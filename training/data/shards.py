@@ -217,7 +217,7 @@ def label_of(sample: Sample, key: str = "") -> str:
 def _field_of(text: str, key: str, sample: Sample) -> str:
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{_name(sample)}: its json cannot be read: {error}") from None
     if isinstance(values, dict):
         fields = (key,) if key and key != "json" else LABEL_FIELDS
@@ -237,9 +237,12 @@ def _named(data_dir: Path, split: str) -> tuple[list[str], int] | None:
     """Return the shards and the number of images of a split in the info file."""
     for path in (data_dir / name for name in INFO_FILES):
         if path.exists():
-            splits = json.loads(path.read_text()).get("splits", {})
-            if split in splits:
-                return list(splits[split]["filenames"]), int(splits[split]["num_samples"])
+            try:
+                splits = json.loads(path.read_text()).get("splits", {})
+                if split in splits:
+                    return list(splits[split]["filenames"]), int(splits[split]["num_samples"])
+            except Exception as error:  # whatever a damaged file breaks
+                raise DataError(f"{path} is damaged: {type(error).__name__}: {error}") from None
     return None
 
 

@@ -120,7 +120,7 @@ def test_names_are_kept_once(tmp_path: Path) -> None:
         check_classes(("é", "a"), tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{", '{"a": 0}', "[1]"])
+@pytest.mark.parametrize("text", ["{", '{"a": 0}', "[1]", "[" * 100_000])
 def test_damaged_file_of_classes_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / CLASSES).write_text(text)
     with pytest.raises(ValueError, match=r"classes\.json is damaged"):

@@ -223,6 +223,7 @@ def test_labels_of_shards_are_found(
         ),
         ({"jpg": b"", "json": b'{"id": 7}'}, r"among the fields \['id'\] of its json; .*label-key"),
         ({"jpg": b"", "json": b"{"}, "its json cannot be read"),
+        ({"jpg": b"", "json": b"[" * 100_000}, "its json cannot be read"),
         (
             {"jpg": b"", "json": b'{"label": [1]}'},
             r"label is \[1\]; expected a number or a name",
@@ -270,6 +271,10 @@ def test_splits_of_an_info_file_are_shards(tmp_path: Path) -> None:
     split = {"num_samples": 2, "filenames": ["a.tar"], "shard_lengths": [2], "name": "train"}
     (tmp_path / "_info.json").write_text(json.dumps({"splits": {"train": split}}))
     assert open_source(shard_config("train"), tmp_path, SINGLE, QUICK).num_train == 2
+    for damaged in ("[]", '{"splits": {"train": []}}', "[" * 100_000):
+        (tmp_path / "_info.json").write_text(damaged)
+        with pytest.raises(DataError, match=r"_info\.json is damaged"):
+            open_source(shard_config("train"), tmp_path, SINGLE, QUICK)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.helpers.made_training import (
     FOLDER,
@@ -32,7 +32,7 @@ from training.data.transforms import NORMALISATIONS
 from training.engine.losses import open_teacher
 from training.engine.teacher import __main__ as command
 from training.engine.teacher import train as train_module
-from training.engine.teacher.answers import StoredAnswers, store_answers, use_answers
+from training.engine.teacher.answers import FORMAT, StoredAnswers, store_answers, use_answers
 from training.engine.teacher.network import ConvTeacher
 from training.engine.teacher.train import TeacherConfig, train_teacher
 from training.run.distributed import Ranks
@@ -178,6 +178,11 @@ def test_what_is_no_file_of_answers_is_refused(tmp_path: Path) -> None:
     file.write_bytes(b"nothing of that kind")
     with pytest.raises(ValueError, match="is not a safetensors file"):
         StoredAnswers(file, CONFIG, 40, 4)
+    for views in ({}, {"views": "["}, {"views": "[" * 100_000}):
+        notes = {"format": FORMAT, **views}
+        save_file({"answers": torch.zeros(1, 40, 4, dtype=torch.half)}, file, notes)
+        with pytest.raises(ValueError, match="does not hold a teacher's answers"):
+            StoredAnswers(file, CONFIG, 40, 4)
 
 
 def test_answers_of_other_sizes_are_refused(answers: Path) -> None:

@@ -51,14 +51,18 @@ class StoredAnswers:
             ) from None
         except SafetensorError as error:
             raise ValueError(f"distill.answers {path} is not a safetensors file: {error}") from None
-        if notes.get("format") != FORMAT or len(shape) != 3:
+        try:
+            made = dict(json.loads(notes.get("views", "")))
+        except Exception:  # whatever a damaged header breaks
+            made = {}
+        if notes.get("format") != FORMAT or len(shape) != 3 or not made:
             raise ValueError(f"distill.answers {path} does not hold a teacher's answers")
         if shape[1:] != (num_train, num_classes):
             raise ValueError(
                 f"distill.answers {path} is of {shape[1]} images and {shape[2]} classes, the "
                 f"training data of {num_train} and {num_classes}; expected answers to the same"
             )
-        made, wanted = json.loads(notes["views"]), _what_decides_views(config)
+        wanted = _what_decides_views(config)
         if wrong := [name for name in wanted if made.get(name) != wanted[name]]:
             raise ValueError(
                 f"distill.answers {path} is of views with {wrong[0]} {made.get(wrong[0])!r}, this "
