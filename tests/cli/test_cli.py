@@ -205,6 +205,13 @@ def test_help_and_version_are_printed(run: Run) -> None:
         assert run(*arguments) == (0, f"autoformer-zoo {__version__}\n", "")
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_is_printed(run: Run, shell: str) -> None:
+    code, out, err = run("--tyro-print-completion", shell)
+    assert (code, err) == (0, "")
+    assert all(word in out for word in ("predict", "--skip-unreadable", "int8-static"))
+
+
 def process(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     command = [sys.executable, *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
