@@ -9,6 +9,7 @@ Axes: B batch, N tokens (1 + height * width), C embed_dim, H heads, D = 64 head 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -109,3 +110,26 @@ class Block(nn.Module):
         """Transform x (B, N, C); the other arguments as in `relpos_attention`."""
         x = x + self.drop_path(self.attn(self.norm1(x), grid, shared))
         return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+PARTS: dict[str, type[nn.Module]] = {  # of a block, by name
+    "": Block,
+    "attn": RelPosAttention,
+    "attn.qkv": nn.Linear,
+    "attn.proj": nn.Linear,
+    "mlp": Mlp,
+}
+
+
+def require_plain(blocks: nn.Module, parts: Mapping[str, type[nn.Module]]) -> None:
+    """Raise ValueError if a part of a block was replaced by what computes something else."""
+    for name, module in blocks.named_modules():
+        expected = parts.get(name.partition(".")[2]) if name else None
+        if expected is not None and type(module).forward is not expected.forward:
+            found = (
+                f"{type(module).__module__}.{type(module).__qualname__}"  # peft has a Linear too
+            )
+            raise ValueError(
+                f"blocks.{name} is a {found}; expected a plain {expected.__name__}: "
+                "merge adapters such as LoRA into the weights first"
+            )

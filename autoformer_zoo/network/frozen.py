@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from autoformer_zoo.network.block import PARTS, require_plain
 from autoformer_zoo.network.packed_linear import PackedLinear, require_no_conversion
 from autoformer_zoo.network.vit import AutoFormer
 
@@ -40,12 +41,14 @@ def freeze(model: AutoFormer) -> AutoFormer:
 
     Raises:
         TypeError: `model` is not an AutoFormer.
+        ValueError: a part of a block was replaced, as adapters do.
     """
     if not isinstance(model, AutoFormer):
         raise TypeError(f"freeze takes an AutoFormer; {type(model).__name__} given")
     frozen = copy.deepcopy(model).eval()
     if isinstance(model, FrozenAutoFormer):
         return frozen
+    require_plain(frozen.blocks, PARTS | {"mlp.fc1": nn.Linear, "mlp.fc2": nn.Linear})
     frozen.requires_grad_(False)
     for layer in frozen.blocks.modules():
         if type(layer) is nn.Linear:

@@ -23,18 +23,10 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import global_pool_nlc
 from torch import Tensor, nn
 
-from autoformer_zoo.network.block import Block, Mlp, RelPosAttention
+from autoformer_zoo.network.block import PARTS, RelPosAttention, require_plain
 from autoformer_zoo.network.relpos import patch_marks, split_tables
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.space import HEAD_DIM, SCALE
-
-PARTS: dict[str, type[nn.Module]] = {
-    "": Block,
-    "attn": RelPosAttention,
-    "attn.qkv": nn.Linear,
-    "attn.proj": nn.Linear,
-    "mlp": Mlp,
-}
 
 
 def rewrite_for_graph(model: nn.Module) -> nn.Module:
@@ -45,28 +37,15 @@ def rewrite_for_graph(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: a part of an AutoFormer was replaced, as adapters do.
     """
-    if isinstance(model, AutoFormer):
-        _require_plain(model.blocks)
+    for part in model.modules():  # adapters may wrap the whole network
+        if isinstance(part, AutoFormer):
+            require_plain(part.blocks, PARTS)
     model = copy.deepcopy(model).eval()
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.GELU and child.approximate == "none":
                 setattr(parent, name, ErfGelu())
     return OnnxAutoFormer(model).eval() if isinstance(model, AutoFormer) else model
-
-
-def _require_plain(blocks: nn.Module) -> None:
-    """Raise ValueError if a part that is taken apart below computes something else."""
-    for name, module in blocks.named_modules():
-        expected = PARTS.get(name.partition(".")[2]) if name else None
-        if expected is not None and type(module).forward is not expected.forward:
-            found = (
-                f"{type(module).__module__}.{type(module).__qualname__}"  # peft has a Linear too
-            )
-            raise ValueError(
-                f"blocks.{name} is a {found}; expected a plain {expected.__name__}: "
-                "merge adapters such as LoRA into the weights first"
-            )
 
 
 class ErfGelu(nn.Module):

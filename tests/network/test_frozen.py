@@ -180,6 +180,16 @@ def test_other_types_freeze_as_they_are(dtype: torch.dtype) -> None:
     assert torch.equal(frozen(x), expected_of(model, x))
 
 
+@pytest.mark.parametrize("layer", ["attn.qkv", "mlp.fc2"])
+def test_adapter_is_refused(layer: str) -> None:
+    model = make_model()
+    base = model.get_submodule(f"blocks.1.{layer}")
+    parent, _, name = layer.partition(".")
+    setattr(model.blocks[1].get_submodule(parent), name, nn.Sequential(base))
+    with pytest.raises(ValueError, match=rf"{layer} is a .*Sequential; .* plain Linear: merge ada"):
+        freeze(model)
+
+
 def test_only_an_autoformer_freezes() -> None:
     with pytest.raises(TypeError, match="freeze takes an AutoFormer; Linear given"):
         freeze(nn.Linear(2, 2))  # type: ignore[arg-type]

@@ -247,6 +247,14 @@ class OwnLinear(torch.nn.Linear):
         return 2 * super().forward(x)
 
 
+class Wrapper(torch.nn.Module):
+    """A model around another one, as peft's."""
+
+    def __init__(self, base: Any) -> None:
+        super().__init__()
+        self.base, self.num_classes, self.pretrained_cfg = base, 10, base.pretrained_cfg
+
+
 def replaced(name: str, part: Any, **arguments: Any) -> Any:
     model = create_model("autoformer_nano", subnet=SUBNET, **arguments)
     if name:
@@ -273,8 +281,9 @@ LORA = LoRA(torch.nn.Linear(128, 192))
         (replaced("blocks.0.attn.proj", OwnLinear(128, 128)), {}, "OwnLinear; expected a plain L"),
         (replaced("blocks.0.attn", torch.nn.Identity()), {}, "expected a plain RelPosAttention"),
         (replaced("blocks.1", torch.nn.Identity()), {}, "Identity; expected a plain Block"),
+        (Wrapper(replaced("blocks.1.mlp", torch.nn.Identity())), {}, "expected a plain Mlp: merge"),
     ],
-    ids=["headless", "crop", "grey", "lora", "own-linear", "attention", "block"],
+    ids=["headless", "crop", "grey", "lora", "own-linear", "attention", "block", "wrapped"],
 )
 def test_wrong_models_are_refused(tmp_path: Path, model: Any, options: Any, text: str) -> None:
     with pytest.raises(ValueError, match=text):
