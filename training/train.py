@@ -15,6 +15,7 @@ Source: arXiv 2107.00651, section 3.3.
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -42,6 +43,8 @@ from training.run.command import run_command, value_of
 from training.run.directory import HELD_OUT, last_accuracy, open_run
 from training.run.distributed import current_rank, join
 from training.run.plots import plot_curve
+
+_log = logging.getLogger(__name__)
 
 
 def train(
@@ -92,6 +95,8 @@ def train(
     found = None
     if state.step == context.schedule.total and resources.plot and context.fixed is not None:
         fixed = partial(state.ema.module, subnet=context.fixed)
+        if ranks.is_first:
+            _log.info("classifying the held-out images for the figures")
         found = review(fixed, source, config.largest_size, ranks)
     # All processes wait here, because later code may read these files.
     ranks.by_first(lambda: _finish(state, context, source, found, out, resources.plot))

@@ -172,7 +172,11 @@ def run_steps(
             bar.update()
             if state.bad_in_row >= context.config.max_bad_steps:
                 roll_back(state, context, run)
+            if evaluates := schedule.evaluates_after(plan):
+                bar.set_description("evaluating")  # the bar stands still meanwhile
             loss = write_logs(state, context, source, plan, run)
+            if evaluates:
+                bar.set_description("training")
             if loss is not None:
                 bar.set_postfix(loss=f"{loss:.3f}", px=plan.img_size, epoch=plan.epoch)
             due = stop or state.step % context.config.checkpoint_every == 0
