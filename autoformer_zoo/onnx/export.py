@@ -54,7 +54,8 @@ if TYPE_CHECKING:
 
 MAX_BATCH = 2**16  # torch 2.7 wants an end of the dynamic batch; the file has none
 MAX_CALIBRATION = 256  # images; ranges hardly move after the first hundred
-INPUT, OUTPUT = "images", "logits"
+INPUT = "pixel_values"  # names that transformers.js and optimum look for
+LOGITS, PROBABILITIES = "logits", "probabilities"
 
 _logger = logging.getLogger(__name__)
 
@@ -235,7 +236,7 @@ def _to_proto(
         opset_version=opset,
         dynamic_shapes=shapes,
         input_names=[INPUT],
-        output_names=[OUTPUT],
+        output_names=[PROBABILITIES if type(networks.exported) is _WithSoftmax else LOGITS],
     )
     common.ClearMetadataAndDocStringPass()(program.model)
     common.DeduplicateInitializersPass(size_limit=2**31)(program.model)

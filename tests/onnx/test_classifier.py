@@ -49,6 +49,18 @@ def test_answers_are_those_of_predict(file: Path, name: str, batch_size: int) ->
         )
 
 
+def test_input_may_have_another_name(file: Path, tmp_path: Path) -> None:
+    model = onnx.load(file)
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = "images" if name == "pixel_values" else name  # as in version 0.1
+    model.graph.input[0].name = "images"
+    onnx.save(model, tmp_path / "old.onnx")
+    image = made_images(1)
+    new, old = (OnnxClassifier(path).predict(image) for path in (file, tmp_path / "old.onnx"))
+    assert new == old
+
+
 def described(
     size: tuple[int, int], crop_pct: float, filter_name: str, crop_mode: str = "center"
 ) -> tuple[Any, OnnxMetadata]:

@@ -52,6 +52,16 @@ def test_file_agrees_with_torch_at_any_batch_size(tmp_path: Path) -> None:
     assert np.abs(found - expected.numpy()).max() < 1e-5
 
 
+@pytest.mark.parametrize("softmax", [False, True])
+def test_input_and_output_have_the_names_that_clients_look_for(
+    softmax: bool, tmp_path: Path
+) -> None:
+    export(tmp_path / "net.onnx", softmax=softmax)
+    graph = onnx.load(tmp_path / "net.onnx").graph
+    assert [value.name for value in graph.input] == ["pixel_values"]
+    assert [value.name for value in graph.output] == ["probabilities" if softmax else "logits"]
+
+
 def test_graph_is_what_onnxruntime_runs_fast(tmp_path: Path) -> None:
     export(tmp_path / "net.onnx")
     graph = onnx.load(tmp_path / "net.onnx").graph
