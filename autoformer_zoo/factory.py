@@ -40,7 +40,7 @@ def create_model(
 
     Args:
         name: one of `list_models()`, with a tag after a dot if wanted; or timm's "hf-hub:..." and
-            "local-dir:...".
+            "local-dir:...", whose subnets are cut out of the supernet that is published with them.
         pretrained: load the weights of the name's tag: from `AUTOFORMER_ZOO_WEIGHTS` (a file or
             folder), the cache, or the listed source.
         checkpoint_path: load this file instead, or what `open_checkpoint` returned: a supernet
@@ -63,6 +63,17 @@ def create_model(
     """
     if not parse_model_name(name)[0]:
         find_model(name)
+    elif pretrained and subnet is not None:
+        from autoformer_zoo.weights.checkpoint import open_checkpoint
+        from autoformer_zoo.weights.hub import SUPERNET, find_file
+
+        file = find_file(name, SUPERNET, kwargs.pop("cache_dir", None))
+        return create_model(
+            "autoformer_subnet",
+            checkpoint_path=open_checkpoint(file, layout),
+            subnet=subnet,
+            **kwargs,
+        )
     if checkpoint_path is not None:
         if pretrained:
             raise ValueError(

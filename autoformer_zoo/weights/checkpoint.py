@@ -1,10 +1,10 @@
 """Checkpoints: any known file to the weights of a supernet or of one subnet, and back.
 
-`open_checkpoint` recognises the kind from names and shapes: official and PreNAS supernets, NNI
-subnets, plain state dicts of the static network, and this package's own files. Those are
-safetensors with our names and a header for what shapes do not determine: the bias rule, the exact
-sizes, class names, where the weights come from. Values keep their stored type here; models are
-built in float32.
+`open_checkpoint` recognises the kind from names and shapes: official, PreNAS and MMRazor
+supernets, NNI subnets, plain state dicts of the static network, and this package's own files. Those
+are safetensors with our names and a header for what shapes do not determine: the bias rule, the
+exact sizes, class names, where the weights come from. Values keep their stored type here; models
+are built in float32.
 """
 
 from __future__ import annotations
@@ -169,7 +169,11 @@ class Checkpoint:
         """What the checkpoint holds; None for a state dict under our names, which may be either."""
         if self.header:
             return self.header.kind
-        kinds: Mapping[Family, Kind] = {"packed": "supernet", "nni": "subnet"}
+        kinds: Mapping[Family, Kind] = {
+            "packed": "supernet",
+            "nni": "subnet",
+            "mmrazor": "supernet",
+        }
         return kinds.get(self.family)
 
     @property

@@ -36,6 +36,7 @@ CONTAINERS = (
     *AVERAGED,
     *("state_dict", "model", "model_state_dict", "module", "net", "network", "weights", "teacher"),
 )
+COUNTERS = ("n_averaged", "steps")  # of averaged models, in PyTorch and in MMEngine
 MAX_NESTING = 4  # of containers: a pickle may contain itself
 # Parts of names that torch.compile, FSDP and activation checkpointing insert anywhere.
 WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -114,8 +115,7 @@ def take_weights(content: object, source: str | os.PathLike[str]) -> dict[str, T
     """Find the named tensors in what a checkpoint holds.
 
     Of several containers the first of `CONTAINERS` is taken. The names' common prefix ("model.",
-    "module.", ...) and what wrappers insert are dropped, and so is the counter of PyTorch's
-    AveragedModel.
+    "module.", ...) and what wrappers insert are dropped, and so are counters of averaged models.
 
     Args:
         content: a state dict, or a training checkpoint with one inside.
@@ -145,7 +145,7 @@ def take_weights(content: object, source: str | os.PathLike[str]) -> dict[str, T
         raise refusal(
             source, f"has no model weights in it, only {names}; expected one of {CONTAINERS}"
         )
-    named = {k: v for k, v in weights.items() if str(k).rpartition(".")[2] != "n_averaged"}
+    named = {k: v for k, v in weights.items() if str(k).rpartition(".")[2] not in COUNTERS}
     for name, value in named.items():
         if problem := _value_problem(name, value):
             raise refusal(source, f"{shown(name)} {problem}")

@@ -3,13 +3,15 @@
 Pure functions of names, shapes and tensors; `files.py` opens files, and `checkpoint.py` makes
 supernets and subnets of what they hold. Our names are those of `AutoFormer`'s state dict.
 
-Three families of names are recognised:
+Four families of names are recognised:
 static: our own names, in canonical files and plain state dicts.
 packed: official AutoFormer (microsoft/Cream@4a13c40, AutoFormer/model) and PreNAS supernets. Rows
     0::3, 1::3, 2::3 of their qkv weight are q, k and v. Their bias follows one of two rules, and
     neither names nor shapes tell which: see `Layout`.
 nni: NNI 3.0's AutoformerSpace with one architecture fixed (microsoft/nni@078107f,
     nni/nas/hub/pytorch/autoformer.py): q, k and v are separate.
+mmrazor: MMRazor 1.0's supernet (open-mmlab/mmrazor, searchable_autoformer.py): q, k and v are
+    separate, and each is cut by its first rows.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -28,7 +30,7 @@ from autoformer_zoo.space import HEAD_DIM, NUM_REL_POS, SearchSpace, SubnetConfi
 from autoformer_zoo.weights.files import Shape, shown
 from autoformer_zoo.weights.slicing import BiasRule
 
-Family = Literal["static", "packed", "nni"]
+Family = Literal["static", "packed", "nni", "mmrazor"]
 Layout = Literal["packed_prefix", "packed_interleaved"]
 """Memory layout of the qkv bias of a packed supernet.
 
@@ -42,8 +44,14 @@ BIAS_RULES: Mapping[Layout, BiasRule] = {
     "packed_interleaved": "prefix",
 }
 
-# The patch projection's names in official and PreNAS, and in NNI state dicts.
-UPSTREAM_NAMES = frozenset({"patch_embed_super.proj.weight", "patch_embed.weight"})
+# The patch projection's names in official and PreNAS, in NNI, and in MMRazor state dicts.
+UPSTREAM_NAMES = frozenset(
+    {
+        "patch_embed_super.proj.weight",
+        "patch_embed.weight",
+        "backbone.patch_embed.projection.weight",
+    }
+)
 
 # From our names to theirs; within blocks, both upstream families have the same.
 _IN_BLOCKS = (
@@ -59,6 +67,18 @@ _RENAMES: Mapping[Family, Sequence[tuple[str, str]]] = {
         (r"^(cls_token|pos_embed)$", r"\1.\1"),
         *_IN_BLOCKS,
     ),
+    "mmrazor": (
+        (r"^head\.", "head.fc."),
+        (r"^norm\.", "ln."),
+        (r"^patch_embed\.proj\.", "patch_embed.projection."),
+        (r"\.norm([12])\.", r".ln\1."),
+        (r"\.mlp\.", "."),
+        (r"^(?!head\.)", "backbone."),
+    ),
+}
+_QKV: Mapping[Family, tuple[str, str, str]] = {
+    "nni": ("q", "k", "v"),
+    "mmrazor": ("w_qs", "w_ks", "w_vs"),
 }
 
 
@@ -136,14 +156,14 @@ def upstream_names(family: Family, name: str) -> tuple[str, ...]:
         return (name,)
     if name.endswith(".attn.rel_pos"):  # rows of the table's grid are "v", columns "h"
         stem = name.removesuffix("rel_pos")
-        return tuple(
-            f"{stem}rel_pos_embed_{kv}.embeddings_table_{vh}" for kv in "kv" for vh in "vh"
-        )
-    if family == "nni" and ".attn.qkv." in name:
-        return tuple(name.replace(".qkv.", f".{part}.") for part in "qkv")
+        names = [f"{stem}rel_pos_embed_{kv}.embeddings_table_{vh}" for kv in "kv" for vh in "vh"]
+    elif family in _QKV and ".attn.qkv." in name:
+        names = [name.replace(".qkv.", f".{part}.") for part in _QKV[family]]
+    else:
+        names = [name]
     for pattern, replacement in _RENAMES[family]:
-        name = re.sub(pattern, replacement, name)
-    return (name,)
+        names = [re.sub(pattern, replacement, each) for each in names]
+    return tuple(names)
 
 
 def join(
@@ -185,7 +205,7 @@ def recognise(names: Iterable[str]) -> Family:
         in_chans=1,
         num_classes=1,
     ).shapes()
-    families: tuple[Family, ...] = ("static", "packed", "nni")
+    families = get_args(Family)
     matches = {
         family: len(given.intersection(up for name in probe for up in upstream_names(family, name)))
         for family in families
@@ -193,8 +213,8 @@ def recognise(names: Iterable[str]) -> Family:
     best = max(families, key=lambda family: matches[family])
     if 2 * matches[best] < len(given) or not given:
         raise FormatError(
-            f"its {len(given)} tensors are not an AutoFormer's (official, PreNAS, NNI or this "
-            f"package's names): {_some(sorted(given))}"
+            f"its {len(given)} tensors are not an AutoFormer's (official, PreNAS, NNI, "
+            f"MMRazor or this package's names): {_some(sorted(given))}"
         )
     return best
 

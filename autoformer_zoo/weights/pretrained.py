@@ -38,7 +38,9 @@ from autoformer_zoo.weights.checkpoint import (
     save_supernet,
 )
 from autoformer_zoo.weights.download import DownloadError, Fetched, fetch
+from autoformer_zoo.weights.files import is_finite, refusal
 from autoformer_zoo.weights.header import cfg_to_notes
+from autoformer_zoo.weights.hub import SUPERNET, find_file, is_folder
 from autoformer_zoo.weights.sources import NANO_WEIGHTS, SOURCES, UpstreamFile
 
 WEIGHTS_VARIABLE = "AUTOFORMER_ZOO_WEIGHTS"
@@ -51,7 +53,8 @@ def load_supernet(source: FileOrState, layout: str | None = None) -> SupernetWei
     """Load a supernet: official, PreNAS or canonical.
 
     Args:
-        source: a file, a state dict, or the name of a model, as in `open_weights`.
+        source: a file, a state dict, the name of a model, or a folder on the Hub
+            ("hf-hub:USER/NAME"), as in `open_weights`.
         layout: packing of q, k and v in an official-shaped file, see `open_checkpoint`.
 
     Raises:
@@ -67,7 +70,8 @@ def open_weights(source: FileOrState, layout: str | None = None) -> Checkpoint:
     Args:
         source: a file or a state dict, as for `open_checkpoint`; or a model's name
             ("autoformer_nano"), whose weights are taken from where
-            `create_model(name, pretrained=True)` takes them. Files come before names.
+            `create_model(name, pretrained=True)` takes them. Files come before names. Of
+            "hf-hub:USER/NAME" and "local-dir:FOLDER" it is the supernet.
         layout: packing of q, k and v in an official-shaped file.
 
     Raises:
@@ -75,6 +79,8 @@ def open_weights(source: FileOrState, layout: str | None = None) -> Checkpoint:
         CheckpointError: the weights are missing or refused.
     """
     name = "" if isinstance(source, Mapping) else os.fspath(source)
+    if is_folder(name):
+        return open_checkpoint(find_file(name, SUPERNET), layout)
     is_name = name.partition(".")[0] in MODELS or (name.isidentifier() and "_" in name)
     if not is_name or Path(name).exists():
         return open_checkpoint(source, layout)
@@ -153,6 +159,7 @@ def convert(
     out: Path,
     notes: Mapping[str, str],
     subnet: SubnetConfig | None = None,
+    dtype: torch.dtype | None = None,
 ) -> SupernetWeights | SubnetWeights:
     """Write what a checkpoint holds as a canonical file, and return it.
 
@@ -161,19 +168,26 @@ def convert(
         out: the file to write.
         notes: origin, license and the like, added to what the checkpoint's header has.
         subnet: write this subnet of a supernet.
+        dtype: round all values to this type; None keeps the stored ones.
 
     Raises:
         ValueError: the subnet does not fit.
-        CheckpointError: the values are refused.
+        CheckpointError: the values are refused, or do not fit the type.
         OSError: the file cannot be written.
     """
     noted = replace(checkpoint, metadata={**checkpoint.metadata, **notes})
-    if subnet is None and checkpoint.is_supernet:
-        supernet = noted.supernet()
-        save_supernet(supernet, out)
-        return supernet
-    weights = noted.subnet(subnet)
-    save_subnet(weights, out)
+    whole = subnet is None and checkpoint.is_supernet
+    weights = noted.supernet() if whole else noted.subnet(subnet)
+    if dtype is not None:
+        rounded = {name: tensor.to(dtype) for name, tensor in weights.tensors.items()}
+        for name, tensor in rounded.items():
+            if not is_finite(tensor):
+                raise refusal(checkpoint.source, f"{name} has values beyond the range of {dtype}")
+        weights = replace(weights, tensors=rounded)
+    if isinstance(weights, SupernetWeights):
+        save_supernet(weights, out)
+    else:
+        save_subnet(weights, out)
     return weights
 
 

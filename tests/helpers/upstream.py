@@ -124,3 +124,17 @@ def nni_shapes(sizes: SubnetConfig, blocks: str = "blocks") -> dict[str, tuple[i
 def nni_state(sizes: SubnetConfig, blocks: str = "blocks") -> dict[str, Tensor]:
     """Return a state dict as NNI has it, filled by the rule."""
     return {name: fill("", name, shape) for name, shape in nni_shapes(sizes, blocks).items()}
+
+
+def mmrazor_state(prenas: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a PreNAS supernet's values as MMRazor stores them: q, k and v apart."""
+    out: dict[str, Tensor] = {}
+    for name, value in prenas.items():
+        name = name.replace("patch_embed_super.proj", "patch_embed.projection")
+        name = name.replace("attn_layer_norm", "ln1").replace("ffn_layer_norm", "ln2")
+        name = name.replace("norm.", "ln.") if name.startswith("norm.") else name
+        name = name.replace("head.", "head.fc.") if name.startswith("head.") else f"backbone.{name}"
+        for i, part in enumerate("qkv" if ".qkv." in name else ["all"]):
+            rows = value if part == "all" else value[i::3].clone()
+            out[f"architecture.{name.replace('.qkv.', f'.w_{part}s.')}"] = rows
+    return out

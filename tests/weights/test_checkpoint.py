@@ -31,6 +31,7 @@ from autoformer_zoo.weights.pretrained import load_supernet
 from autoformer_zoo.weights.slicing import slice_supernet
 from tests.helpers.hostile import FILES, SIZES, state
 from tests.helpers.upstream import (
+    mmrazor_state,
     nni_shapes,
     nni_state,
     official_state,
@@ -326,6 +327,16 @@ def test_views_and_mixed_types_are_written(tmp_path: Path) -> None:
 
 
 # Subnets
+
+
+def test_mmrazor_supernet_is_that_of_prenas_under_other_names(tmp_path: Path) -> None:
+    prenas = open_checkpoint(state(), "packed_interleaved").supernet()
+    torch.save({"meta": {}, "state_dict": mmrazor_state(state())}, tmp_path / "mmrazor.pth")
+    opened = open_checkpoint(tmp_path / "mmrazor.pth")
+    assert opened.is_supernet
+    mmrazor = opened.supernet()
+    for name, tensor in prenas.cut(SUBNET).tensors.items():
+        assert torch.equal(mmrazor.cut(SUBNET).tensors[name], tensor), name
 
 
 def test_file_that_holds_something_else_is_refused(canonical: Path, tmp_path: Path) -> None:
