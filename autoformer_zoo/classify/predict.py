@@ -116,7 +116,7 @@ def make_transform(model: nn.Module) -> Callable[[Image.Image], Tensor]:
     model = unwrap_model(model)
     if not getattr(model, "pretrained_cfg", None):
         raise ValueError(
-            f"the model, a {type(model).__name__}, has no pretrained_cfg, which says how images "
+            f"the model, a {type(model).__name__}, has no pretrained_cfg, which records how images "
             "are normalised; make it with create_model, or set model.pretrained_cfg"
         )
     if not getattr(model, "num_classes", 0):

@@ -37,8 +37,8 @@ def load_model(
     can_name_classes = net.num_classes == 1000 or "label_names" in opened.metadata
     if not can_name_classes and (is_whole or subnet is not None):
         raise ValueError(
-            f"{path} is for {net.num_classes} classes, and does not say which: name with "
-            "--model the model whose normalisation and class names apply"
+            f"{path} has {net.num_classes} classes but no names of them: give --model NAME, "
+            "the model whose normalisation and class names apply"
         )
     return create_model("autoformer_subnet", checkpoint_path=opened, subnet=subnet)
 

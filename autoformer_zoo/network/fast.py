@@ -103,7 +103,7 @@ class _FastBlock:
 
 
 def _read(block: Any, x: Tensor) -> _FastBlock | None:
-    """Collect what a block computes with; None if it is not what `block.py` made, at rest.
+    """Collect what a block computes with; None unless it is an unmodified `Block` in eval mode.
 
     Done before the first block: between products each look-up costs ten times as much.
     """

@@ -255,7 +255,7 @@ def _check(metadata: OnnxMetadata, given: Any, output: Any) -> None:
     size = [3, *metadata.input_size]
     fits = given.type == "tensor(uint8)" if metadata.preprocess else given.shape[1:] == size
     if len(given.shape) != 4 or not fits or not all(isinstance(side, int) for side in size):
-        raise ValueError(f"takes {given.type} of shape {given.shape}; expected (B, 3, 224, 224)")
+        raise ValueError(f"takes {given.type} of shape {given.shape}; expected a batch of {size}")
     classes = output.shape[-1]
     if isinstance(classes, int) and classes != len(metadata.labels):
         raise ValueError(f"has {classes} outputs, and {len(metadata.labels)} labels were given")

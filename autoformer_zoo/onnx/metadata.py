@@ -1,4 +1,4 @@
-"""What an exported file says about itself: one place for the keys of its metadata.
+"""How an exported file describes itself: one place for the keys of its metadata.
 
 Written by `export.py`, read by `classifier.py` where neither torch nor timm is installed.
 Standard library only. A file's metadata are strings; each field is stored as JSON under its own

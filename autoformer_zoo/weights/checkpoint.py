@@ -153,7 +153,7 @@ class Checkpoint:
         upstream: the tensors under their own names, mapped from the file.
         family: the family of these names.
         header: of this package's own files.
-        layout: packing of q, k and v as somebody stated it; None if nobody did.
+        layout: packing of q, k and v, from the caller or the table of sources; None if unknown.
     """
 
     source: str

@@ -1,4 +1,4 @@
-"""The header of this package's own files: what names and shapes of tensors cannot tell.
+"""The header of this package's own files: what the tensors' names and shapes leave open.
 
 It is the text metadata of a safetensors file. Everything that can be derived from the tensors'
 shapes is checked against them. Beside it are notes: what a network needs to be used rightly (class

@@ -6,8 +6,8 @@ supernets and subnets of what they hold. Our names are those of `AutoFormer`'s s
 Four families of names are recognised:
 static: our own names, in canonical files and plain state dicts.
 packed: official AutoFormer (microsoft/Cream@4a13c40, AutoFormer/model) and PreNAS supernets. Rows
-    0::3, 1::3, 2::3 of their qkv weight are q, k and v. Their bias follows one of two rules, and
-    neither names nor shapes tell which: see `Layout`.
+    0::3, 1::3, 2::3 of their qkv weight are q, k and v. Their bias follows one of two rules,
+    which names and shapes do not show: see `Layout`.
 nni: NNI 3.0's AutoformerSpace with one architecture fixed (microsoft/nni@078107f,
     nni/nas/hub/pytorch/autoformer.py): q, k and v are separate.
 mmrazor: MMRazor 1.0's supernet (open-mmlab/mmrazor, searchable_autoformer.py): q, k and v are

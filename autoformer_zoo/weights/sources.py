@@ -32,7 +32,7 @@ class UpstreamFile:
         origin: who trained the weights.
         space: key of `SPACES`; "" if unknown.
         kind: a supernet, any subnet of which can be cut out, or one subnet; None if unknown.
-        layout: packing of q, k and v, as `load_supernet` takes it; None if the names tell.
+        layout: packing of q, k and v, as `load_supernet` takes it; None if names determine it.
         size_bytes: exact size; None if none was published.
         sha256: digest of the file, or its first digits; None if none was published.
         license: SPDX name; None if none is stated for the weights.
@@ -93,7 +93,7 @@ def _prenas(space: str) -> UpstreamFile:
         origin="PreNAS",
         space=space,
         kind="supernet",
-        layout="packed_interleaved",  # same names and shapes as the official files: only this tells
+        layout="packed_interleaved",  # names and shapes are as in the official files
         license="apache-2.0",
         license_note="stated by the repository",
         page="https://github.com/tinyvision/PreNAS",

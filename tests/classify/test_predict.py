@@ -151,7 +151,7 @@ def test_network_built_for_another_size_gets_that_size() -> None:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"pretrained_cfg": None}, "a RegisteredAutoFormer, has no pretrained_cfg, which says"),
+        ({"pretrained_cfg": None}, "a RegisteredAutoFormer, has no pretrained_cfg, which records"),
         ({"num_classes": 0}, r"no classifier \(num_classes=0\)"),
         ({"in_chans": 1}, "takes 1 channels; expected 3"),
         ({"top_k": 0}, "top_k is 0; expected a positive whole"),

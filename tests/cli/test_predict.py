@@ -91,7 +91,7 @@ def test_only_names_of_1000_classes_are_guessed(
     assert not json.loads(out)[0]["top"][0]["label"].startswith("class ")
     assert_refused(
         run("predict", image, "--checkpoint", file),
-        "is for 10 classes, and does not say which: name with --model",
+        "has 10 classes but no names of them: give --model NAME",
     )
 
 
@@ -198,7 +198,7 @@ def test_exported_file_records_what_its_source_does(
     cut, out_file = tmp_path / "cut.safetensors", tmp_path / "a.onnx"
     assert run("extract", supernet, config, cut)[0] == 0
     if not notes:
-        assert_refused(run("export", cut, out_file), "does not say which: name with --model")
+        assert_refused(run("export", cut, out_file), "no names of them: give --model NAME")
     model = () if notes else ("--model", "autoformer_nano")
     assert run("export", cut, out_file, *model)[::2] == (0, "")
 
