@@ -185,7 +185,7 @@ def join(
     if len(parts) > 1:
         return torch.cat(list(parts))  # (3 * H * D, ...)
     if _is_interleaved(family, name, layout):
-        return _swap_first_axes(parts[0], 3)  # rows of q, then of k, then of v: (3 * H * D, ...)
+        return torch.cat([parts[0][first::3] for first in range(3)])  # q, k, v: (3 * H * D, ...)
     return parts[0]
 
 
@@ -292,12 +292,6 @@ def _is_interleaved(family: Family, name: str, layout: Layout | None) -> bool:
         name.endswith(".attn.qkv.weight")
         or (name.endswith(".attn.qkv.bias") and layout == "packed_interleaved")
     )
-
-
-def _swap_first_axes(tensor: Tensor, inner: int) -> Tensor:
-    """Take the first axis as (outer, inner), and return it as (inner, outer)."""
-    rest = tensor.shape[1:]
-    return tensor.reshape(-1, inner, *rest).transpose(0, 1).reshape(-1, *rest)
 
 
 def _parts_of(family: Family, name: str, whole: Shape) -> Iterator[tuple[str, Shape]]:
