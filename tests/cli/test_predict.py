@@ -23,7 +23,7 @@ from autoformer_zoo.weights.checkpoint import SubnetWeights, save_subnet
 from autoformer_zoo.weights.header import cfg_to_notes
 from autoformer_zoo.weights.layouts import Architecture
 from tests.helpers.made_cli import SUBNET, Run, assert_refused, write_image, write_supernet
-from tests.helpers.onnx_models import reuse_exports, small_model
+from tests.helpers.onnx_models import IN_ONE_PROCESS, reuse_exports, small_model
 
 
 @pytest.fixture
@@ -147,6 +147,7 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(factory, "create_model", lambda *_, **__: small_model())
 
 
+@IN_ONE_PROCESS
 @pytest.mark.usefixtures("exported")
 def test_export_writes_a_file_that_predict_runs(
     run: Run, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -18,6 +18,7 @@ from autoformer_zoo.space import SubnetConfig
 
 SUBNET = SubnetConfig(2, 128, (2, 1), (2.0, 1.5))
 
+IN_ONE_PROCESS = pytest.mark.xdist_group("onnx")  # which then exports each graph once
 _to_proto = onnx_export._to_proto
 _graphs: dict[tuple[Any, ...], bytes] = {}
 

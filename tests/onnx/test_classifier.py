@@ -19,9 +19,10 @@ from autoformer_zoo.classify.predict import make_transform, predict
 from autoformer_zoo.onnx.classifier import OnnxClassifier, prepare
 from autoformer_zoo.onnx.export import export_onnx
 from autoformer_zoo.onnx.metadata import PREFIX, OnnxMetadata
-from tests.helpers.onnx_models import made_images, reuse_exports, small_model
+from tests.helpers.onnx_models import IN_ONE_PROCESS, made_images, reuse_exports, small_model
 
 ROOT = Path(__file__).parents[2]
+pytestmark = IN_ONE_PROCESS
 
 
 @pytest.fixture(scope="module")

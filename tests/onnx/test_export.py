@@ -24,7 +24,15 @@ from autoformer_zoo.onnx.export import export_onnx
 from autoformer_zoo.onnx.metadata import OnnxMetadata
 from autoformer_zoo.onnx.preprocess import prepend_preprocessing
 from autoformer_zoo.published import SPACES
-from tests.helpers.onnx_models import SUBNET, made_images, reuse_exports, small_model
+from tests.helpers.onnx_models import (
+    IN_ONE_PROCESS,
+    SUBNET,
+    made_images,
+    reuse_exports,
+    small_model,
+)
+
+pytestmark = IN_ONE_PROCESS
 
 
 @pytest.fixture(autouse=True)
