@@ -137,9 +137,15 @@ def logs_on_stderr(prefix: str, level: int = logging.INFO) -> Iterator[None]:
             logger.setLevel(before)
 
 
-def option(metavar: str, default: str = "") -> Any:
-    """Annotate a flag that is None if left out; `--help` then shows `default`, not None."""
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=default)
+def option(metavar: str, default: str = "", text: str | None = None) -> Any:
+    """Annotate a flag that is None if left out; `--help` then shows `default`, not None.
+
+    Args:
+        metavar: stands for the value in `--help`.
+        default: what happens without the flag, in brackets.
+        text: what the flag does; None takes the field's docstring.
+    """
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=default, help=text)
 
 
 def _bound(function: Callable[..., Any]) -> Callable[..., Callable[[], Any]]:

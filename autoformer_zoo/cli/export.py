@@ -33,7 +33,6 @@ class Export:
     model: Annotated[str | None, option("NAME", "(default: as the file records)")] = None
     """With FILE: use the normalisation and class names of this model of `list`."""
     layout: LayoutOption = None
-    """Packing of q, k and v in a supernet's .pth file, which does not record it."""
     precision: Precision = "fp32"
     """Number format of the weights; int8-static needs --calibration."""
     calibration: Annotated[Path | None, option("FOLDER", "(for int8-static)")] = None

@@ -21,7 +21,9 @@ LayoutOption = Annotated[
     Literal["packed_prefix", "packed_interleaved"] | None,
     option(
         "{packed_prefix,packed_interleaved}",
-        "(default: as the file's header records, else packed_prefix)",
+        "(default: packed_prefix)",
+        "Packing of q, k and v in a supernet's file that does not record it: packed_prefix if it "
+        "is official, packed_interleaved if it is PreNAS'.",
     ),
 ]
 
@@ -37,7 +39,6 @@ class Extract:
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT.safetensors")]
     """The file to write; an existing one is replaced."""
     layout: LayoutOption = None
-    """Packing of q, k and v in a .pth file: packed_prefix if official, else packed_interleaved."""
     img_size: Annotated[int | None, option("PIXELS", "(default: the supernet's)")] = None
     """Resample the position embedding to inputs of this side."""
     json: bool = False

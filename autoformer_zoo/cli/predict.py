@@ -37,7 +37,6 @@ class Predict:
     checkpoint: Annotated[Path | None, option("FILE", "(default: the model's own)")] = None
     """Load weights from this file: a subnet, a supernet to cut --model from, or an .onnx file."""
     layout: LayoutOption = None
-    """Packing of q, k and v in a supernet's .pth file, which does not record it."""
     top_k: int = 5
     """Print this many classes of each image, the most probable first."""
     batch_size: int = 32
