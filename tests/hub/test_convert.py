@@ -69,10 +69,7 @@ def test_nni_subnet_is_converted(tmp_path: Path) -> None:
     [
         (["away.pth", "out"], "away.pth: No such file"),
         (["subnet.json", "out"], "subnet.json: is neither safetensors nor a torch checkpoint"),
-        (["official.pth", "nowhere/out"], "the folder nowhere does not exist; make it first"),
-        (["official.pth", "."], "is a folder; expected the name of a file"),
         (["official.pth", "official.pth"], "is an input as well; give the result another name"),
-        (["official.pth", "out", "--subnet", "{"], "a subnet config is not JSON"),
         (["official.pth", "out", "--subnet", "away.json"], "No such file or directory: 'away"),
         (["official.pth", "out", "--subnet", "official.pth"], "official.pth: 'utf-8' codec"),
         (

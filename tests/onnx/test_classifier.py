@@ -143,15 +143,11 @@ def test_damaged_files_are_refused_at_one_door(file: Path, tmp_path: Path) -> No
     [
         ({"mean": [0.5]}, "has damaged metadata"),
         ({"std": [0.1, 0, 0.1]}, "has damaged metadata"),
-        ({"std": {"a": 1}}, "has damaged metadata"),
-        ({"mean": ["a", "b", "c"]}, "could not convert string to float|has damaged metadata"),
         ({"crop_pct": 1e-9}, "has damaged metadata"),
         ({"crop_pct": None}, "has damaged metadata"),
         ({"input_size": [9, 9]}, "takes tensor.float. of shape"),
-        ({"input_size": None}, "has damaged metadata"),
         ({"labels": ["a"]}, "has 10 outputs, and 1 labels"),
         ({"labels": 3}, "has damaged metadata"),
-        ({"interpolation": ["x"]}, "has damaged metadata|interpolation is"),
         ({"mean": None}, "does not record how images are normalised"),
     ],
 )
