@@ -26,7 +26,6 @@ from typing import Literal
 
 import torch
 
-from autoformer_zoo.network.attention import AttentionForm
 from benchmarks.measure.memory import MIB, in_new_process, onnx_peak, torch_peak
 from benchmarks.measure.models import (
     DEIT_OF_SIZE,
@@ -87,19 +86,17 @@ class LatencyOptions(BenchmarkOptions):
     backend: tuple[Backend, ...] = ("eager",)  # cudagraphs: torch.compile with CUDA graphs
     precision: tuple[RunPrecision, ...] = ("fp32",)  # int8: onnxruntime's dynamic quantization
     img_size: tuple[int, ...] = ()  # input sides in pixels; empty: each model's own
-    attention: AttentionForm = "auto"  # form for this package's models that are given without @
     memory: bool = False  # measure peak memory too, in one new process for each row
     rounds: int = TIMING.rounds  # timed calls of each model, at most
     seconds: float | None = TIMING.seconds  # time for each group of interleaved models, about
     warmup: int = TIMING.warmup  # untimed calls of each model before the first round
     settle: int = TIMING.settle  # untimed calls before each timed one
-    seed: int = TIMING.seed  # seed of the order in the rounds, of images and of weights
     quick: bool = False  # by default tiny at batch 1 in few rounds
 
     @property
     def timing(self) -> TimingConfig:
         """How long to measure each group."""
-        return TimingConfig(self.rounds, self.seconds, self.warmup, self.settle, self.seed)
+        return TimingConfig(self.rounds, self.seconds, self.warmup, self.settle)
 
 
 QUICK = {
@@ -131,7 +128,7 @@ def measure_latency(options: LatencyOptions) -> Iterator[list[Row]]:
     environment = current_environment(options.device, packages)
     with tempfile.TemporaryDirectory() as folder:
         for side, precision in itertools.product(options.img_size or (None,), options.precision):
-            models = [build(spec, side, options.attention, options.seed) for spec in options.models]
+            models = [build(spec, side) for spec in options.models]
             for threads, batch in itertools.product(options.threads, options.batch_size):
                 setting = Setting(precision, batch, threads)
                 _log.info("%d models, up to %d rounds: %s", len(models), options.rounds, setting)
@@ -188,9 +185,7 @@ def _measure_group(
     if setting.precision in DTYPES:  # torch has no int8 product to compare with
         peak = peak_gflops(options.device, DTYPES[setting.precision], stopwatch)
     calls: dict[tuple[str, Backend], Call] = {
-        (model.name, backend): make_call(
-            model, backend, setting, options.device, options.seed, folder
-        )
+        (model.name, backend): make_call(model, backend, setting, options.device, folder)
         for model, backend in itertools.product(models, backends)
         if supports_model(backend, model.name)
     }
@@ -244,8 +239,8 @@ def _memory_rows(
         file = onnx_file(model, setting.precision, folder)
         peak = in_new_process(onnx_peak, file, model.input_size, setting)
     else:
-        side, device, form = model.input_size[1], options.device, options.attention
-        peak = in_new_process(torch_peak, model.name, side, setting, device, form)
+        side = model.input_size[1]
+        peak = in_new_process(torch_peak, model.name, side, setting, options.device)
     return [] if peak is None else [with_value(row, "peak_memory", peak / MIB, "MiB")]
 
 

@@ -65,13 +65,13 @@ def measure_operators(options: OperatorOptions) -> Iterator[list[Row]]:
     rounds: dict[str, list[dict[str, float]]] = {spec: [] for spec in models}
     with thread_count(options.threads), torch.inference_mode(), collection_off():
         calls = {
-            spec: make_call(model, "eager", setting, "cpu", 0, options.results)
+            spec: make_call(model, "eager", setting, "cpu", options.results)
             for spec, model in models.items()
         }
         for call in calls.values():
             for _ in range(WARMUP):
                 profile_call(call)
-        for order in orders(list(calls), options.rounds, 0):
+        for order in orders(list(calls), options.rounds):
             for spec in order:
                 calls[spec]()
                 rounds[spec].append(profile_call(calls[spec]))

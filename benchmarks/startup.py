@@ -117,7 +117,7 @@ def measure_startup(options: StartupOptions) -> Iterator[list[Row]]:
             for state in options.state
         ]
         times: dict[Job, list[dict[str, float]]] = {job: [] for job in jobs}
-        for order in orders(jobs, options.rounds, seed=0):
+        for order in orders(jobs, options.rounds):
             for job in order:
                 _log.info("%s, %s", job.name, job.state)
                 times[job].append(_run(job, options.threads))

@@ -20,7 +20,6 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from autoformer_zoo.network.attention import AttentionForm
 from benchmarks.measure.models import DTYPES, build, frozen, make_session
 from benchmarks.measure.rows import Setting
 
@@ -66,7 +65,7 @@ def in_new_process(function: Callable[..., Result], *arguments: object) -> Resul
     """Call a function of a module in a new process and return its result.
 
     Raises:
-        OSError: the process died, for want of memory perhaps.
+        OSError: the process died, perhaps because there was too little memory.
         Exception: whatever the function raises.
     """
     context = multiprocessing.get_context("spawn")  # a fork would share this process' allocator
@@ -78,9 +77,7 @@ def in_new_process(function: Callable[..., Result], *arguments: object) -> Resul
             raise OSError(f"the process of {name} died; there may be too little memory") from None
 
 
-def torch_peak(
-    spec: str, img_size: int, setting: Setting, device: str, attention: AttentionForm
-) -> int | None:
+def torch_peak(spec: str, img_size: int, setting: Setting, device: str) -> int | None:
     """Return the peak in bytes of a model and its forward passes; for a new process.
 
     Args:
@@ -88,12 +85,11 @@ def torch_peak(
         img_size: input side in pixels.
         setting: precision, batch and threads.
         device: "cpu" or "cuda".
-        attention: form of this package's models whose name fixes none.
     """
     dtype = DTYPES[setting.precision]
 
     def run(name: str, side: int | None, batch: int) -> None:
-        model = build(name, side, attention)
+        model = build(name, side)
         module = frozen(model.module.to(device, dtype))
         images = torch.zeros(batch, *model.input_size, device=device, dtype=dtype)
         with torch.inference_mode():

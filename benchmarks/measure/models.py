@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import autoformer_zoo
-from autoformer_zoo.network.attention import AttentionForm, check_form
+from autoformer_zoo.network.attention import check_form
 from autoformer_zoo.network.complexity import count_macs
 from autoformer_zoo.network.vit import AutoFormer
 from benchmarks.measure.rows import Setting
@@ -84,16 +84,12 @@ def is_zoo_model(name: str) -> bool:
     return name.split(".")[0] in autoformer_zoo.list_models()
 
 
-def build(
-    spec: str, img_size: int | None = None, attention: AttentionForm = "auto", seed: int = 0
-) -> BenchmarkModel:
+def build(spec: str, img_size: int | None = None) -> BenchmarkModel:
     """Make the model of NAME or NAME@FORM, with random weights, in eval mode.
 
     Args:
         spec: the name.
         img_size: input side in pixels; the model's own if None.
-        attention: form of this package's models whose name fixes none.
-        seed: of the weights.
 
     Raises:
         ValueError: as `split_spec`, or the model refuses the size.
@@ -101,11 +97,11 @@ def build(
     name, form = split_spec(spec)
     cfg = timm.models.get_pretrained_cfg(name)
     kwargs: dict[str, object] = {}
-    if is_zoo_model(name):
-        kwargs["attention"] = form or attention
+    if form:
+        kwargs["attention"] = form
     if img_size is not None and cfg.fixed_input_size:
         kwargs["img_size"] = img_size
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     module = timm.create_model(name, pretrained=False, **kwargs).eval()
     channels, height, width = cfg.input_size
     return BenchmarkModel(spec, module, (channels, img_size or height, img_size or width))
@@ -140,7 +136,7 @@ def supports_model(backend: Backend, spec: str) -> bool:
 
 
 def make_call(
-    model: BenchmarkModel, backend: Backend, setting: Setting, device: str, seed: int, folder: Path
+    model: BenchmarkModel, backend: Backend, setting: Setting, device: str, folder: Path
 ) -> Call:
     """Return a call of the model on the next of a few batches; it has been called once already.
 
@@ -149,10 +145,9 @@ def make_call(
         backend: what runs it.
         setting: precision, batch and threads; the caller sets torch's number of threads.
         device: "cpu" or "cuda".
-        seed: of the images.
         folder: for the exported files of onnxruntime.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     shape = (setting.batch, *model.input_size)
     images = [torch.randn(shape, generator=generator) for _ in range(NUM_INPUTS)]
     if backend == "onnxruntime":

@@ -26,6 +26,7 @@ Stopwatch = Callable[[Call], float]
 """Makes one call and returns its time in ms."""
 
 MIN_ROUNDS = 3  # the time limit never cuts below this: a median of fewer times means nothing
+RESAMPLES = 2000  # draws of the bootstrap
 PRODUCT_SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices whose product gives the machine's peak
 
 
@@ -41,7 +42,6 @@ class TimingConfig:
     seconds: float | None = None  # start no further round after this long
     warmup: int = 3  # untimed calls of each competitor before the first round
     settle: int = 1  # untimed calls before each timed one: competitors evict each other's caches
-    seed: int = 0  # of the order within the rounds
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
@@ -86,7 +86,7 @@ def measure(
     times: dict[Name, list[float]] = {name: [] for name in calls}
     start, limit = clock(), math.inf if config.seconds is None else config.seconds
     with collection_off():
-        for done, order in enumerate(orders(list(calls), config.rounds, config.seed)):
+        for done, order in enumerate(orders(list(calls), config.rounds)):
             if done >= MIN_ROUNDS and clock() - start >= limit:
                 break
             for name in order:
@@ -96,9 +96,9 @@ def measure(
     return times
 
 
-def orders(names: Sequence[Name], rounds: int, seed: int) -> Iterator[list[Name]]:
-    """Yield a random order of all names for each round; the same seed gives the same orders."""
-    rng = random.Random(seed)
+def orders(names: Sequence[Name], rounds: int) -> Iterator[list[Name]]:
+    """Yield a random order of all names for each round; the orders are the same at every call."""
+    rng = random.Random(0)
     for _ in range(rounds):
         yield rng.sample(list(names), len(names))
 
@@ -111,19 +111,12 @@ def summarise(times_ms: Sequence[float]) -> Spread:
     return Spread(statistics.median(times_ms), deciles[0], deciles[8], len(times_ms))
 
 
-def ratio_of_medians(
-    times_ms: Sequence[float],
-    baseline_ms: Sequence[float],
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Spread:
+def ratio_of_medians(times_ms: Sequence[float], baseline_ms: Sequence[float]) -> Spread:
     """Divide the median of one competitor by that of another, with a bootstrap interval.
 
     Args:
         times_ms: times of one, by round.
         baseline_ms: times of the other, from the same rounds.
-        resamples: draws of the bootstrap.
-        seed: of these draws.
 
     Returns:
         The ratio of medians, and the 2.5th and 97.5th percentile of the draws.
@@ -136,9 +129,9 @@ def ratio_of_medians(
         raise ValueError(
             f"{rounds} and {len(baseline_ms)} times given; expected the same rounds of both"
         )
-    rng = random.Random(seed)
+    rng = random.Random(0)
     draws = []
-    for _ in range(resamples):
+    for _ in range(RESAMPLES):
         # Whole rounds are drawn, for both at once: what slowed a round down slowed both.
         drawn = rng.choices(range(rounds), k=rounds)
         over = statistics.median(times_ms[i] for i in drawn)

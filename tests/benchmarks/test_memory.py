@@ -47,6 +47,6 @@ def test_new_process_returns_raises_and_may_die() -> None:
 @linux_only
 def test_peak_of_model_holds_its_weights() -> None:
     setting = Setting("fp32", 1, 1)
-    peak = in_new_process(torch_peak, "autoformer_tiny", 224, setting, "cpu", "auto")
+    peak = in_new_process(torch_peak, "autoformer_tiny", 224, setting, "cpu")
     assert peak is not None
     assert peak > 5_867_944 * 4

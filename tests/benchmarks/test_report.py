@@ -10,9 +10,9 @@ import pytest
 
 from benchmarks.measure.results import RESULTS, save_rows
 from benchmarks.measure.rows import Row
-from benchmarks.report.__main__ import fill_tables, main
+from benchmarks.report.__main__ import main
 from benchmarks.report.plots import draw_plot, is_stale, rows_of_plot
-from benchmarks.report.tables import NOT_MEASURED, TABLES, make_table, published_top1
+from benchmarks.report.tables import NOT_MEASURED, TABLES, make_table
 
 ROW = Row(
     *("latency", "a_model", "eager", "fp32", 8, 2, "224x224", "cpu", "a machine, 2 CPUs"),
@@ -102,12 +102,6 @@ def test_machines_have_tables_of_their_own(results: Path) -> None:
     assert table.endswith("another machine, 2 threads; 2026-01-01; torch 9; commit abc.")
 
 
-def test_zoo_and_deit_have_their_published_accuracy() -> None:
-    top1 = published_top1()
-    assert len(top1) == 9
-    assert (top1[TINY], top1["deit_small_patch16_224"]) == (75.3, 79.8)
-
-
 def test_report_fills_pages_and_draws_then_finds_nothing_to_do(
     results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -174,7 +168,3 @@ def test_wrong_marker_is_one_line_and_code_2(
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert message in err
-
-
-def test_page_without_markers_is_not_changed(results: Path) -> None:
-    assert fill_tables("text\n", results, "a page") == ("text\n", [])

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.measure.results import FIGURE_COLUMNS, RESULTS, read_rows, save_rows
+from benchmarks.measure.results import (
+    FIGURE_COLUMNS,
+    RATIO_COLUMNS,
+    RESULTS,
+    read_rows,
+    save_rows,
+)
 from benchmarks.measure.rows import (
     Row,
     Setting,
@@ -36,7 +42,9 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
 
     assert read_rows(folder / "rows.csv") == [ROW, replace(ROW, model="b")]
     assert read_rows(folder / "rows_ratios.csv") == [RATIO]
+    save_rows(folder, "none", [])
     assert sorted(path.name for path in folder.iterdir()) == ["rows.csv", "rows_ratios.csv"]
+    assert read_rows(folder / "none.csv") == []
 
 
 def test_newer_row_replaces_the_older_one(tmp_path: Path) -> None:
@@ -51,12 +59,6 @@ def test_newer_row_replaces_the_older_one(tmp_path: Path) -> None:
         replace(ROW, machine="another"),
         replace(ROW, model="c"),
     ]
-
-
-def test_no_rows_make_no_file(tmp_path: Path) -> None:
-    save_rows(tmp_path, "rows", [])
-    assert list(tmp_path.iterdir()) == []
-    assert read_rows(tmp_path / "rows.csv") == []
 
 
 @pytest.mark.parametrize(
@@ -87,6 +89,8 @@ def test_files_of_the_repository_can_be_read(path: Path) -> None:
     keys = [row.key for row in read_rows(path)]
     assert keys
     assert len(set(keys)) == len(keys)
+    columns = RATIO_COLUMNS if path.stem.endswith("_ratios") else FIGURE_COLUMNS
+    assert path.read_text().partition("\n")[0] == ",".join(columns)  # they are a format
 
 
 def test_older_files_call_images_pictures(tmp_path: Path) -> None:
@@ -95,10 +99,6 @@ def test_older_files_call_images_pictures(tmp_path: Path) -> None:
     save_rows(tmp_path, "rows", [row])
     path.write_text(path.read_text().replace("image", "picture"))
     assert read_rows(path) == [row]
-
-
-def test_columns_of_a_file_are_a_format() -> None:
-    assert ",".join(FIGURE_COLUMNS) == (RESULTS / "latency.csv").read_text().partition("\n")[0]
 
 
 def test_rows_are_made_of_times_and_figures() -> None:

@@ -76,35 +76,27 @@ def test_measure_turns_garbage_collection_off_and_on_again() -> None:
 
     assert seen == [False, False]
     assert gc.isenabled()
-
-
-def test_collection_stays_off_if_it_was_off() -> None:
     gc.disable()
     try:
         with collection_off():
             pass
-        assert not gc.isenabled()
+        assert not gc.isenabled()  # as it was
     finally:
         gc.enable()
 
 
-def test_orders_are_permutations_that_change_and_repeat_with_the_seed() -> None:
+def test_orders_are_permutations_that_change_and_are_the_same_at_every_call() -> None:
     names = ["a", "b", "c"]
-    drawn = list(orders(names, 50, seed=1))
+    drawn = list(orders(names, 50))
 
     assert all(sorted(order) == names for order in drawn)
     assert len({tuple(order) for order in drawn}) == 6
-    assert drawn == list(orders(names, 50, seed=1))
-    assert drawn != list(orders(names, 50, seed=2))
+    assert drawn == list(orders(names, 50))
 
 
 def test_summary_is_median_and_deciles() -> None:
     assert summarise([float(ms) for ms in range(10, -1, -1)]) == Spread(5.0, 1.0, 9.0, 11)
     assert summarise([2.5]) == Spread(2.5, 2.5, 2.5, 1)
-
-
-def test_ratio_of_constant_times_is_exact() -> None:
-    assert ratio_of_medians([3.0] * 5, [2.0] * 5) == Spread(1.5, 1.5, 1.5, 5)
 
 
 def test_ratio_interval_holds_the_ratio_and_narrows_with_rounds() -> None:
@@ -126,30 +118,10 @@ def test_noise_that_hits_whole_rounds_leaves_the_ratio_alone() -> None:
     assert ratio == Spread(1.5, 1.5, 1.5, 5)
 
 
-def test_ratio_is_the_same_with_the_same_seed() -> None:
-    times, baseline = [1.0, 2.0, 4.0], [1.0, 3.0, 2.0]
-    assert ratio_of_medians(times, baseline, seed=3) == ratio_of_medians(times, baseline, seed=3)
-
-
 @pytest.mark.parametrize(("times", "baseline"), [([1.0, 2.0], [1.0]), ([], [])])
 def test_times_of_different_rounds_are_refused(times: list[float], baseline: list[float]) -> None:
     with pytest.raises(ValueError, match=f"{len(times)} and {len(baseline)} times given"):
         ratio_of_medians(times, baseline)
-
-
-@pytest.mark.parametrize(
-    ("values", "text"),
-    [
-        ({"rounds": 0}, "rounds is 0; expected 1 or more"),
-        ({"seconds": 0.0}, "seconds is 0.0; expected a positive number"),
-        ({"seconds": float("nan")}, "seconds is nan; expected a positive number"),
-        ({"warmup": -1}, "warmup is -1; expected 0 or more"),
-        ({"settle": -1}, "settle is -1; expected 0 or more"),
-    ],
-)
-def test_impossible_config_is_refused(values: dict[str, float], text: str) -> None:
-    with pytest.raises(ValueError, match=text):
-        TimingConfig(**values)
 
 
 def test_thread_count_is_restored() -> None:
