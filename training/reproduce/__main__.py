@@ -17,7 +17,7 @@ from typing import Annotated
 import tyro
 
 from training.config import DEFAULT_RESOURCES, Resources
-from training.reproduce.config import PHASE_NAMES, PRESETS, PhaseName, ReproduceConfig
+from training.reproduce.config import PHASE_NAMES, PRESETS, PhaseName, Preset, ReproduceConfig
 from training.reproduce.estimate import describe_plan, expected_seconds, measure
 from training.reproduce.phases import Reproduction
 from training.run.command import run_command, value_of
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     def command(
         data_dir: Path,
         out: Path,
-        preset: str = "cifar10",
+        preset: Preset = "cifar10",
         first: Annotated[PhaseName, tyro.conf.arg(name="from")] = "train",
         last: Annotated[PhaseName, tyro.conf.arg(name="to")] = "report",
         plan_only: bool = False,
@@ -41,15 +41,13 @@ def main(argv: list[str] | None = None) -> int:
         """Reproduce the method of the paper.
 
         Args:
-            data_dir: root of the data.
-            out: directory to write; an unfinished reproduction in it is resumed.
-            preset: config to start from; every other flag changes it.
-            first: phase to start from; those before it have to be done.
-            last: phase to stop after.
-            plan_only: print the plan and stop.
+            data_dir: root of the data: holds cifar-10-batches-py, or train/CLASS/IMAGE
+            out: directory to write; an unfinished reproduction in it is resumed
+            preset: config to start from, changed by all other flags
+            first: phase to start from; those before it must be done
+            last: phase to stop after
+            plan_only: print the plan and stop
         """
-        if preset not in PRESETS:
-            raise ValueError(f"preset is {preset!r}; expected one of {', '.join(PRESETS)}")
         whole = Reproduction(config, data_dir, out, resources)
         selected = whole.select(first, last)
         remaining = [name for name in selected if not whole.is_done(name)]

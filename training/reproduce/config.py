@@ -153,7 +153,10 @@ _IMAGENET = ReproduceConfig(
     images=10_000,
 )
 
-PRESETS = {
+Preset = Literal[
+    "cifar10", "cifar10-cpu", "smoke", "imagenet-tiny", "imagenet-small", "imagenet-base"
+]
+PRESETS: dict[str, ReproduceConfig] = {
     "cifar10": CIFAR10,
     "cifar10-cpu": CIFAR10_CPU,
     "smoke": SMOKE,

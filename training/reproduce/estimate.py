@@ -20,7 +20,7 @@ import torch
 from autoformer_zoo.factory import extract_subnet
 from autoformer_zoo.weights.checkpoint import SupernetWeights
 from autoformer_zoo.weights.layouts import Architecture
-from training.config import MEMORY, Resources, Stage, TrainConfig, space_of
+from training.config import Resources, Stage, TrainConfig, space_of
 from training.data.open import open_source
 from training.engine.loop import make_context, make_state
 from training.engine.step import take_step
@@ -34,7 +34,6 @@ _log = logging.getLogger(__name__)
 
 TIMED = 3  # calls, after one that is not timed
 MAX_PIXELS = 1 << 20  # of a timed batch: 20 images of 224 px; a larger one takes as many times more
-TEST_IMAGES = 10_000  # of CIFAR-10
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,6 @@ class Measured:
     """What was timed: seconds, and the sizes of the data.
 
     Args:
-        opening: to open the data and make a network.
         step: of a training step of the uniform supernet, at the largest input size.
         extraction: to extract a subnet.
         image: to classify an image.
@@ -50,7 +48,6 @@ class Measured:
         num_held_out: held-out images; 0 if the source does not know.
     """
 
-    opening: float
     step: float
     extraction: float
     image: float
@@ -66,7 +63,6 @@ def measure(config: TrainConfig, data_dir: Path, resources: Resources) -> Measur
         ValueError: the config cannot be followed.
     """
     _log.info("timing a few training steps and evaluations on this machine")
-    started = time.perf_counter()
     ranks, size = Ranks(device_of(resources.device)), config.largest_size
     batch_size = min(config.batch_size, max(2, MAX_PIXELS // size**2 // 2 * 2))
     timed = replace(
@@ -78,7 +74,6 @@ def measure(config: TrainConfig, data_dir: Path, resources: Resources) -> Measur
     source = open_source(timed, data_dir, ranks, resources)
     state = make_state(timed, ranks.device)
     context = make_context(timed, state, source, ranks, resources)
-    opening = time.perf_counter() - started
     with closing(source.train(context.schedule, 0, 1 + TIMED)) as batches:
         step = _seconds(lambda: take_step(state, context, batches, StopRequest()), ranks.device)
     step *= config.batch_size / batch_size
@@ -91,11 +86,14 @@ def measure(config: TrainConfig, data_dir: Path, resources: Resources) -> Measur
     x = torch.randn(batch_size, 3, size, size, device=ranks.device)
     with torch.no_grad():
         image = _seconds(lambda: network(x), ranks.device) / batch_size
-    return Measured(opening, step, extraction, image, source.num_train, source.num_held_out)
+    return Measured(step, extraction, image, source.num_train, source.num_held_out)
 
 
 def expected_seconds(config: ReproduceConfig, measured: Measured) -> dict[PhaseName, float]:
-    """Return how long the phases take on one process; comparing and reporting take no time."""
+    """Return how long the phases take on one process.
+
+    Opening data, the test set, comparing and reporting are left out: they take little time.
+    """
     train, counts = config.train, _counts(config)
     held_out = measured.num_held_out or config.images
     images = min(config.images or held_out, held_out)
@@ -105,20 +103,17 @@ def expected_seconds(config: ReproduceConfig, measured: Measured) -> dict[PhaseN
     # The cost of a step is about proportional to the pixels of its images.
     steps = sum(s.epochs * (s.img_size / train.largest_size) ** 2 for s in train.stages) * per_epoch
     between_epochs = train.epochs / train.evaluate_every * 2 * held_out * measured.image
-    training = measured.opening + steps * measured.step + between_epochs
+    training = steps * measured.step + between_epochs
     # A step under the sandwich rule trains this many subnets.
     sandwich = training + steps * measured.step * (1 + train.sandwich_random)
 
-    evaluate = counts["evaluate"] * candidate + len(config.supernets()) * measured.opening
-    if config.tests and train.data.source == MEMORY:  # others would have to be opened for it
-        evaluate += 2 * config.seeds * TEST_IMAGES * measured.image
     return {
         "train": (config.seeds + config.separate_seeds) * training
         + config.sandwich_seeds * sandwich,
         "search": counts["search"] * candidate,
         "extract": candidate,
         "retrain": config.seeds * training,
-        "evaluate": evaluate,
+        "evaluate": counts["evaluate"] * candidate,
         "compare": 0.0,
         "report": 0.0,
     }

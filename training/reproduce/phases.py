@@ -17,7 +17,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -107,12 +107,10 @@ class Reproduction:
         """Return the phases from `first` to `last`, after checks that take no time.
 
         Raises:
-            ValueError: the order is wrong, a phase before `first` is not done, no subnet satisfies
-                the constraints, or `out` is not a directory.
+            ValueError: the order is wrong, a phase before `first` is not done, or no subnet
+                satisfies the constraints.
             FileNotFoundError: the test split of a folder, or the latency table, does not exist.
         """
-        if not next(p for p in (self.out, *self.out.parents) if p.exists()).is_dir():
-            raise ValueError(f"{self.out} is a file, or in one; expected a directory to write")
         start, end = PHASE_NAMES.index(first), PHASE_NAMES.index(last)
         if start > end:
             raise ValueError(f"{first} comes after {last}; expected the earlier phase first")
@@ -147,11 +145,9 @@ class Reproduction:
             write_json(self.config.to_dict(), self.out / "config.json")
 
     def _run_phase(self, name: PhaseName) -> None:
-        phase = PHASES[name]
         self.log(f"{name}: begins")
-        started = time.perf_counter()
-        on_all = phase.on_all_ranks
-        result = phase.work(self) if on_all else self.ranks.by_first(lambda: phase.work(self))
+        started, work = time.perf_counter(), PHASES[name]
+        result = self.ranks.by_first(lambda: work(self)) if name in BY_FIRST else work(self)
         seconds = time.perf_counter() - started
         values = {"seconds": round(seconds, 1), **result}
         self.ranks.by_first(lambda: write_json(values, self._path(name)))
@@ -167,7 +163,7 @@ class Reproduction:
         Raises:
             ValueError: the file is damaged.
         """
-        return read_json(self._path(phase), "seconds", *PHASES[phase].keys)
+        return read_json(self._path(phase), "seconds")
 
     def _path(self, phase: PhaseName) -> Path:
         return self.out / f"stage-{phase}.json"
@@ -347,30 +343,16 @@ def write_results(whole: Reproduction) -> dict[str, Any]:
     return {"files": write_report(results, whole.config, whole.out)}
 
 
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """A part of a reproduction.
-
-    Args:
-        work: does it; returns its result, JSON-able.
-        keys: of the result.
-        on_all_ranks: True if all processes share the work; otherwise rank 0 does it.
-    """
-
-    work: Callable[[Reproduction], dict[str, Any]]
-    keys: tuple[str, ...]
-    on_all_ranks: bool = True
-
-
-PHASES: dict[PhaseName, Phase] = {
-    "train": Phase(train_supernets, ("runs",)),
-    "search": Phase(search_supernet, ("winner", "held_out_percent", "best_so_far")),
-    "extract": Phase(extract_winner, ("file", "params"), on_all_ranks=False),
-    "retrain": Phase(retrain_winner, ("runs",)),
-    "evaluate": Phase(evaluate_subnets, ("random_held_out_percent", "compared_held_out_percent")),
-    "compare": Phase(compare_results, ("answers",), on_all_ranks=False),
-    "report": Phase(write_results, ("files",), on_all_ranks=False),
+PHASES: dict[PhaseName, Callable[[Reproduction], dict[str, Any]]] = {
+    "train": train_supernets,
+    "search": search_supernet,
+    "extract": extract_winner,
+    "retrain": retrain_winner,
+    "evaluate": evaluate_subnets,
+    "compare": compare_results,
+    "report": write_results,
 }
+BY_FIRST: set[PhaseName] = {"extract", "compare", "report"}  # the others are shared by all ranks
 
 
 def _train(whole: Reproduction, run: TrainingRun, config: TrainConfig) -> dict[str, Any]:

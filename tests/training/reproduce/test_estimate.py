@@ -16,7 +16,7 @@ from training.reproduce.config import PhaseName, ReproduceConfig
 from training.reproduce.estimate import Measured, describe_plan, expected_seconds, measure
 
 ONE = replace(CONFIG, seeds=1, sandwich_seeds=0, separate_seeds=0, search_seeds=1)
-MEASURED = Measured(opening=0, step=1, extraction=0, image=0, num_train=40, num_held_out=8)
+MEASURED = Measured(step=1, extraction=0, image=0, num_train=40, num_held_out=8)
 
 
 @pytest.mark.parametrize(
