@@ -5,14 +5,23 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from autoformer_zoo.space import SearchSpace, SubnetConfig
 from training.config import AugmentConfig, DataConfig, Resources, Stage, TrainConfig
+from training.data.batch import Batch, DataSource
 from training.data.cifar10 import Images
+from training.data.open import open_source
+from training.engine import step
+from training.engine.step import RunState
+from training.run.distributed import SINGLE, Ranks
+from training.run.schedule import Schedule
+from training.train import train
 
 MINI = SearchSpace(
     embed_dim=(32, 64),
@@ -45,6 +54,44 @@ FOLDER = replace(
     batch_size=4,
 )
 QUICK = Resources(workers=0, plot=False, device="cpu")
+
+
+def train_quickly(
+    out: Path,
+    config: TrainConfig = MINI_CONFIG,
+    data: Path = Path(),
+    stop_at: int | None = None,
+    **resources: Any,
+) -> RunState:
+    """Train in this process, without figures, into the run directory `out`."""
+    return train(config, data, out, False, stop_at, replace(QUICK, **resources))
+
+
+def open_quickly(
+    config: TrainConfig, data: Path = Path(), ranks: Ranks = SINGLE, workers: int = 0
+) -> DataSource:
+    """Open a config's training and held-out images."""
+    return open_source(config, data, ranks, replace(QUICK, workers=workers))
+
+
+def batches_of(
+    config: TrainConfig, data: Path = Path(), first: int = 0, end: int | None = None, **opening: Any
+) -> list[Batch]:
+    """Return the batches of steps first..end-1; None for the last one."""
+    source = open_quickly(config, data, **opening)
+    schedule = Schedule(config, source.num_train)
+    return list(source.train(schedule, first, schedule.total if end is None else end))
+
+
+def multiply_losses(monkeypatch: pytest.MonkeyPatch, factors: dict[int, float]) -> None:
+    """Multiply the loss of some steps, counted from 0 on."""
+    label_loss, calls = step.label_loss, list[int]()
+
+    def loss(*arguments: Any) -> torch.Tensor:
+        calls.append(len(calls))
+        return label_loss(*arguments) * factors.get(calls[-1], 1.0)
+
+    monkeypatch.setattr(step, "label_loss", loss)
 
 
 def make_images(count: int = 48, seed: int = 3) -> Images:

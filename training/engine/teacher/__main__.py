@@ -9,9 +9,9 @@
 
 The preset decides which images are held out and what a view is, so both commands need the same one.
 Without --model a small convolutional network is trained, on the student's training images alone:
-one that had seen the held-out images would make their accuracy useless for a choice. The directory
-holds teacher.pt, its state after the last epoch, and answers.safetensors; the same command goes on
-where a stopped one was.
+if it had seen the held-out images, their accuracy could no longer be used for a choice. The
+directory holds teacher.pt, its state after the last epoch, and answers.safetensors; the same
+command resumes a stopped one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Annotated
 import torch
 import tyro
 
-from training.config import MEMORY, DistillConfig, Resources, TrainConfig, space_of
+from training.config import MEMORY, DistillConfig, Resources, TrainConfig
 from training.data.cifar10 import load_train
 from training.data.open import open_source
 from training.data.transforms import NORMALISATIONS
@@ -41,7 +41,7 @@ from training.train import resolve_precision
 ANSWERS = "answers.safetensors"
 
 
-def train_and_store(
+def make_answers(
     config: TrainConfig,
     teacher: TeacherConfig,
     data_dir: Path,
@@ -49,60 +49,45 @@ def train_and_store(
     views: int,
     device: torch.device,
 ) -> dict[str, object]:
-    """Train a convolutional teacher on images in memory and store its answers.
+    """Store the answers of the timm model that `config.distill` names, or of one trained here.
 
     Args:
         config: of the student.
-        teacher: how to train the teacher.
+        teacher: how to train the network.
         data_dir: root of the data.
         out: directory to write.
         views: augmented views of each image.
         device: where.
 
     Returns:
-        The teacher's held-out top-1 in percent, and the file of answers.
+        The file of answers, and the held-out top-1 in percent of a network trained here.
 
     Raises:
-        ValueError: the source is not in memory.
-        FileNotFoundError: the data is not there.
+        ValueError: the source is a stream, or not in memory if a network is to be trained; or the
+            model has other classes.
+        CheckpointError: the model's weights are unavailable.
+        FileNotFoundError: the data is missing.
     """
-    if config.data.source != MEMORY:
+    source = require_views(config, open_source(config, data_dir, Ranks(device), Resources()))
+    given, size = NORMALISATIONS[config.data.normalisation], config.largest_size
+    found = open_teacher(config.distill, given, source.num_classes, [size], device)
+    if found is None and config.data.source != MEMORY:
         raise ValueError(
             f"data.source is {config.data.source!r}; the convolutional teacher is for small "
             f"images in memory, source {MEMORY!r}: expected --model with a teacher of timm"
         )
+    out.mkdir(parents=True, exist_ok=True)
+    done: dict[str, object] = {"answers": str(out / ANSWERS)}
+    if found is not None:
+        store_answers(found.logits, source, config, views, out / ANSWERS, size)
+        return done
     images = load_train(data_dir, config.held_out_per_class, config.seed)
     train, held_out = (part.to(device) for part in images)
     half = HALF.get(resolve_precision(config.precision, device))
-    num_classes = space_of(config).num_classes
-    out.mkdir(parents=True, exist_ok=True)
-    model, accuracy = train_teacher(teacher, train, held_out, num_classes, out / "teacher.pt", half)
-    source = require_views(config, open_source(config, data_dir, Ranks(device), Resources()))
-    side = train.images.shape[-1]
+    state_file, side = out / "teacher.pt", train.images.shape[-1]
+    model, accuracy = train_teacher(teacher, train, held_out, source.num_classes, state_file, half)
     store_answers(lambda x: answer(model, x, half), source, config, views, out / ANSWERS, side)
-    return {"held_out_acc1_percent": round(accuracy, 2), "answers": str(out / ANSWERS)}
-
-
-def store_of_model(
-    config: TrainConfig, data_dir: Path, out: Path, views: int, device: torch.device
-) -> dict[str, object]:
-    """Store the answers of the timm model that `config.distill` names.
-
-    Arguments and result as of `train_and_store`; the teacher is not evaluated.
-
-    Raises:
-        ValueError: the model is unknown or of other classes, or the source is a stream.
-        CheckpointError: its weights cannot be had.
-        FileNotFoundError: the data is not there.
-    """
-    size = config.largest_size
-    source = require_views(config, open_source(config, data_dir, Ranks(device), Resources()))
-    given = NORMALISATIONS[config.data.normalisation]
-    teacher = open_teacher(config.distill, given, source.num_classes, [size], device)
-    assert teacher is not None
-    out.mkdir(parents=True, exist_ok=True)
-    store_answers(teacher.logits, source, config, views, out / ANSWERS, size)
-    return {"answers": str(out / ANSWERS)}
+    return {"held_out_acc1_percent": round(accuracy, 2), **done}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -122,21 +107,16 @@ def main(argv: list[str] | None = None) -> int:
 
         Args:
             data_dir: root of the data: holds cifar-10-batches-py, or train/CLASS/IMAGE.
-            out: directory to write; an unfinished run in it goes on.
+            out: directory to write; an unfinished run in it is resumed.
             preset: of the student: images, held-out split and augmentation.
             views: augmented views of each training image that are answered.
             model: a timm model to store the answers of; empty: train a network.
             checkpoint: the model's weights; empty: timm's pretrained ones.
-            device: as PyTorch names it; auto: CUDA if there is any.
+            device: device by PyTorch's name; auto: CUDA if there is a GPU.
         """
-        place = device_of(device)
-        config = replace(
-            PRESETS[preset], distill=DistillConfig(teacher=model, checkpoint=checkpoint)
-        )
-        if model:
-            print(json.dumps(store_of_model(config, data_dir, out, views, place)))
-        else:
-            print(json.dumps(train_and_store(config, teacher, data_dir, out, views, place)))
+        distill = DistillConfig(teacher=model, checkpoint=checkpoint)
+        config = replace(PRESETS[preset], distill=distill)
+        print(json.dumps(make_answers(config, teacher, data_dir, out, views, device_of(device))))
 
     return run_command("python -m training.engine.teacher", command, argv)
 

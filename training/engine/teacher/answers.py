@@ -16,12 +16,13 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from training.config import TrainConfig
 from training.data.batch import DataSource, ViewSource
 from training.data.views import MAX_VIEWS
+from training.run.directory import write_atomic
 
 FORMAT = "autoformer_zoo.answers"
 
@@ -56,7 +57,7 @@ class StoredAnswers:
         except Exception:  # whatever a damaged header breaks
             made = {}
         if notes.get("format") != FORMAT or len(shape) != 3 or not made:
-            raise ValueError(f"distill.answers {path} does not hold a teacher's answers")
+            raise ValueError(f"distill.answers {path} does not contain a teacher's answers")
         if shape[1:] != (num_train, num_classes):
             raise ValueError(
                 f"distill.answers {path} is of {shape[1]} images and {shape[2]} classes, the "
@@ -122,9 +123,10 @@ def store_answers(
         source: of the config, without answers.
         config: of the student.
         views: how many for each image.
-        path: file to write. Views that were done are kept beside it, for a run that goes on.
+        path: file to write. Finished views are kept beside it until all are done, so that a stopped
+            command resumes.
         img_size: side that the teacher reads, in pixels.
-        progress: gets the number of each view that is done.
+        progress: called with the number of each finished view.
     """
     if not 1 <= views <= MAX_VIEWS:
         raise ValueError(f"views is {views}; expected 1 to {MAX_VIEWS}")
@@ -133,24 +135,16 @@ def store_answers(
         part = path.with_name(f"{path.stem}-{view}.part")
         if not part.exists():
             logits = [answer(batch.x) for batch in source.view(view, img_size)]
-            temporary = part.with_suffix(".tmp")
-            save_file({"answers": torch.cat(logits).half().cpu()}, temporary)
-            temporary.replace(part)
+            with write_atomic(part) as temporary:
+                save_file({"answers": torch.cat(logits).half().cpu()}, temporary)
         parts.append(part)
         progress(view)
-    answers = torch.stack([_read_part(part) for part in parts])
+    answers = torch.stack([load_file(part)["answers"] for part in parts])
     notes = {"format": FORMAT, "views": json.dumps(_what_decides_views(config))}
-    temporary = path.with_suffix(".tmp")
-    save_file({"answers": answers}, temporary, notes)
-    temporary.replace(path)
+    with write_atomic(path) as temporary:
+        save_file({"answers": answers}, temporary, notes)
     for part in parts:
         part.unlink()
-
-
-def _read_part(path: Path) -> Tensor:
-    with safe_open(path, "pt") as file:
-        answers: Tensor = file.get_tensor("answers")
-    return answers
 
 
 def _what_decides_views(config: TrainConfig) -> dict[str, object]:

@@ -1,7 +1,8 @@
 """Train the convolutional teacher on the images that a supernet trains on.
 
 SGD with Nesterov momentum, a triangular learning rate, label smoothing, flips that alternate from
-epoch to epoch, shifts; an epoch's state is kept, so that a stopped training goes on with the next.
+epoch to epoch, and shifts. The state after each epoch is kept, so that a stopped training resumes
+with the next one.
 
 Source: arXiv 2404.00498.
 """
@@ -9,11 +10,9 @@ Source: arXiv 2404.00498.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +21,7 @@ from torch import Tensor
 from training.data.batch import mixed_seed
 from training.data.cifar10 import Images, eval_batch
 from training.engine.teacher.network import ConvTeacher
+from training.run.directory import write_atomic
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ MOMENTUM = 0.85
 RATE = 1.5  # highest learning rate, for the mean loss of a batch of 1024
 DECAY = 0.002  # of the weights, in a step of 1024 images
 BIAS_FACTOR = 64  # of the learning rate, for the biases of batch norms
-WHITENING_EPOCHS = 3  # the bias of the first layer learns so long
+WHITENING_EPOCHS = 3  # after these the bias of the first layer is frozen
 PEAK, LOW_START, LOW_END = 0.23, 0.2, 0.07  # of the triangle
 
 
@@ -39,10 +39,10 @@ PEAK, LOW_START, LOW_END = 0.23, 0.2, 0.07  # of the triangle
 class TeacherConfig:
     """How the teacher is trained."""
 
-    epochs: int = 10
+    epochs: int = 10  # epochs of the teacher
     widths: tuple[int, int, int] = (64, 256, 256)  # channels of the three stages
-    batch_size: int = 500
-    seed: int = 0
+    batch_size: int = 500  # images per step of the teacher
+    seed: int = 0  # seed of the teacher
 
 
 DEFAULT_TEACHER = TeacherConfig()
@@ -56,7 +56,7 @@ def train_teacher(
     state_file: Path,
     half: torch.dtype | None,
 ) -> tuple[ConvTeacher, float]:
-    """Train a teacher, going on from `state_file` if there is one.
+    """Train a teacher, or resume from `state_file` if it exists.
 
     Args:
         config: how.
@@ -85,7 +85,7 @@ def train_teacher(
     for epoch in range(first, config.epochs):
         started = time.perf_counter()
         model.train()
-        # Each image comes flipped in one of two epochs: none is seen twice the same way in a row.
+        # Every image is flipped in every other epoch, so that two epochs show both of its sides.
         is_flipped = flipped ^ (epoch % 2 == 1)
         loss = _train_epoch(model, optimizer, x, train.labels, is_flipped, config, epoch, half)
         seconds += time.perf_counter() - started
@@ -94,7 +94,13 @@ def train_teacher(
             "teacher: epoch %d of %d, loss %.3f, held-out %.2f %%, %.0f s",
             *(epoch + 1, config.epochs, loss, accuracy, seconds),
         )
-        _save(model, optimizer, state_file, epoch=epoch + 1, accuracy=accuracy, seconds=seconds)
+        values = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            **{"epoch": epoch + 1, "accuracy": accuracy, "seconds": seconds},
+        }
+        with write_atomic(state_file) as temporary:
+            torch.save(values, temporary)
     return model.eval(), accuracy
 
 
@@ -187,11 +193,3 @@ def _shift(x: Tensor, offsets: Tensor) -> Tensor:
 
 def _generator(config: TeacherConfig, epoch: int, purpose: str) -> torch.Generator:
     return torch.Generator().manual_seed(mixed_seed(config.seed, epoch, f"teacher/{purpose}"))
-
-
-def _save(model: ConvTeacher, optimizer: torch.optim.Optimizer, file: Path, **values: Any) -> None:
-    temporary = file.with_suffix(".tmp")
-    torch.save(
-        {"model": model.state_dict(), "optimizer": optimizer.state_dict(), **values}, temporary
-    )
-    os.replace(temporary, file)
