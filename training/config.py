@@ -150,8 +150,8 @@ class DataConfig:
         for name in ("train_split", "held_out_split"):
             if getattr(self, name) == self.test_split:
                 raise ValueError(
-                    f"data.{name} is the test split {self.test_split!r}; only the final "
-                    "evaluation opens that one: name another split"
+                    f"data.{name} is the test split {self.test_split!r}, which only the final "
+                    "evaluation may open: name another split"
                 )
         if self.held_out_split == self.train_split:
             raise ValueError(
@@ -161,7 +161,7 @@ class DataConfig:
         if self.source == MEMORY and self.normalisation != "cifar10":
             raise ValueError(
                 f"data.normalisation is {self.normalisation!r}; the source {MEMORY!r} has its own: "
-                "take source torch/cifar10"
+                "use the source torch/cifar10"
             )
 
 
@@ -177,7 +177,7 @@ class AugmentConfig:
     cutmix: NonNegativeFloat = 0.0  # alpha of CutMix (0: off)
     mix_probability: Share = 1.0  # probability that a batch is mixed
     mix_mode: Literal["batch", "pair", "elem"] = "batch"  # one ratio per batch, pair or image
-    repeats: PositiveInt = 1  # augmented copies of an image in an epoch, which stays as long
+    repeats: PositiveInt = 1  # augmented copies of an image per epoch, whose length is unchanged
 
     @property
     def mixes(self) -> bool:
@@ -283,7 +283,7 @@ class TrainConfig:
             if wrong:
                 raise ValueError(
                     f"augment.{wrong[0]} needs single images; the source {MEMORY!r} changes "
-                    "whole batches: take source torch/cifar10"
+                    "whole batches: use the source torch/cifar10"
                 )
 
     @property
@@ -348,12 +348,9 @@ def require_same(old: Mapping[str, Any], new: Mapping[str, Any], where: Path) ->
         ValueError: they differ; the text shows the first differences.
     """
     if found := differences(old, new):
-        more = (
-            f"; and {len(found) - _MAX_DIFFERENCES} more" if len(found) > _MAX_DIFFERENCES else ""
-        )
         raise ValueError(
-            f"{where} was begun with {'; '.join(found[:_MAX_DIFFERENCES])}{more}: give another "
-            "--out or the same arguments"
+            f"{where} was begun with {'; '.join(found[:_MAX_DIFFERENCES])}: give another --out or "
+            "the same arguments"
         )
 
 

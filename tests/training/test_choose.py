@@ -13,50 +13,35 @@ from autoformer_zoo.network.complexity import count_params
 from autoformer_zoo.published import SPACES
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.weights.pretrained import load_supernet
-from tests.helpers.made_training import QUICK, make_images, split_in_memory
+from tests.helpers.made_training import make_images, split_in_memory, train_quickly
 from training import choose as choose_module
 from training.choose import choose, main
 from training.config import Stage
-from training.data import open as data_open
 from training.presets import SMOKE
 from training.search.evaluation import accuracy_on, load_averaged, memory_batches
-from training.train import train
 
 NANO = SPACES["nano"]
 
 
-def test_choose_writes_the_supernet_and_opens_the_test_set_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_choose_scores_at_the_runs_size_and_opens_the_test_set_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made_up_images: None
 ) -> None:
-    monkeypatch.setattr(data_open, "load_train", split_in_memory)
-    monkeypatch.setattr(choose_module, "load_train", split_in_memory)
-    config = replace(SMOKE, stages=(Stage(1, 8),), batch_size=20)
-    train(config, tmp_path, tmp_path / "run", progress=False, resources=QUICK)
     opened: list[Path] = []
+    monkeypatch.setattr(choose_module, "load_train", split_in_memory)
     monkeypatch.setattr(
         choose_module, "load_test", lambda root: opened.append(root) or make_images(20)
     )
+    config = replace(SMOKE, stages=(Stage(1, 8),), batch_size=20, num_classes=4)
+    train_quickly(tmp_path / "run", config)
     measured = choose(tmp_path / "run", tmp_path, tmp_path / "nano.safetensors", 3, 2)
     assert len(opened) == 1
     supernet = load_supernet(tmp_path / "nano.safetensors")
     assert supernet.sizes == NANO.supernet
     assert {tensor.dtype for tensor in supernet.tensors.values()} == {torch.float16}
-    assert NANO.contains(SubnetConfig.from_dict(measured["chosen"]))
+    chosen = SubnetConfig.from_dict(measured["chosen"])
     best = max(each["acc1_percent"] for each in measured["held_out"])
     assert measured["held_out_acc1_percent"] == best
     assert len(measured["random_test_acc1_percent"]) == 2
-
-
-def test_choose_scores_at_the_runs_own_size_and_classes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(data_open, "load_train", split_in_memory)
-    monkeypatch.setattr(choose_module, "load_train", split_in_memory)
-    monkeypatch.setattr(choose_module, "load_test", lambda root: make_images(20))
-    config = replace(SMOKE, stages=(Stage(1, 8),), batch_size=20, num_classes=4)
-    train(config, tmp_path, tmp_path / "run", progress=False, resources=QUICK)
-    measured = choose(tmp_path / "run", tmp_path, tmp_path / "nano.safetensors", 0, 0)
-    chosen = SubnetConfig.from_dict(measured["chosen"])
     assert measured["params"] == count_params(chosen, 8, NANO.patch_size, 4)
     network = extract_subnet(load_averaged(tmp_path / "run"), chosen, 8)
     assert measured["test_acc1_percent"] == accuracy_on(network, memory_batches(make_images(20), 8))
@@ -66,7 +51,6 @@ def test_choose_scores_at_the_runs_own_size_and_classes(
     ("flags", "text"),
     [
         ("--out nowhere/c.st", "the folder nowhere does not exist; make it first"),
-        ("--results nowhere/r.json", "the folder nowhere does not exist; make it first"),
         ("--plot .", ". is a folder; expected the name of a file"),
         ("", "run/config.json does not exist; expected the directory of a training run"),
     ],

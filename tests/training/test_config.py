@@ -24,20 +24,15 @@ WRONG = [
     ({"precision": "fp8"}, "precision is 'fp8'; expected 'auto', 'fp32', 'bf16' or 'fp16'"),
     ({"lr": float("nan")}, "lr is nan; expected a finite number"),
     ({"seed": True}, "seed is True; expected a valid integer"),
-    ({"lr": "abc"}, "lr is 'abc'; expected a valid number"),
-    ({"batch_size": 1.5}, "batch_size is 1.5; expected a valid integer"),
-    ({"stages": 3}, "stages is 3; expected a valid array"),
-    ({"data": {"download": "yes"}}, "data.download is 'yes'; expected a valid boolean"),
-    ({"space": 3}, "space is 3; expected a valid string"),
     ({"learning_rate": 1}, "learning_rate is 1; Unexpected keyword argument"),
     ({"data": {"crop_pct": 1.5}}, "data.crop_pct is 1.5; expected less than or equal to 1"),
-    ({"augment": {"mixupp": 1}}, "augment.mixupp is 1; Unexpected keyword argument"),
     ({"sampling": "fixed"}, "sampling is fixed, but no subnet is given"),
     ({"subnet": "autoformer_nano"}, "subnet is one network; expected sampling fixed"),
     ({"weights": {"model": "autoformer_nano"}}, "weights.model is one network; expected sampling"),
     ({"weights": {"layout": "packed_prefix"}}, "describes a file: give weights.checkpoint"),
     ({"weights": {"model": "m", "checkpoint": "c"}}, "both name weights: give one"),
     ({"distill": {"checkpoint": "x.pth"}}, "without distill.teacher: name the model"),
+    ({"distill": {"answers": "f", "teacher": "resnet18"}}, "both name a teacher"),
     ({"data": {"held_out_split": "validation"}}, "held_out_split is the test split 'validation'"),
     ({"data": {"normalisation": "imagenet"}}, "the source 'cifar10' has its own"),
     ({"augment": {"policy": "rand-m9"}}, "policy needs single images; .* torch/cifar10"),
@@ -55,8 +50,6 @@ def test_wrong_value_is_reported_in_one_line_with_its_file(
 
 
 def test_wrong_value_is_refused_from_python_too() -> None:
-    with pytest.raises(ValueError, match=r"^lr is -1; expected a value greater than 0$"):
-        replace(SMOKE, lr=-1)
     with pytest.raises(ValueError, match=r"^augment\.mixup is -1; expected a value"):
         AugmentConfig(mixup=-1)
 

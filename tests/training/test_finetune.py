@@ -12,13 +12,12 @@ import torch
 
 import autoformer_zoo as az
 from tests.helpers.made_photos import write_photos
-from tests.helpers.made_training import QUICK, log_lines, write_folder
+from tests.helpers.made_training import log_lines, train_quickly, write_folder
 from training.config import AugmentConfig, DataConfig, Stage, TrainConfig, WeightsConfig
 from training.data.transforms import NORMALISATIONS
 from training.engine.network import make_network
 from training.engine.weights import WEIGHTS
 from training.finetune import main, photos
-from training.train import train
 
 NANO = TrainConfig(
     num_classes=4,
@@ -40,7 +39,7 @@ NANO = TrainConfig(
 
 def test_model_of_the_zoo_is_tuned_to_new_classes_and_size(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "data", side=48)
-    state = train(NANO, folder, tmp_path / "run", progress=False, resources=QUICK)
+    state = train_quickly(tmp_path / "run", NANO, folder)
     assert state.step == 2
     assert len(log_lines(tmp_path / "run")) == 3
     model = state.network.weights

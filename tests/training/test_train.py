@@ -12,24 +12,15 @@ from types import SimpleNamespace
 from typing import get_args
 
 import pytest
-import torch
-from PIL import Image
 
-import autoformer_zoo as az
 import training
-from autoformer_zoo.classify.predict import predict
-from autoformer_zoo.published import find_space
-from tests.helpers.made_training import MINI, MINI_CONFIG, split_in_memory
+from tests.helpers.made_training import MINI_CONFIG
 from training import finetune, presets
 from training import train as train_command
 from training.config import Stage, TrainConfig
-from training.data import open as data_open
-from training.data.cifar10 import eval_batch, load_train
 from training.engine.loop import DivergedError
 from training.presets import SMOKE
 from training.run.schedule import Schedule
-from training.search.evaluation import accuracy_on, memory_batches
-from training.train import train
 
 PATHS = ["--data-dir", "data", "--out", "run"]
 
@@ -46,12 +37,6 @@ def test_plan_follows_stages_warm_up_and_cosine() -> None:
     assert 0.1 < falling[-1] < 0.12
     with pytest.raises(ValueError, match="7 images to train on, batch_size is 8"):
         Schedule(config, num_images=7)
-
-
-def test_space_may_be_json() -> None:
-    assert find_space(MINI.to_json()) == MINI
-    with pytest.raises(ValueError, match="space 'huge' is unknown; expected one of tiny"):
-        find_space("huge")
 
 
 @pytest.fixture
@@ -82,6 +67,8 @@ def test_every_field_is_a_flag_on_top_of_the_preset(
         clip_grad=0.5,
     )
     assert seen == [expected]
+    assert train_command.main(PATHS) == 0
+    assert seen.pop() == SMOKE  # without a preset
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["out"] == "run"
 
 
@@ -100,11 +87,6 @@ def test_command_has_its_own_presets(
     assert "run directory; an unfinished run in it is resumed" in text
     # tyro takes the comment on the line of a field: none is lost.
     assert not re.findall(r"--[a-z.-]+ \S+ (?:│ )*\(default", text)
-
-
-def test_short_preset_is_the_default(seen: list[TrainConfig]) -> None:
-    assert train_command.main(PATHS) == 0
-    assert seen == [SMOKE]
 
 
 def test_package_without_the_extra_reports_how_to_install_it(
@@ -134,27 +116,15 @@ def test_package_without_the_extra_reports_how_to_install_it(
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
+@pytest.mark.usefixtures("made_up_images")
 def test_mistake_is_one_line_and_writes_nothing(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    flags: list[str],
-    text: str,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], text: str
 ) -> None:
-    monkeypatch.setattr(data_open, "load_train", split_in_memory)
     paths = ["--data-dir", str(tmp_path), "--out", str(tmp_path / "run")]
     assert train_command.main([*paths, "--batch-size", "8", *flags]) == 2
     out, err = capsys.readouterr()
     assert text in err
     assert (out, err.count("\n")) == ("", 1)
-    assert not (tmp_path / "run").exists()
-
-
-def test_missing_data_is_reported_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert train_command.main(["--data-dir", str(tmp_path), "--out", str(tmp_path / "run")]) == 2
-    assert "no whole CIFAR-10" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -167,28 +137,3 @@ def test_failure_of_a_run_is_one_line_and_code_1(
     monkeypatch.setattr(train_command, "train", fail)
     assert train_command.main(PATHS) == 1
     assert capsys.readouterr().err.splitlines()[-1].endswith("run: give up at step 8")
-
-
-@pytest.mark.data
-def test_smoke_preset_trains_on_real_images(tmp_path: Path, cifar10: Path) -> None:
-    state = train(SMOKE, cifar10, tmp_path / "run", progress=False)
-    assert state.step == 10
-    assert state.skipped == 0
-
-
-@pytest.mark.data
-def test_embedded_nano_classifies_cifar10(cifar10: Path) -> None:
-    held_out = load_train(cifar10, 500, 0)[1].select(torch.arange(0, 5000, 5))
-    model = az.create_model("autoformer_nano", pretrained=True).eval()
-    assert accuracy_on(model, memory_batches(held_out, 32)) > 55
-
-
-@pytest.mark.data
-def test_image_transform_agrees_with_training_batches(cifar10: Path) -> None:
-    held_out = load_train(cifar10, 500, 0)[1].select(torch.arange(8))
-    model = az.create_model("autoformer_nano", pretrained=True).eval()
-    images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in held_out.images]
-    best = [prediction[0].probability for prediction in predict(model, images, top_k=1)]
-    with torch.no_grad():
-        expected = model(eval_batch(held_out, 32)).softmax(1).max(1).values
-    torch.testing.assert_close(torch.tensor(best), expected, rtol=0, atol=1e-4)

@@ -19,7 +19,7 @@ from training.data.cifar10 import MAX_EVALUATED, Images, MemorySource, load_test
 from training.data.datasets import class_names_of, labels_of, open_dataset
 from training.data.indexed import IndexedSource, Part
 from training.data.splits import is_folder, is_shards, require_apart, require_kind
-from training.data.streams import Reader, StreamSource
+from training.data.streams import StreamSource
 from training.data.transforms import train_transform
 from training.run.distributed import SINGLE, Ranks
 
@@ -146,13 +146,16 @@ class _Opening:
 
     def _stream(self, train: Any) -> StreamSource:
         self._require_streamable()
+        config, names = self.config, class_names_of(train)
         held_out = self._open(self.held_out_split) if self.held_out_split else None
         for dataset in (train, held_out) if held_out else (train,):
             # timm takes them from the process group; a search reads all images in every process.
             dataset.reader.dist_rank = self.ranks.rank
             dataset.reader.dist_num_replicas = self.ranks.world
             dataset.set_loader_cfg(num_workers=self.workers)
-        return self._stream_of(train.reader, held_out and held_out.reader, class_names_of(train))
+        readers = train.reader, held_out and held_out.reader
+        batching = self._batching(len(names))
+        return StreamSource(*readers, names, config.data, config.augment, batching)
 
     def _shards(self) -> StreamSource:
         from training.data.shards import ShardReader, find_classes, shards_of  # needs webdataset
@@ -171,18 +174,12 @@ class _Opening:
         if self.held_out_split:
             others = shards_of(self.data_dir, self.held_out_split)
             held_out = ShardReader(*others, data, classes, None, share)
-        return self._stream_of(train, held_out, tuple(classes), found)
+        batching = self._batching(found or len(classes))
+        return StreamSource(train, held_out, tuple(classes), data, config.augment, batching)
 
     def _open(self, split: str, class_to_idx: Mapping[str, int] | None = None) -> Any:
         data, seed = self.config.data, self.config.seed
         return open_dataset(data, self.data_dir, split, seed, class_to_idx)
-
-    def _stream_of(
-        self, train: Reader, held_out: Reader | None, names: tuple[str, ...], found: int = 0
-    ) -> StreamSource:
-        data, augment = self.config.data, self.config.augment
-        batching = self._batching(found or len(names))
-        return StreamSource(train, held_out, names, data, augment, batching)
 
     def _require_streamable(self) -> None:
         source, repeats = self.config.data.source, self.config.augment.repeats

@@ -1,7 +1,6 @@
 """Which folder or shards a split's name means, and that training never opens the test split.
 
-Other kinds of data sets have no place to look: they are compared by name alone, and raise when they
-are opened.
+Splits of other data sets can only be compared by name; a missing one is found when it is opened.
 """
 
 from __future__ import annotations
@@ -81,8 +80,8 @@ def require_apart(data: DataConfig, data_dir: Path) -> None:
     """
     for name, other_name, reason in (
         ("held_out_split", "train_split", "held-out images must not be trained on"),
-        ("train_split", "test_split", "only the final evaluation opens that one"),
-        ("held_out_split", "test_split", "only the final evaluation opens that one"),
+        ("train_split", "test_split", "only the final evaluation may open the test split"),
+        ("held_out_split", "test_split", "only the final evaluation may open the test split"),
     ):
         split, other = getattr(data, name), getattr(data, other_name)
         if split and _overlap(data.source, data_dir, split, other):

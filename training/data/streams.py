@@ -20,14 +20,14 @@ from training.data.datasets import BROKEN, Sample, decode, load
 from training.data.transforms import Transform, eval_transform, train_transform
 from training.run.schedule import Schedule
 
-_REPAIR = "the data set seems damaged: repair it, or take another data.source"
+_REPAIR = "the data set seems damaged: repair it, or give another data.source"
 
 
 class Reader(Protocol):
     """Yields (image, label): an image encoded or as Pillow has it."""
 
     num_samples: int
-    """Images of all processes; 0 if unknown."""
+    """Number of images, over all processes; 0 if unknown."""
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
         """Yield a worker's share once."""
@@ -118,8 +118,8 @@ class CountedStream(IterableDataset[Sample]):
     Args:
         reader: where images come from.
         transform: what happens to an image.
-        blank: makes the image in a broken one's place, in evaluation. None: it is left out, and the
-            next image carries its count.
+        blank: in evaluation, makes the image that takes a broken one's place. None: broken images
+            are left out and counted with the next one.
     """
 
     def __init__(
@@ -157,4 +157,4 @@ class CountedStream(IterableDataset[Sample]):
             raise
         except (*BROKEN, RuntimeError) as error:
             reason = str(error) or type(error).__name__
-            raise DataError(f"the stream cannot be read on: {reason}; {_REPAIR}") from None
+            raise DataError(f"reading the stream failed: {reason}; {_REPAIR}") from None

@@ -119,7 +119,8 @@ def open_teacher(
         distill: names it, and its weights.
         given: normalisation of the images.
         num_classes: classes of the data.
-        sizes: input sides in pixels, each of which is tried: not after hours of a first stage.
+        sizes: input sides in pixels. Each is tried here: a teacher that cannot read images of a
+            later stage would fail after hours.
         device: where it runs.
 
     Raises:
@@ -182,8 +183,8 @@ def distillation_loss(logits: Tensor, taught: Tensor, temperature: float) -> Ten
     Args:
         logits: (n, num_classes).
         taught: the teacher's probabilities (n, num_classes), softened by the same temperature.
-        temperature: logits are divided by it. The gradient falls with its square, which is made up
-            for (arXiv 1503.02531, section 2).
+        temperature: logits are divided by it. The gradient falls with its square, so the loss is
+            multiplied by that (arXiv 1503.02531, section 2).
     """
     softened = (logits.float() / temperature).log_softmax(1)
     return F.kl_div(softened, taught, reduction="batchmean") * temperature**2

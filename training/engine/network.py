@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -176,18 +176,15 @@ def _make_subnet(config: TrainConfig, space: SearchSpace) -> AutoFormer:
     }
     subnet = parse_subnet(config.subnet) if config.subnet else None
     if name := config.weights.model:
-        bare = _checked_autoformer(create_model(name, subnet=subnet, device="meta"), name)
+        bare = create_model(name, subnet=subnet, device="meta")
+        if not isinstance(bare, AutoFormer):
+            raise ValueError(f"{name!r} is not an AutoFormer, but a {type(bare).__name__}")
         require_sizes(config.stages, bare.patch_embed.patch_size[0])
         _log_head(name, bare.num_classes, space.num_classes)
-        model = create_model(name, pretrained=True, subnet=subnet, **arguments)
-        return _checked_autoformer(model, name)
+        return cast(AutoFormer, create_model(name, pretrained=True, subnet=subnet, **arguments))
     if path := config.weights.checkpoint:
         weights = open_weights(path, config.weights.layout or None).subnet(subnet)
         require_sizes(config.stages, weights.patch_size[0])
-        if weights.in_chans != CHANNELS:
-            raise ValueError(
-                f"{path} is for {weights.in_chans} channels; expected {CHANNELS}, as images have"
-            )
         _log_head(path, weights.num_classes, space.num_classes)
         return build_static(weights, **arguments).float()
     assert subnet is not None  # a config of sampling fixed has a subnet or weights
@@ -210,9 +207,3 @@ def _freeze(model: AutoFormer, blocks: int) -> None:
     model.cls_token.requires_grad_(False)
     for part in (model.patch_embed, *model.blocks[:blocks]):
         part.requires_grad_(False)
-
-
-def _checked_autoformer(model: torch.nn.Module, name: str) -> AutoFormer:
-    if not isinstance(model, AutoFormer):
-        raise ValueError(f"{name!r} is not an AutoFormer, but a {type(model).__name__}")
-    return model

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -22,6 +21,7 @@ import torch
 import torchvision
 
 from autoformer_zoo import __version__
+from benchmarks.measure.rows import current_commit
 from training.config import TrainConfig, require_same
 
 LOG = "log.jsonl"
@@ -77,7 +77,7 @@ def describe_environment(device: torch.device, world: int) -> dict[str, Any]:
         "processes": world,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "commit": _current_commit(),
+        "commit": current_commit(),
     }
 
 
@@ -127,9 +127,11 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     for number, text in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
             lines.append(_checked_line(json.loads(text)))
-        # Whatever was written there: wrong types, thousands of brackets.
+        # Any damage: wrong types, thousands of brackets.
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(f"{path} is damaged (line {number}: {error}); mend it") from None
+            raise ValueError(
+                f"{path} is damaged (line {number}: {error}); delete that line"
+            ) from None
     return lines
 
 
@@ -157,14 +159,3 @@ def _checked_line(line: Any) -> dict[str, Any]:
     if not all(isinstance(number, (int, float)) for number in numbers):
         raise ValueError("a number is missing")
     return line
-
-
-def _current_commit() -> str:
-    """Return the commit of this code, with -dirty if files were changed."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    folder = Path(__file__).parent
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):  # no git, or not in a repository
-        return "unknown"
-    return done.stdout.strip()

@@ -11,7 +11,6 @@ call until a timeout of many minutes. Rank 0 reports the error for all.
 from __future__ import annotations
 
 import atexit
-import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -140,12 +139,7 @@ class Ranks:
         if self.world == 1:
             return network
         devices = [self.device] if self.device.type == "cuda" else None
-        known = inspect.signature(DistributedDataParallel).parameters
-        sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        flags: dict[str, Any] = {sync: False}  # the first name from PyTorch 2.13 on
-        return DistributedDataParallel(
-            network, devices, find_unused_parameters=not uses_all, **flags
-        )
+        return DistributedDataParallel(network, devices, find_unused_parameters=not uses_all)
 
     def _reduced(self, values: Sequence[float], how: dist.ReduceOp.RedOpType) -> list[float]:
         if self.world == 1:

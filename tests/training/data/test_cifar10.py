@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+import autoformer_zoo as az
+from autoformer_zoo.classify.predict import predict
 from autoformer_zoo.published import CIFAR10_MEAN, CIFAR10_STD
-from tests.helpers.made_training import MINI_CONFIG, QUICK, make_images
+from tests.helpers.made_training import MINI_CONFIG, make_images, open_quickly, train_quickly
 from training.config import AugmentConfig, Stage, TrainConfig
 from training.data import cifar10
 from training.data import open as data_open
@@ -22,10 +25,8 @@ from training.data.cifar10 import (
     load_train,
     train_batch,
 )
-from training.data.open import open_source
 from training.run.distributed import SINGLE, Ranks
 from training.run.schedule import Schedule
-from training.train import train
 
 
 def memory_source(config: TrainConfig, ranks: Ranks = SINGLE) -> MemorySource:
@@ -54,6 +55,16 @@ def test_eval_batch_normalises_and_resizes() -> None:
     assert x.shape == (3, 3, 16, 16)
     expected = (1 - torch.tensor(CIFAR10_MEAN)) / torch.tensor(CIFAR10_STD)
     torch.testing.assert_close(x[0, :, 3, 5], expected)
+
+
+def test_prediction_prepares_images_as_training_does() -> None:
+    made = make_images(8)
+    model = az.create_model("autoformer_nano", pretrained=True).eval()
+    images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in made.images]
+    best = [prediction[0].probability for prediction in predict(model, images, top_k=1)]
+    with torch.no_grad():
+        expected = model(eval_batch(made, 32)).softmax(1).max(1).values
+    torch.testing.assert_close(torch.tensor(best), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("crop", ["none", "shift"])
@@ -86,16 +97,14 @@ def test_erasing_in_memory_follows_from_the_step() -> None:
 
 
 def test_more_classes_than_the_network_has_are_refused() -> None:
-    with pytest.raises(
-        ValueError, match="cifar10 has labels up to 3, 4 classes; the network has 2"
-    ):
+    with pytest.raises(ValueError, match="cifar10 has labels up to 3, 4 classes; the network has"):
         memory_source(replace(MINI_CONFIG, num_classes=2))
 
 
 def test_largest_seed_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cifar10, "_load", lambda *_, **__: make_images(48))
     config = replace(MINI_CONFIG, seed=2**63 - 1, stages=(Stage(1, 8),))
-    assert train(config, tmp_path, tmp_path / "run", False, resources=QUICK).step == 5
+    assert train_quickly(tmp_path, config).step == 5
     with pytest.raises(ValueError, match=f"seed is {2**63}"):
         replace(MINI_CONFIG, seed=2**63)
 
@@ -105,9 +114,9 @@ def test_held_out_positions_of_cifar10_are_listed(
 ) -> None:
     images = make_images(48)
     monkeypatch.setattr(cifar10, "_load", lambda *_, **__: images)
-    train(MINI_CONFIG, tmp_path, tmp_path / "run", progress=False, resources=QUICK)
-    listed = json.loads((tmp_path / "run" / "held_out.json").read_text())
-    source = open_source(MINI_CONFIG, tmp_path, SINGLE, QUICK)
+    train_quickly(tmp_path)
+    listed = json.loads((tmp_path / "held_out.json").read_text())
+    source = open_quickly(MINI_CONFIG)
     assert listed == source.held_out_list == cut_held_out(images.labels, 2, 0)[1].tolist()
     held_out = torch.cat([batch.x for batch in source.held_out(32)])
     assert torch.equal(held_out, eval_batch(images.select(torch.tensor(listed)), 32))

@@ -9,17 +9,21 @@ from pathlib import Path
 import pytest
 from torchvision.datasets import ImageFolder
 
-from tests.helpers.made_training import FOLDER, QUICK, write_folder
+from tests.helpers.made_training import (
+    FOLDER,
+    QUICK,
+    open_quickly,
+    train_quickly,
+    write_folder,
+)
 from training.config import Stage
 from training.data import datasets
 from training.data.classes import CLASSES, check_classes, keep_classes, read_classes
-from training.data.open import open_source, open_test
+from training.data.open import open_test
 from training.reproduce.config import ReproduceConfig
 from training.reproduce.phases import Reproduction
 from training.run.directory import read_config
-from training.run.distributed import SINGLE
 from training.search.evaluation import open_task
-from training.train import train
 
 CONFIG = replace(FOLDER, stages=(Stage(1, 8),))
 SPLITS = replace(FOLDER, data=replace(FOLDER.data, held_out_split="val", test_split="test"))
@@ -35,11 +39,11 @@ def rename_classes(root: Path, *names: str) -> Path:
 
 def test_number_of_classes_comes_from_the_data(tmp_path: Path) -> None:
     root = rename_classes(write_folder(tmp_path / "data", classes=3), "red", "blue", "green")
-    state = train(CONFIG, root, tmp_path / "run", progress=False, resources=QUICK)
+    state = train_quickly(tmp_path / "run", CONFIG, root)
     assert state.network.weights.num_classes == 3  # the space has 4
     assert read_config(tmp_path / "run").num_classes == 3
     assert read_classes(tmp_path / "run") == ["blue", "green", "red"]
-    again = train(CONFIG, root, tmp_path / "run", progress=False, resources=QUICK)
+    again = train_quickly(tmp_path / "run", CONFIG, root)
     assert again.step == state.step
 
 
@@ -53,7 +57,7 @@ def test_reproduction_searches_subnets_with_the_classes_of_the_data(tmp_path: Pa
 @pytest.mark.parametrize("change", ["new", "missing"])
 def test_run_is_not_resumed_or_searched_with_other_classes(tmp_path: Path, change: str) -> None:
     root, run = write_folder(tmp_path / "data"), tmp_path / "run"
-    train(CONFIG, root, run, progress=False, resources=QUICK, stop_at=2)
+    train_quickly(run, CONFIG, root, stop_at=2)
     folder = root / "train" / "n00000001"
     if change == "new":
         write_folder(tmp_path / "more")
@@ -62,7 +66,7 @@ def test_run_is_not_resumed_or_searched_with_other_classes(tmp_path: Path, chang
         folder.rename(tmp_path / "away")
     text = rf"was trained on 4 classes, .*'{'dog' if change == 'new' else folder.name}' is {change}"
     with pytest.raises(ValueError, match=text):
-        train(CONFIG, root, run, progress=False, resources=QUICK)
+        train_quickly(run, CONFIG, root)
     with pytest.raises(ValueError, match=text):
         open_task(root, run, device="cpu")
 
@@ -76,18 +80,10 @@ def test_other_splits_are_numbered_by_the_names_of_the_training_split(tmp_path: 
             file.unlink()
     (root / "val" / "n00000000").rmdir()
     (root / "test" / "n00000000").rename(root / "test" / "n00000002")
-    held_out = open_source(SPLITS, root, SINGLE, QUICK).held_out(8)
+    held_out = open_quickly(SPLITS, root).held_out(8)
     assert {int(label) for batch in held_out for label in batch.labels} == {2}
     test = open_test(SPLITS, root).held_out(8)
     assert sorted({int(label) for batch in test for label in batch.labels}) == [1, 2]
-
-
-def test_class_that_the_training_split_does_not_have_is_refused(tmp_path: Path) -> None:
-    root = write_folder(tmp_path)
-    (write_folder(tmp_path / "more", classes=1) / "train").rename(root / "val")
-    (root / "val" / "n00000000").rename(root / "val" / "Dog")
-    with pytest.raises(ValueError, match=r"val has class folders that are not among .* 'Dog'"):
-        open_source(SPLITS, root, SINGLE, QUICK)
 
 
 def test_splits_that_number_classes_otherwise_are_refused(
@@ -95,19 +91,20 @@ def test_splits_that_number_classes_otherwise_are_refused(
 ) -> None:
     for split in ("train", "val"):
         (write_folder(tmp_path / f"{split}-", classes=2) / "train").rename(tmp_path / split)
-    (tmp_path / "val" / "n00000000").rename(tmp_path / "val" / "z")
+    (tmp_path / "val" / "n00000000").rename(tmp_path / "val" / "Dog")
+    with pytest.raises(ValueError, match=r"val has class folders that are not among .* 'Dog'"):
+        open_quickly(SPLITS, tmp_path)
     monkeypatch.setattr(
         datasets, "create_dataset", lambda _, root, split, **__: ImageFolder(Path(root, split))
     )
     config = replace(SPLITS, data=replace(SPLITS.data, source="torch/imagenet"))
     with pytest.raises(ValueError, match="imagenet: split val has other classes than train"):
-        open_source(config, tmp_path, SINGLE, QUICK)
+        open_quickly(config, tmp_path)
 
 
 def test_one_class_is_refused(tmp_path: Path) -> None:
-    root = write_folder(tmp_path, classes=1)
     with pytest.raises(ValueError, match="one class folder, 'n00000000'; expected at least two"):
-        open_source(FOLDER, root, SINGLE, QUICK)
+        open_quickly(FOLDER, write_folder(tmp_path, classes=1))
 
 
 def test_names_are_kept_once(tmp_path: Path) -> None:

@@ -15,12 +15,10 @@ from PIL import Image
 from torchvision.datasets import ImageFolder as TorchvisionFolder
 
 from autoformer_zoo.classify.images import read_image
-from tests.helpers.made_training import FOLDER, QUICK
+from tests.helpers.made_training import FOLDER, batches_of, open_quickly
 from training.config import AugmentConfig, TrainConfig
-from training.data.open import open_source, open_test
+from training.data.open import open_test
 from training.data.transforms import eval_transform
-from training.run.distributed import SINGLE
-from training.run.schedule import Schedule
 
 SIZE = 16
 
@@ -74,8 +72,7 @@ def require_same_images(config: TrainConfig, root: Path, image: Path) -> None:
     expected = eval_transform(config.data, SIZE)(read_image(image))
     plain = np.asarray(Image.open(image).convert("RGB"))
     assert not np.array_equal(plain, np.asarray(read_image(image)))  # else nothing is tested
-    source = open_source(config, root, SINGLE, QUICK)
-    batches = [next(source.train(Schedule(config, 2), 0, 1)), *source.held_out(SIZE)]
+    batches = [*batches_of(config, root), *open_quickly(config, root).held_out(SIZE)]
     batches += open_test(config, root, workers=0).held_out(SIZE)
     assert len(batches) == 3
     for batch in batches:

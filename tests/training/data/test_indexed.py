@@ -14,53 +14,38 @@ from timm.data import ImageDataset
 
 from tests.helpers.made_training import (
     FOLDER,
-    MINI_CONFIG,
-    QUICK,
+    batches_of,
     log_lines,
     make_images,
+    open_quickly,
+    train_quickly,
     write_folder,
 )
-from training.config import AugmentConfig, Stage, TrainConfig
+from training.config import AugmentConfig, Stage
 from training.data import cifar10, datasets, indexed
 from training.data import open as data_open
-from training.data.batch import Batch, DataError
-from training.data.open import open_source
+from training.data.batch import DataError
 from training.presets import PRESETS
-from training.run.distributed import SINGLE, Ranks
-from training.run.schedule import Schedule
-from training.train import main, train
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("images"))
-
-
-def batches(
-    config: TrainConfig, root: Path, first: int = 0, ranks: Ranks = SINGLE, workers: int = 0
-) -> list[Batch]:
-    source = open_source(config, root, ranks, replace(QUICK, workers=workers))
-    schedule = Schedule(config, source.num_train)
-    return list(source.train(schedule, first, schedule.total))
+from training.run.distributed import Ranks
 
 
 def test_folder_batches_follow_from_the_step_alone(folder: Path) -> None:
-    whole = batches(FOLDER, folder)
+    whole = batches_of(FOLDER, folder)
     random.seed(7)
     assert len(whole) == 10
-    for step, batch in enumerate(batches(FOLDER, folder, first=4), start=4):
+    for step, batch in enumerate(batches_of(FOLDER, folder, first=4), start=4):
         assert torch.equal(batch.x, whole[step].x)
         assert torch.equal(batch.labels, whole[step].labels)
     assert whole[0].x.shape == (4, 3, 8, 8)
     assert whole[9].x.shape == (4, 3, 16, 16)
-    assert not torch.equal(whole[0].x, batches(replace(FOLDER, seed=1), folder)[0].x)
+    assert not torch.equal(whole[0].x, batches_of(replace(FOLDER, seed=1), folder)[0].x)
 
 
 def test_folder_batches_are_the_same_with_workers_and_in_parts(folder: Path) -> None:
     config = replace(FOLDER, stages=(Stage(1, 8),))
-    whole = batches(config, folder)
-    with_workers = batches(config, folder, workers=2)
-    second = batches(config, folder, ranks=Ranks(torch.device("cpu"), 1, 2))
+    whole = batches_of(config, folder)
+    with_workers = batches_of(config, folder, workers=2)
+    second = batches_of(config, folder, ranks=Ranks(torch.device("cpu"), 1, 2))
     for batch, same, part in zip(whole, with_workers, second, strict=True):
         assert torch.equal(batch.x, same.x)
         assert torch.equal(batch.x[1::2], part.x)
@@ -76,20 +61,20 @@ def test_resuming_decodes_nothing_of_what_was_done(
         "read_sample",
         lambda dataset, index: read.append(index) or read_sample(dataset, index),
     )
-    batches(FOLDER, folder, first=9)
+    batches_of(FOLDER, folder, first=9)
     assert len(read) == FOLDER.batch_size
 
 
 def test_held_out_images_of_a_folder_are_apart_and_listed(folder: Path, tmp_path: Path) -> None:
-    source = open_source(FOLDER, folder, SINGLE, QUICK)
+    source = open_quickly(FOLDER, folder)
     assert source.num_train == 20
     assert len(source.held_out_list) == 4
     config = replace(FOLDER, stages=(Stage(3, 8),), augment=AugmentConfig(crop="none"))
-    trained = torch.cat([batch.x for batch in batches(config, folder)])
+    trained = torch.cat([batch.x for batch in batches_of(config, folder)])
     held_out = torch.cat([batch.x for batch in source.held_out(8)])
     assert len(held_out) == 4
     assert not any(torch.equal(x, y) for x in held_out for y in trained)
-    train(FOLDER, folder, tmp_path, progress=False, resources=QUICK)
+    train_quickly(tmp_path, FOLDER, folder)
     assert json.loads((tmp_path / "held_out.json").read_text()) == source.held_out_list
 
 
@@ -116,9 +101,9 @@ def test_training_never_opens_the_test_split(
     monkeypatch.setattr(data_open, "load_test", explode)
     monkeypatch.setattr(data_open, "open_test", explode)
     monkeypatch.setattr(cifar10, "_load", load)
-    train(FOLDER, folder, tmp_path / "run", progress=False, resources=QUICK)
+    train_quickly(tmp_path / "run", FOLDER, folder)
     assert opened == ["train"]
-    train(MINI_CONFIG, tmp_path, tmp_path / "memory", progress=False, resources=QUICK)
+    train_quickly(tmp_path / "memory")
     assert loaded == [True]
 
 
@@ -129,7 +114,7 @@ def test_broken_images_are_replaced_counted_and_logged(tmp_path: Path) -> None:
         file.write_bytes(file.read_bytes()[:200])
     (root / "train" / "n00000002" / "2.JPEG").write_bytes(b"no image")
     config = replace(FOLDER, held_out_per_class=2, stages=(Stage(4, 8),), evaluate_every=1)
-    state = train(config, root, tmp_path / "run", progress=False, resources=QUICK)
+    state = train_quickly(tmp_path / "run", config, root)
     lines = log_lines(tmp_path / "run")
     evaluated = [line.get("held_out_broken", 0) for line in lines if "loss" not in line]
     assert len(set(evaluated)) == 1
@@ -145,7 +130,7 @@ def test_data_set_of_broken_images_only_is_given_up(tmp_path: Path, workers: int
         file.write_bytes(b"no image")
     text = r"^10 images in a row could not be read, the last with: .*; the data set seems damaged$"
     with pytest.raises(DataError, match=text):
-        batches(FOLDER, root, workers=workers)
+        batches_of(FOLDER, root, workers=workers)
     assert not multiprocessing.active_children()  # at its end a process would wait for them
 
 
@@ -157,23 +142,8 @@ def test_workers_end_after_an_error_of_any_kind(
 
     monkeypatch.setattr(indexed, "read_sample", fail)
     with pytest.raises(TypeError, match="a mistake in the package"):
-        batches(FOLDER, folder, workers=1)
+        batches_of(FOLDER, folder, workers=1)
     assert not multiprocessing.active_children()
-
-
-def test_command_reports_broken_images_in_one_line(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    root = write_folder(tmp_path)
-    for file in root.rglob("*.JPEG"):
-        file.write_bytes(b"no image")
-    arguments = f"--data-dir {root} --out {tmp_path / 'run'} --data.source folder --device cpu"
-    more = "--batch-size 4 --held-out-per-class 1 --workers 1 --precision fp32 --augment.policy"
-    assert main([*arguments.split(), "--preset", "nano", *more.split(), ""]) == 2
-    lines = capfd.readouterr().err.splitlines()
-    assert [line for line in lines if line.startswith("python -m")] == [lines[-1]]
-    assert "10 images in a row could not be read, the last with: " in lines[-1]
-    assert not any("Traceback" in line for line in lines)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -183,11 +153,11 @@ def test_more_classes_than_the_network_has_are_refused(
     few = replace(FOLDER, num_classes=3)
     text = r"folder has labels up to 3, 4 classes; the network has 3: give --num-classes 4, or l"
     with pytest.raises(ValueError, match=text):  # before anything is read or written
-        train(few, folder, tmp_path / "run", progress=False, resources=QUICK)
+        train_quickly(tmp_path / "run", few, folder)
     assert not (tmp_path / "run").exists()
     monkeypatch.setattr(data_open, "labels_of", lambda _: None)
     with pytest.raises(ValueError, match=text):  # a source without a list of labels: while reading
-        batches(replace(few, held_out_per_class=0, batch_size=20), folder, workers=workers)
+        batches_of(replace(few, held_out_per_class=0, batch_size=20), folder, workers=workers)
 
 
 def test_data_set_without_a_list_of_labels_needs_a_held_out_split(
@@ -197,21 +167,20 @@ def test_data_set_without_a_list_of_labels_needs_a_held_out_split(
     hidden.reader = type("Reader", (), {"__len__": lambda self: 24})()
     monkeypatch.setattr(data_open, "open_dataset", lambda *_: hidden)
     with pytest.raises(ValueError, match="folder does not list its labels, so no held-out images"):
-        open_source(FOLDER, folder, SINGLE, QUICK)
+        open_quickly(FOLDER, folder)
 
 
 def test_unknown_data_set_is_refused_with_timms_words(tmp_path: Path) -> None:
     config = replace(FOLDER, data=replace(FOLDER.data, source="torch/flowers"))
     with pytest.raises(FileNotFoundError, match=r"torch/flowers under .*Unknown torchvision"):
-        open_source(config, tmp_path, SINGLE, QUICK)
+        open_quickly(config, tmp_path)
 
 
 @pytest.mark.slow  # images of 224 px
 def test_imagenet_preset_runs_on_a_folder_of_its_layout(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "data", count=8, side=64)
     config = replace(PRESETS["imagenet-tiny"], batch_size=4, held_out_per_class=1, log_every=1)
-    resources = replace(QUICK, accumulate=2)
-    state = train(config, root, tmp_path / "run", False, stop_at=2, resources=resources)
+    state = train_quickly(tmp_path / "run", config, root, stop_at=2, accumulate=2)
     assert (state.step, state.skipped) == (2, 0)
     lines = log_lines(tmp_path / "run")
     assert [line["img_size"] for line in lines] == [224, 224]

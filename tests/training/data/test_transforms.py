@@ -12,10 +12,9 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
-from tests.helpers.made_training import FOLDER, QUICK, write_folder
+from tests.helpers.made_training import FOLDER, open_quickly, write_folder
 from training.config import AugmentConfig
 from training.data.transforms import allow_no_bits, eval_transform, posterize, train_transform
-from training.train import train
 
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
 
@@ -38,25 +37,14 @@ def test_every_policy_runs_at_the_highest_magnitude(policy: str) -> None:
         assert transform(IMAGE).shape == (3, 32, 32)
 
 
-def test_a_policys_own_operation_is_replaced() -> None:
-    transform = create_transform(32, is_training=True, auto_augment="rand-m10-inc1")
-    operation = next(op for op in transform.transforms[2].ops if op.name == "PosterizeIncreasing")
-    operation.prob = 1.0
-    allow_no_bits(transform)
-    assert operation(IMAGE).getextrema() == ((0, 0),) * 3
-
-
-@pytest.mark.parametrize(
-    "policy", ["nonsense", "rand-x9", "Rand-m9", "rand-m9.5", "augmix-q3", "v9"]
-)
+@pytest.mark.parametrize("policy", ["nonsense", "rand-x9", "rand-m9.5", "augmix-q3"])
 def test_policy_that_timm_does_not_know_is_refused_before_training(
     tmp_path: Path, policy: str
 ) -> None:
     config = replace(FOLDER, augment=AugmentConfig(policy=policy))
     text = rf"augment\.policy is '{policy}'.*; expected one that timm knows, such as rand-m9"
     with pytest.raises(ValueError, match=text):
-        train(config, write_folder(tmp_path), tmp_path / "run", progress=False, resources=QUICK)
-    assert not (tmp_path / "run").exists()
+        open_quickly(config, write_folder(tmp_path))
 
 
 def test_shift_crop_keeps_the_scale() -> None:

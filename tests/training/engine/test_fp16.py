@@ -5,46 +5,32 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from tests.helpers.made_training import ALONE, QUICK, assert_same_run, log_lines, split_in_memory
-from training.config import Stage, TrainConfig
-from training.data import open as data_open
-from training.engine import loop, step
+from tests.helpers.made_training import (
+    ALONE,
+    assert_same_run,
+    log_lines,
+    multiply_losses,
+    train_quickly,
+)
+from training.config import Stage
+from training.engine import loop
 from training.engine.loop import DivergedError
 from training.run.checkpoints import load_checkpoint, save_checkpoint
-from training.train import train
 
 FP16 = replace(ALONE, precision="fp16", stages=(Stage(2, 8),), max_bad_steps=2)
 
 
-@pytest.fixture(autouse=True)
-def made_up_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_open, "load_train", split_in_memory)
-
-
-def run(out: Path, config: TrainConfig = FP16, stop_at: int | None = None) -> step.RunState:
-    return train(config, out, out, progress=False, stop_at=stop_at, resources=QUICK)
+pytestmark = pytest.mark.usefixtures("made_up_images")
 
 
 def start_scaler(monkeypatch: pytest.MonkeyPatch, **arguments: float) -> None:
     """Let runs begin with a scaler of these arguments."""
     made = partial(torch.amp.GradScaler, **arguments)
     monkeypatch.setattr(loop.torch.amp, "GradScaler", made)
-
-
-def multiply_losses(monkeypatch: pytest.MonkeyPatch, factors: dict[int, float]) -> None:
-    """Multiply the loss of some calls."""
-    label_loss, calls = step.label_loss, list[int]()
-
-    def loss(*arguments: Any) -> torch.Tensor:
-        calls.append(len(calls))
-        return label_loss(*arguments) * factors.get(calls[-1], 1.0)
-
-    monkeypatch.setattr(step, "label_loss", loss)
 
 
 def assert_same_values(one: Path, other: Path) -> None:
@@ -60,11 +46,11 @@ def test_step_of_a_loss_that_is_nan_is_as_if_it_had_not_been(
 ) -> None:
     with monkeypatch.context() as patch:
         multiply_losses(patch, {2: float("nan")})
-        assert run(tmp_path / "nan").skipped == 1
-    run(tmp_path / "other", stop_at=2)
+        assert train_quickly(tmp_path / "nan", FP16).skipped == 1
+    train_quickly(tmp_path / "other", FP16, stop_at=2)
     before = load_checkpoint(tmp_path / "other")
     save_checkpoint({**before, "step": 3, "skipped": 1, "bad_in_row": 1}, tmp_path / "other")
-    run(tmp_path / "other")
+    train_quickly(tmp_path / "other", FP16)
     assert_same_values(tmp_path / "nan", tmp_path / "other")
     assert load_checkpoint(tmp_path / "nan")["scaler"]["scale"] == before["scaler"]["scale"]
     assert "loss" not in log_lines(tmp_path / "nan")[2]
@@ -74,7 +60,7 @@ def test_overflows_that_find_the_scale_are_skipped_and_lead_to_no_rollback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start_scaler(monkeypatch, init_scale=2.0**28)
-    state = run(tmp_path, stop_at=4)
+    state = train_quickly(tmp_path, FP16, stop_at=4)
     start = loop.make_state(FP16, torch.device("cpu"))
     for part in ("network", "ema"):
         trained, fresh = getattr(state, part).state_dict(), getattr(start, part).state_dict()
@@ -82,7 +68,7 @@ def test_overflows_that_find_the_scale_are_skipped_and_lead_to_no_rollback(
     assert (state.skipped, state.bad_in_row, state.recent) == (4, 0, [])
     assert state.scaler.get_scale() == 2.0**24
     config = replace(FP16, stages=(Stage(6, 8),))
-    state = run(tmp_path / "long", config)
+    state = train_quickly(tmp_path / "long", config)
     assert 4 < state.skipped < state.step == 30
     assert (state.rollbacks, state.bad_in_row) == (0, 0)
 
@@ -94,23 +80,23 @@ def test_gradient_that_no_scale_mends_is_given_up(
     multiply_losses(monkeypatch, dict.fromkeys(range(10), 1e30))  # finite, its gradient is not
     # Scales 8, 4 and 2 are tried; 1 and below count.
     with pytest.raises(DivergedError, match=r"2 steps in a row were not finite .* at step 5"):
-        run(tmp_path, replace(FP16, max_rollbacks=0))
+        train_quickly(tmp_path, replace(FP16, max_rollbacks=0))
 
 
 def test_overflow_between_bad_losses_does_not_make_them_good(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     multiply_losses(monkeypatch, {2: float("nan"), 3: 1e30, 4: float("inf")})
-    state = run(tmp_path)
+    state = train_quickly(tmp_path, FP16)
     assert (state.skipped, state.rollbacks) == (3, 1)
 
 
 def test_resumed_run_has_the_same_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start_scaler(monkeypatch, init_scale=4.0, growth_interval=3)
-    run(tmp_path / "whole")
-    run(tmp_path / "cut", stop_at=5)
+    train_quickly(tmp_path / "whole", FP16)
+    train_quickly(tmp_path / "cut", FP16, stop_at=5)
     kept = load_checkpoint(tmp_path / "cut")["scaler"]
     assert (kept["scale"], kept["_growth_tracker"]) == (8.0, 2)
-    run(tmp_path / "cut")
+    train_quickly(tmp_path / "cut", FP16)
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
     assert_same_values(tmp_path / "whole", tmp_path / "cut")

@@ -17,7 +17,14 @@ from training.config import AugmentConfig, DistillConfig
 from training.data.batch import Batch
 from training.data.cifar10 import eval_batch
 from training.engine import losses
-from training.engine.losses import Mixer, Teacher, label_loss, open_teacher, soft_cross_entropy
+from training.engine.losses import (
+    Mixer,
+    Teacher,
+    distillation_loss,
+    label_loss,
+    open_teacher,
+    soft_cross_entropy,
+)
 
 CIFAR10 = (CIFAR10_MEAN, CIFAR10_STD)
 
@@ -55,24 +62,36 @@ def test_mixtures_follow_from_seed_step_and_part() -> None:
     assert Mixer(AugmentConfig(), 0.1, 4, seed=0).mix(Batch(x, targets), 0, 0)[0] is x
 
 
-def test_teacher_sees_images_in_its_own_normalisation() -> None:
-    class Probe(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = torch.nn.Parameter(torch.zeros(1))
+def test_labels_and_answers_are_mixed_like_the_images() -> None:
+    labels = torch.arange(8) % 4
+    images = torch.eye(8)[:, :, None].expand(8, 8, 3)[..., None].clone()  # each has its own row
+    answers = 5 * torch.randn(8, 4)
+    mixer = Mixer(AugmentConfig(mixup=0.8), 0.1, 4, seed=0, temperature=3.0)
+    x, targets, taught = mixer.mix(Batch(images, labels, 0, answers), 0, 0)
+    shares = x[:, :, 0, 0]  # (8, 8): of image j in image i
+    assert 0 < shares.max() < 1
+    smoothed = F.one_hot(labels, 4) * 0.9 + 0.1 / 4
+    torch.testing.assert_close(targets, shares @ smoothed)
+    assert taught is not None
+    torch.testing.assert_close(taught, shares @ (answers / 3).softmax(1))
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            self.seen = x
-            return x.mean((2, 3))
 
-    probe = Probe()
-    own, given = ((0.5, 0.5, 0.5), (0.5, 0.25, 0.5)), ((0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
-    image = torch.rand(2, 3, 4, 4)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in given)
-    labels = Teacher(probe, own, given).labels((image - mean) / std)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in own)
-    torch.testing.assert_close(probe.seen, (image - mean) / std)
-    assert labels.shape == (2,)
+def test_without_mixing_answers_are_only_softened() -> None:
+    answers = torch.randn(8, 4)
+    x, labels = torch.randn(8, 3, 4, 4), torch.arange(8) % 4
+    mixer = Mixer(AugmentConfig(), 0.1, 4, seed=0, temperature=3.0)
+    _, targets, taught = mixer.mix(Batch(x, labels, 0, answers), 0, 0)
+    assert targets is labels
+    torch.testing.assert_close(taught, (answers / 3).softmax(1))
+
+
+def test_divergence_is_scaled_by_the_squared_temperature() -> None:
+    logits, taught = torch.randn(6, 4), torch.randn(6, 4).softmax(1)
+    own = (logits / 3).log_softmax(1)
+    expected = 9 * (taught * (taught.log() - own)).sum(1).mean()
+    torch.testing.assert_close(distillation_loss(logits, taught, 3.0), expected)
+    agreed = distillation_loss(taught.log() * 3, taught, 3.0)
+    torch.testing.assert_close(agreed, torch.zeros(()), atol=1e-5, rtol=0)
 
 
 def open_made(
@@ -95,8 +114,9 @@ def test_teacher_is_opened_from_a_file(tmp_path: Path) -> None:
         torch.tensor(values).view(3, 1, 1) for values in (*CIFAR10, own["mean"], own["std"])
     )
     with torch.no_grad():
-        expected = model((x * std + mean - own_mean) / own_std).argmax(1)
-    assert torch.equal(opened.labels(x), expected)
+        expected = model((x * std + mean - own_mean) / own_std)
+    torch.testing.assert_close(opened.logits(x), expected, rtol=0, atol=1e-4)
+    assert torch.equal(opened.labels(x), expected.argmax(1))
     assert open_made("") is None
 
 

@@ -8,45 +8,35 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import timm
 import torch
 from safetensors import safe_open
 
 from autoformer_zoo.factory import extract_subnet
 from autoformer_zoo.network.supernet import Supernet
-from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.published import SPACES
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.weights.checkpoint import (
-    CheckpointError,
-    SubnetWeights,
     SupernetWeights,
-    save_subnet,
     save_supernet,
 )
 from autoformer_zoo.weights.header import notes_to_cfg
 from autoformer_zoo.weights.layouts import Architecture
 from autoformer_zoo.weights.pretrained import load_supernet
 from autoformer_zoo.weights.slicing import slice_supernet
-from tests.helpers.made_training import ALONE, MINI, MINI_CONFIG, QUICK, split_in_memory
+from tests.helpers.made_training import ALONE, MINI, MINI_CONFIG, train_quickly
 from training.config import DataConfig, Stage, TrainConfig, WeightsConfig
-from training.data import open as data_open
 from training.engine.loop import make_state
 from training.engine.network import make_network
 from training.engine.sampling import parse_subnet
 from training.engine.weights import WEIGHTS
 from training.reproduce.separate import make_separate
 from training.run.checkpoints import load_checkpoint, save_checkpoint
-from training.train import train
 
 CPU = torch.device("cpu")
 NANO = SPACES["nano"]
 NANO_MODEL = replace(ALONE, subnet="", weights=WeightsConfig(model="autoformer_nano"))
 
-
-@pytest.fixture(autouse=True)
-def made_up_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_open, "load_train", split_in_memory)
+pytestmark = pytest.mark.usefixtures("made_up_images")
 
 
 # Laws of the supernet
@@ -100,22 +90,18 @@ def test_supernet_packed_bias_rule_changes_the_v_bias_only() -> None:
 
 def first_run(out: Path, config: TrainConfig = MINI_CONFIG) -> str:
     """Train a step; returns the run directory."""
-    train(config, out, out / "first", progress=False, stop_at=1, resources=QUICK)
+    train_quickly(out / "first", config, stop_at=1)
     return str(out / "first")
 
 
-def test_run_starts_from_another_runs_weights_and_averages(tmp_path: Path) -> None:
-    first = load_checkpoint(Path(first_run(tmp_path)))
-    start = make_state(replace(MINI_CONFIG, initial=str(tmp_path / "first"), lr=0.1), CPU)
+def test_run_starts_from_another_runs_weights_averages_and_bias_rule(tmp_path: Path) -> None:
+    run = Path(first_run(tmp_path))
+    first = load_checkpoint(run)
+    save_checkpoint({**first, "bias_rule": "packed_prefix"}, run)
+    start = make_state(replace(MINI_CONFIG, initial=str(run), lr=0.1), CPU)
     torch.testing.assert_close(dict(start.network.state_dict()), dict(first["network"]))
     torch.testing.assert_close(dict(start.ema.module.state_dict()), dict(first["ema"]))
-
-
-def test_official_bias_rule_is_kept(tmp_path: Path) -> None:
-    first = Path(first_run(tmp_path))
-    save_checkpoint({**load_checkpoint(first), "bias_rule": "packed_prefix"}, first)
-    state = make_state(replace(MINI_CONFIG, initial=str(first)), CPU)
-    assert (state.network.bias_rule, state.ema.module.bias_rule) == ("packed_prefix",) * 2
+    assert (start.network.bias_rule, start.ema.module.bias_rule) == ("packed_prefix",) * 2
 
 
 @pytest.mark.parametrize(
@@ -158,16 +144,6 @@ def test_seed_is_free_where_a_split_of_its_own_is_held_out(tmp_path: Path) -> No
 def test_another_network_is_refused(tmp_path: Path, config: TrainConfig, text: str) -> None:
     with pytest.raises(ValueError, match=text):
         make_state(replace(config, initial=first_run(tmp_path)), CPU)
-
-
-def test_subnet_alone_may_be_the_supernets_own(tmp_path: Path) -> None:
-    config = replace(ALONE, subnet=MINI.largest.to_json(), initial=first_run(tmp_path))
-    assert make_state(config, CPU).network.weights.cfg == MINI.largest
-
-
-def test_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"config\.json does not exist; expected"):
-        make_state(replace(MINI_CONFIG, initial=str(tmp_path)), CPU)
 
 
 # Sizes
@@ -215,15 +191,25 @@ def supernet_file(tmp_path: Path) -> Path:
     return tmp_path / "supernet.safetensors"
 
 
-def test_official_supernet_keeps_its_own_bias_rule(tmp_path: Path, supernet_file: Path) -> None:
-    config = replace(MINI_CONFIG, weights=WeightsConfig(checkpoint=str(supernet_file)))
-    network = make_network(config).eval()
-    assert isinstance(network, Supernet)
-    assert network.bias_rule == "packed_prefix"
-    subnet, x = MINI.smallest, torch.randn(2, 3, 16, 16)
+@pytest.mark.parametrize(
+    ("config", "subnet"),
+    [(MINI_CONFIG, MINI.smallest), (ALONE, SubnetConfig.from_json(ALONE.subnet))],
+    ids=["supernet", "subnet"],
+)
+def test_official_supernets_subnets_keep_their_bias_rule(
+    supernet_file: Path, config: TrainConfig, subnet: SubnetConfig
+) -> None:
+    weights = WeightsConfig(checkpoint=str(supernet_file))
+    network, x = make_network(replace(config, weights=weights)).eval(), torch.randn(2, 3, 16, 16)
     expected = extract_subnet(load_supernet(supernet_file), subnet)(x)
     torch.testing.assert_close(network(x, subnet), expected, rtol=0, atol=1e-5)
-    train(config, tmp_path, tmp_path / "run", progress=False, resources=QUICK)
+
+
+def test_supernet_trained_from_an_official_one_has_its_bias_rule(
+    tmp_path: Path, supernet_file: Path
+) -> None:
+    config = replace(MINI_CONFIG, weights=WeightsConfig(checkpoint=str(supernet_file)))
+    train_quickly(tmp_path / "run", config)
     assert load_supernet(tmp_path / "run" / WEIGHTS).bias_rule == "packed_prefix"
 
 
@@ -234,7 +220,7 @@ def test_origin_and_license_of_the_first_weights_are_kept(
     notes = {"origin": "a friend", "license": "bsd"}
     save_supernet(replace(supernet, metadata=notes), supernet_file)
     config = replace(ALONE, weights=WeightsConfig(checkpoint=str(supernet_file)))
-    train(config, tmp_path, tmp_path / "run", progress=False, resources=QUICK)
+    train_quickly(tmp_path / "run", config)
     with safe_open(tmp_path / "run" / WEIGHTS, "pt") as file:
         kept = file.metadata()
     assert kept["origin"] == (
@@ -248,29 +234,3 @@ def test_supernet_of_another_space_is_refused(supernet_file: Path) -> None:
     weights = WeightsConfig(checkpoint=str(supernet_file))
     with pytest.raises(ValueError, match=r"supernet\.safetensors holds the supernet .*name its"):
         make_network(replace(MINI_CONFIG, space="nano", weights=weights))
-
-
-def test_subnet_is_retrained_from_inherited_weights(supernet_file: Path) -> None:
-    weights = WeightsConfig(checkpoint=str(supernet_file))
-    network = make_network(replace(ALONE, weights=weights)).eval()
-    subnet, x = SubnetConfig.from_json(ALONE.subnet), torch.randn(2, 3, 16, 16)
-    expected = extract_subnet(load_supernet(supernet_file), subnet)(x)
-    torch.testing.assert_close(network(x, subnet), expected, rtol=0, atol=1e-5)
-
-
-def test_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
-    torch.save(timm.create_model("test_efficientnet").state_dict(), tmp_path / "other.pth")
-    weights = WeightsConfig(checkpoint=str(tmp_path / "other.pth"))
-    for config in (MINI_CONFIG, ALONE):
-        with pytest.raises(CheckpointError, match=r"other\.pth: bn1\.num_batches_tracked is of"):
-            make_network(replace(config, weights=weights))
-
-
-def test_weights_for_other_channels_are_refused(tmp_path: Path) -> None:
-    subnet = SubnetConfig.from_json(ALONE.subnet)
-    network = AutoFormer(subnet, img_size=16, patch_size=4, num_classes=4, in_chans=1)
-    net = Architecture(subnet, (16, 16), (4, 4), in_chans=1, num_classes=4)
-    save_subnet(SubnetWeights(network.state_dict(), net), tmp_path / "grey.safetensors")
-    weights = WeightsConfig(checkpoint=str(tmp_path / "grey.safetensors"))
-    with pytest.raises(ValueError, match=r"grey\.safetensors is for 1 channels; expected 3, as"):
-        make_network(replace(ALONE, weights=weights))

@@ -25,12 +25,11 @@ from tests.helpers.made_training import (
     ALONE,
     MINI,
     MINI_CONFIG,
-    QUICK,
     log_lines,
     split_in_memory,
+    train_quickly,
 )
 from training.config import AugmentConfig, DistillConfig, Stage, TrainConfig
-from training.data import open as data_open
 from training.data.batch import epoch_order
 from training.data.cifar10 import train_batch
 from training.engine import step
@@ -40,19 +39,12 @@ from training.engine.network import FixedSubnet, make_network
 from training.engine.sampling import subnets_of_step
 from training.engine.step import make_optimizer, set_lr
 from training.engine.weights import WEIGHTS, averaged_weights
-from training.train import resolve_precision, train
+from training.train import resolve_precision
 
 CPU = torch.device("cpu")
 SANDWICH = replace(MINI_CONFIG, sampling="sandwich")
 
-
-@pytest.fixture(autouse=True)
-def made_up_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_open, "load_train", split_in_memory)
-
-
-def run(out: Path, config: TrainConfig, stop_at: int | None = None) -> step.RunState:
-    return train(config, out, out, progress=False, stop_at=stop_at, resources=QUICK)
+pytestmark = pytest.mark.usefixtures("made_up_images")
 
 
 # Sampling
@@ -84,7 +76,7 @@ def test_sandwich_teaches_the_others_by_the_largest(
 
     monkeypatch.setattr(step, "soft_cross_entropy", note)
     config = replace(SANDWICH, drop_path_rate=0.0, sandwich_random=1)
-    state = run(tmp_path, config, stop_at=1)
+    state = train_quickly(tmp_path, config, stop_at=1)
     assert len(seen) == 2
     assert torch.equal(seen[0][1], seen[1][1])
     assert not seen[0][1].requires_grad
@@ -107,7 +99,7 @@ def test_sandwich_teaches_the_others_by_the_largest(
 def test_mixed_batches_train(tmp_path: Path, sampling: str) -> None:
     augment = AugmentConfig(mixup=0.8, cutmix=1.0, mix_mode="elem")
     config = replace(MINI_CONFIG, augment=augment, sampling=sampling)
-    assert run(tmp_path, config, stop_at=2).skipped == 0
+    assert train_quickly(tmp_path, config, stop_at=2).skipped == 0
 
 
 def test_teacher_takes_part_in_a_step(tmp_path: Path) -> None:
@@ -117,7 +109,7 @@ def test_teacher_takes_part_in_a_step(tmp_path: Path) -> None:
     losses = []
     for share in (0.0, 1.0):
         config = replace(MINI_CONFIG, distill=replace(distill, share=share))
-        run(tmp_path / str(share), config, stop_at=1)
+        train_quickly(tmp_path / str(share), config, stop_at=1)
         losses.append(log_lines(tmp_path / str(share))[0]["loss"])
     assert losses[0] != losses[1]
 
@@ -164,7 +156,7 @@ def test_layer_decay_lowers_rates_towards_the_input() -> None:
 def test_frozen_blocks_stay_as_they_are(tmp_path: Path) -> None:
     config = replace(ALONE, freeze_blocks=1)
     start = {name: t.clone() for name, t in make_network(config).weights.state_dict().items()}
-    trained = run(tmp_path, config).network.weights.state_dict()
+    trained = train_quickly(tmp_path, config).network.weights.state_dict()
     same = {name for name in start if torch.equal(start[name], trained[name])}
     frozen = {name for name in start if name.startswith(("blocks.0", "patch_embed", "pos", "cls"))}
     # A key's bias adds the same to all logits of a query: it stays where it started.
@@ -182,8 +174,8 @@ def test_frozen_blocks_stay_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_follows_fp32(tmp_path: Path, precision: str) -> None:
     config = replace(ALONE, stages=(Stage(2, 8),), drop_path_rate=0.0)
-    run(tmp_path / "whole", config)
-    state = run(tmp_path / "half", replace(config, precision=precision))
+    train_quickly(tmp_path / "whole", config)
+    state = train_quickly(tmp_path / "half", replace(config, precision=precision))
     assert state.skipped == 0
     assert state.scaler.is_enabled() == (precision == "fp16")
     pairs = zip(log_lines(tmp_path / "whole"), log_lines(tmp_path / "half"), strict=True)
@@ -194,7 +186,7 @@ def test_half_precision_follows_fp32(tmp_path: Path, precision: str) -> None:
 
 
 def test_precision_auto_is_settled_before_it_is_kept(tmp_path: Path) -> None:
-    run(tmp_path, replace(ALONE, precision="auto"), stop_at=1)
+    train_quickly(tmp_path, replace(ALONE, precision="auto"), stop_at=1)
     kept = json.loads((tmp_path / "config.json").read_text())["precision"]
     assert kept == resolve_precision("auto", CPU)
     assert kept in ("fp32", "bf16")
@@ -204,8 +196,18 @@ def test_precision_auto_is_settled_before_it_is_kept(tmp_path: Path) -> None:
 # Weights
 
 
+def test_average_follows_the_weights(tmp_path: Path) -> None:
+    states = [train_quickly(tmp_path, ALONE, stop_at=number) for number in (3, 4)]
+    (old, _), (average, new) = ((s.ema.module.state_dict(), s.network.state_dict()) for s in states)
+    decay = states[1].ema.get_decay(4)
+    assert 0.5 < decay < 0.7  # of the warm-up
+    for name, tensor in average.items():
+        expected = decay * old[name] + (1 - decay) * new[name]
+        torch.testing.assert_close(tensor, expected, rtol=0, atol=1e-6)
+
+
 def test_final_weights_are_a_supernet_that_extraction_opens(tmp_path: Path) -> None:
-    state = run(tmp_path, MINI_CONFIG)
+    state = train_quickly(tmp_path, MINI_CONFIG)
     supernet = load_supernet(tmp_path / WEIGHTS)
     assert supernet.sizes == MINI.supernet
     x = torch.randn(2, 3, 16, 16)
@@ -216,7 +218,7 @@ def test_final_weights_are_a_supernet_that_extraction_opens(tmp_path: Path) -> N
 
 
 def test_subnet_trained_alone_is_a_static_network_of_its_size(tmp_path: Path) -> None:
-    state = run(tmp_path, ALONE)
+    state = train_quickly(tmp_path, ALONE)
     assert isinstance(state.network, FixedSubnet)
     assert state.network.weights.cfg == SubnetConfig.from_json(ALONE.subnet)
     rates = [getattr(block.drop_path, "drop_prob", 0.0) for block in state.network.weights.blocks]
@@ -229,15 +231,14 @@ def test_subnet_trained_alone_is_a_static_network_of_its_size(tmp_path: Path) ->
 
 def test_supernet_is_not_compiled_again_for_each_subnet(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="compile would compile again for each subnet"):
-        train(MINI_CONFIG, tmp_path, tmp_path, False, resources=replace(QUICK, compile=True))
+        train_quickly(tmp_path, MINI_CONFIG, compile=True)
 
 
 @pytest.mark.slow  # the compiler takes its time
 def test_compiled_subnet_trains_as_the_plain_one(tmp_path: Path) -> None:
     config = replace(ALONE, stages=(Stage(1, 16),), drop_path_rate=0.0)
-    run(tmp_path / "plain", config)
-    resources = replace(QUICK, compile=True)
-    train(config, tmp_path, tmp_path / "compiled", False, resources=resources)
+    train_quickly(tmp_path / "plain", config)
+    train_quickly(tmp_path / "compiled", config, compile=True)
     pairs = zip(log_lines(tmp_path / "plain"), log_lines(tmp_path / "compiled"), strict=True)
     for one, other in pairs:
         loss = float(one.get("loss", math.nan)), float(other.get("loss", math.nan))

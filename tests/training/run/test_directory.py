@@ -12,14 +12,11 @@ from training.run.plots import plot_curve
 
 def test_text_that_cannot_be_put_in_place_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "x.json" / "inside").mkdir(parents=True)
-    with pytest.raises(IsADirectoryError, match=r"x\.json'$"):
+    with pytest.raises(IsADirectoryError, match=r"x\.json'$"):  # not the temporary file's name
         write_text(tmp_path / "x.json", "text")
-    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
-
-
-def test_error_names_the_file_not_the_temporary_one(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere/x\.json'$"):
         write_text(tmp_path / "nowhere" / "x.json", "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
 
 def test_line_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> None:
@@ -34,11 +31,8 @@ def test_line_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> None:
     [
         "[" * 100_000,
         "[1]",
-        "{}",
         '{"step": "1"}',
         '{"step": 1, "loss": 2.0}',
-        '{"step": 1, "img_size": 8, "loss": "low"}',
-        '{"step": 1, "img_size": 8, "held_out_acc1_percent": 3}',
         '{"step": 1, "img_size": 8, "held_out_acc1_percent": {"subnet": null}}',
         "\xff",
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import socket
 import subprocess
@@ -19,15 +18,12 @@ from tests.helpers.made_training import (
     QUICK,
     log_lines,
     read_run,
-    split_in_memory,
-    write_folder,
+    train_quickly,
 )
-from training.config import AugmentConfig, Stage, TrainConfig
-from training.data import open as data_open
-from training.run import distributed
+from training.config import AugmentConfig, Stage
 from training.run.distributed import LostProcessError, Ranks, device_of, join
-from training.train import train
 
+pytestmark = pytest.mark.usefixtures("made_up_images")
 # Plain SGD: a key's bias has no gradient but rounding noise, which Adam would blow up to its full
 # step in either run, each in its own direction.
 PLAIN = replace(
@@ -58,24 +54,15 @@ from pathlib import Path
 
 warnings.simplefilter("ignore")
 import torch
-from tests.helpers.made_training import QUICK, split_in_memory
+from tests.helpers.made_training import split_in_memory, train_quickly
 from tests.training.run.test_distributed import CASES
 from training.data import open as data_open
-from training.train import train
 
 torch.set_num_threads(1)
 data_open.load_train = split_in_memory
 for name, config in CASES.items():
-    train(config, Path("."), Path(sys.argv[1]) / name, progress=False, resources=QUICK)
+    train_quickly(Path(sys.argv[1]) / name, config)
 """
-
-
-def run(out: Path, config: TrainConfig, accumulate: int = 1) -> Path:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data_open, "load_train", split_in_memory)
-        resources = replace(QUICK, accumulate=accumulate)
-        train(config, out, out, progress=False, resources=resources)
-    return out
 
 
 def assert_close(one: Path, other: Path) -> None:
@@ -89,8 +76,9 @@ def assert_close(one: Path, other: Path) -> None:
 
 @pytest.mark.parametrize("name", ["uniform", "sandwich"])
 def test_accumulated_parts_give_the_weights_of_the_whole_batch(tmp_path: Path, name: str) -> None:
-    whole = run(tmp_path / "whole", CASES[name])
-    assert_close(whole, run(tmp_path / "parts", CASES[name], accumulate=2))
+    train_quickly(tmp_path / "whole", CASES[name])
+    train_quickly(tmp_path / "parts", CASES[name], accumulate=2)
+    assert_close(tmp_path / "whole", tmp_path / "parts")
 
 
 def start_two(script: str, *arguments: Path) -> None:
@@ -126,8 +114,8 @@ def test_two_processes_give_the_weights_of_one(
 ) -> None:
     # Mixtures are drawn for each part: one process has to have the same parts.
     accumulate = 2 if CASES[name].augment.mixes else 1
-    one = run(tmp_path / "one", CASES[name], accumulate)
-    assert_close(one, two_processes / name)
+    train_quickly(tmp_path, CASES[name], accumulate=accumulate)
+    assert_close(tmp_path, two_processes / name)
     assert sorted(p.name for p in (two_processes / name).glob("checkpoint*")) == [
         "checkpoint-previous.pt",
         "checkpoint.pt",
@@ -198,21 +186,6 @@ def test_refusal_is_raised_on_all_ranks_and_reported_once(tmp_path: Path) -> Non
     assert (tmp_path / "code.txt").read_text() == "1"
 
 
-@pytest.mark.parametrize("known", ["forward_sync_buffers", "broadcast_buffers"])
-def test_buffers_are_not_sent_whatever_pytorch_calls_it(
-    known: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def wrapped(module: object, device_ids: object, **flags: object) -> dict[str, object]:
-        return flags
-
-    names = ("module", "device_ids", known)
-    parameters = [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in names]
-    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    monkeypatch.setattr(distributed, "DistributedDataParallel", wrapped)
-    flags = Ranks(torch.device("cpu"), world=2).wrap(torch.nn.Linear(1, 1), uses_all=True)
-    assert flags == {"find_unused_parameters": False, known: False}
-
-
 def test_lost_process_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError(text)
@@ -227,33 +200,6 @@ def test_lost_process_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -
     text = "a fault of ours"
     with pytest.raises(RuntimeError, match=r"^a fault of ours$"):
         ranks.wait()
-
-
-IMAGENET_CHILD = """
-import sys
-import warnings
-from dataclasses import replace
-from pathlib import Path
-
-warnings.simplefilter("ignore")
-import torch
-from tests.helpers.made_training import QUICK
-from training.presets import PRESETS
-from training.train import train
-
-torch.set_num_threads(1)
-config = replace(PRESETS["imagenet-tiny"], batch_size=4, held_out_per_class=5, log_every=1)
-train(config, Path(sys.argv[1]), Path(sys.argv[2]), False, stop_at=2, resources=QUICK)
-"""
-
-
-@pytest.mark.slow  # fresh processes, and images of 224 px
-def test_imagenet_preset_runs_in_two_processes(tmp_path: Path) -> None:
-    root = write_folder(tmp_path / "data", count=75, side=64)  # 300 images
-    start_two(IMAGENET_CHILD, root, tmp_path / "run")
-    lines = log_lines(tmp_path / "run")
-    assert [line["img_size"] for line in lines] == [224, 224]
-    assert all(6 < line["loss"] < 8 for line in lines)  # a thousand classes, nothing learned
 
 
 @pytest.mark.parametrize(
@@ -271,8 +217,3 @@ def test_batch_without_equal_parts_is_refused(
 def test_device_that_cannot_be_used_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"device is '{name}', which cannot be used here; expect"):
         device_of(name)
-
-
-def test_device_auto_is_one_that_can_be_used() -> None:
-    assert device_of("auto").type in ("cpu", "cuda")
-    assert device_of("cpu") == torch.device("cpu")
