@@ -103,7 +103,11 @@ def measure_step(options: StepOptions) -> Iterator[list[Row]]:
         subnets = draw_subnets(space)
         return lambda: step(next(subnets))
 
-    peaks = {name: _peak(options, *name) for name in options.competitors if options.memory}
+    sizes = (options.batch_size, options.device)
+    peaks = {
+        name: in_new_process(step_peak, space, *name, *sizes)
+        for name in (options.competitors if options.memory else ())
+    }
     timing = TimingConfig(options.rounds, options.seconds, warmup=1, settle=0)
     with thread_count(threads):
         calls = {name: call_of(*name) for name in options.competitors}
@@ -169,11 +173,6 @@ def step_peak(
     torch.set_num_threads(1)  # each thread has an arena of memory, whose size is left to chance
     step = make_step(space, form, precision, batch_size, device)
     return peak_of_call(lambda: step(space.largest), device)
-
-
-def _peak(options: StepOptions, form: StepForm, precision: TorchPrecision) -> int | None:
-    space = SPACES[options.space]
-    return in_new_process(step_peak, space, form, precision, options.batch_size, options.device)
 
 
 if __name__ == "__main__":

@@ -33,11 +33,6 @@ _FIELDS = {"median": "value", "p10": "low", "p90": "high", "ratio": "value"}
 _TYPES = {"batch": int, "threads": int, "repeats": int, "value": float, "low": float, "high": float}
 
 
-def ratios_file(name: str) -> str:
-    """Return the name of the file of ratios beside NAME.csv."""
-    return f"{name}_ratios.csv"
-
-
 def save_rows(folder: Path, name: str, rows: Sequence[Row]) -> None:
     """Add rows to NAME.csv and NAME_ratios.csv, replacing older ones with the same key.
 
@@ -49,7 +44,7 @@ def save_rows(folder: Path, name: str, rows: Sequence[Row]) -> None:
     Raises:
         ValueError: a file has other columns.
     """
-    for path, is_ratio in ((folder / f"{name}.csv", False), (folder / ratios_file(name), True)):
+    for path, is_ratio in ((folder / f"{name}.csv", False), (folder / f"{name}_ratios.csv", True)):
         chosen = [row for row in rows if bool(row.baseline) == is_ratio]
         if not chosen:
             continue
