@@ -3,7 +3,7 @@
 A view is a shift, a flip and, under a policy such as batch-m7-n2, a few of the changes of
 RandAugment (arXiv 1909.13719). All of it follows from the view's number alone: the same number
 makes the same view, in any batch, at any later time. A teacher's answers to a fixed set of views
-can so be stored once and used for a whole training.
+can therefore be stored once and used for a whole training.
 
 Single images in Python would cost several times as much as a training step on them; here every
 image of a batch goes through one bilinear sampling, and each colour change is made for all images
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-MAX_VIEWS = 2**15  # that answers can be stored for; later numbers are of views never repeated
+MAX_VIEWS = 2**15  # of an image whose answers are stored; higher numbers are never repeated
 MAX_MAGNITUDE = 10
 MAX_DRAWS = 64  # for a view: 3 and 3 for each change
 _POLICY = re.compile(r"batch-m(\d+)-n(\d+)")

@@ -74,7 +74,6 @@ def make_state(
     ema = ModelEmaV3(network, decay=config.ema_decay, use_warmup=True)
     if config.initial:
         values = load_initial(config, network, device)
-        network.load_state_dict(values["network"])
         ema.module.load_state_dict(values["ema"])
         network.bias_rule = ema.module.bias_rule = values["bias_rule"]
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")

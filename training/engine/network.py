@@ -24,7 +24,7 @@ from autoformer_zoo.weights.pretrained import load_supernet, open_weights
 from autoformer_zoo.weights.slicing import BiasRule
 from training.config import Stage, TrainConfig, WeightsConfig, differences, space_of
 from training.engine.sampling import parse_subnet
-from training.run.checkpoints import load_checkpoint
+from training.run.checkpoints import load_checkpoint, reason_of
 from training.run.directory import read_config
 
 _log = logging.getLogger(__name__)
@@ -111,11 +111,11 @@ def require_sizes(stages: tuple[Stage, ...], patch_size: int) -> None:
 
 
 def load_initial(config: TrainConfig, network: Network, device: torch.device) -> dict[str, Any]:
-    """Load the checkpoint of the run that a config starts from.
+    """Load the weights of the run that a config starts from; returns the run's checkpoint.
 
     Args:
         config: names the run in `initial`.
-        network: what its weights are for.
+        network: gets the weights.
         device: where tensors are put.
 
     Raises:
@@ -132,17 +132,13 @@ def load_initial(config: TrainConfig, network: Network, device: torch.device) ->
             "held out now; give the same here"
         )
     values = load_checkpoint(run, device)
-    given, own = (
-        {name: tuple(t.shape) for name, t in tensors.items()}
-        for tensors in (values["network"], network.state_dict())
-    )
-    if wrong := [name for name in own | given if own.get(name) != given.get(name)]:
-        name = wrong[0]
+    try:
+        network.load_state_dict(values["network"])
+    except RuntimeError as error:
         raise ValueError(
-            f"initial {run} trained another network: {name} is {given.get(name, 'missing')}, here "
-            f"{own.get(name, 'missing')}, and {len(wrong) - 1} more differ; give the same space, "
+            f"initial {run} trained another network: {reason_of(error)}; give the same space, "
             "num_classes, sampling and subnet"
-        )
+        ) from None
     return values
 
 

@@ -135,9 +135,9 @@ def test_seed_is_free_where_a_split_of_its_own_is_held_out(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("config", "text"),
     [
-        (replace(MINI_CONFIG, num_classes=7), r"head.* is \(4, 64\), here \(7, 64\), and 1 more"),
+        (replace(MINI_CONFIG, num_classes=7), r"size mismatch for weights\.head\.weight: .*4, 64"),
         (replace(MINI_CONFIG, space="nano"), "trained another network: .* give the same space"),
-        (ALONE, r"trained another network: .* is \(1, 1, 64\), here \(1, 1, 32\), and .* sampling"),
+        (ALONE, "trained another network: .* sampling"),
     ],
     ids=["classes", "space", "fixed"],
 )
