@@ -103,9 +103,8 @@ def measure_step(options: StepOptions) -> Iterator[list[Row]]:
         subnets = draw_subnets(space)
         return lambda: step(next(subnets))
 
-    sizes = (options.batch_size, options.device)
     peaks = {
-        name: in_new_process(step_peak, space, *name, *sizes)
+        name: in_new_process(step_peak, space, *name, options.batch_size, options.device)
         for name in (options.competitors if options.memory else ())
     }
     timing = TimingConfig(options.rounds, options.seconds, warmup=1, settle=0)

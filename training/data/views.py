@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-MAX_VIEWS = 2**15  # of an image whose answers are stored; higher numbers are never repeated
+MAX_VIEWS = 2**15  # views of an image that answers can be stored for; later ones never repeat
 MAX_MAGNITUDE = 10
 MAX_DRAWS = 64  # for a view: 3 and 3 for each change
 _POLICY = re.compile(r"batch-m(\d+)-n(\d+)")
