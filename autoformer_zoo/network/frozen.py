@@ -30,7 +30,7 @@ from autoformer_zoo.network.vit import AutoFormer
 def freeze(model: AutoFormer) -> AutoFormer:
     """Return a copy of a model that is faster on some processors, and that cannot be changed.
 
-    On AMD's processors with AVX-512 it took 0.89 to 0.95 of the time (Zen 4, fp32); on others it
+    On AMD's processors with AVX-512 it took 0.94 to 0.98 of the time (Zen 4, fp32); on others it
     computes as `model` does. Needs as much memory as `model`, which you may drop.
 
     Args:

@@ -52,6 +52,7 @@ def is_plain_inference(tensor: Tensor, modules: Iterable[nn.Module] | None = Non
         return True
     if (
         torch.is_autocast_enabled("cpu")
+        or torch._C._autograd._profiler_enabled()  # its count of FLOPs knows PyTorch's own products
         or torch._C._len_torch_dispatch_stack()
         or torch._C._len_torch_function_stack()
         or hooks_of_all_modules._global_forward_hooks

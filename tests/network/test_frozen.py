@@ -23,7 +23,7 @@ from autoformer_zoo.network.frozen import FrozenAutoFormer, freeze
 from autoformer_zoo.network.packed_linear import (
     HAS_ONEDNN,
     PackedLinear,
-    is_packing_faster,
+    is_onednn_faster,
     linear,
     processor,
 )
@@ -36,7 +36,7 @@ PACKS = [pytest.param(True, marks=pytest.mark.skipif(not HAS_ONEDNN, reason="no 
 @pytest.fixture(params=PACKS, ids=lambda packs: "packed" if packs else "as it is")
 def packs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether weights are packed, whatever this processor is."""
-    monkeypatch.setattr(packed_linear, "is_packing_faster", lambda: request.param)
+    monkeypatch.setattr(packed_linear, "is_onednn_faster", lambda: request.param)
     return bool(request.param)
 
 
@@ -60,6 +60,7 @@ def test_packed_layer_is_the_layer_for_any_rows(packs: bool, has_bias: bool) -> 
             for found, wanted in [
                 (layer(x), expected),
                 (linear(x, layer.packed, layer.bias, gelu=True), F.gelu(expected)),
+                (linear(x, layer.dense(), layer.bias), expected),
             ]:
                 torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
 
@@ -211,7 +212,7 @@ def test_packing_follows_the_processor(
     monkeypatch.setattr(packed_linear, "processor", lambda field: vendor)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(packed_linear, "HAS_ONEDNN", onednn)
-    assert is_packing_faster.__wrapped__() == expected  # without its cache
+    assert is_onednn_faster.__wrapped__() == expected  # without its cache
 
 
 @pytest.mark.parametrize(
