@@ -19,6 +19,8 @@ from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from autoformer_zoo.network.attention import AttentionForm, check_form, relpos_attention
+from autoformer_zoo.network.packed_linear import linear
+from autoformer_zoo.network.workspace import is_plain_inference
 from autoformer_zoo.space import HEAD_DIM, NUM_REL_POS
 
 torch.fx.wrap("relpos_attention")  # a leaf: traced, it would choose one form for all calls
@@ -60,16 +62,19 @@ class RelPosAttention(nn.Module):
     ) -> Tensor:
         """Attend; x and result (B, N, C), the others as in `relpos_attention`."""
         B, N, _ = x.shape
-        qkv = self.qkv(x).reshape(B, N, 3, self.num_heads, self.head_dim)
+        qkv = self.qkv(x) if torch.jit.is_scripting() else _apply(self.qkv, x)  # type: ignore
+        qkv = qkv.reshape(B, N, 3, self.num_heads, self.head_dim)
         qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B, H, N, D)
         dropout = self.attn_drop_rate if self.training else 0.0
         x = relpos_attention(qkv, self.rel_pos, grid, dropout, self.form, shared)
         x = x.transpose(1, 2).reshape(B, N, self.num_heads * self.head_dim)
-        return self.proj_drop(self.proj(x))
+        x = self.proj(x) if torch.jit.is_scripting() else _apply(self.proj, x)  # type: ignore
+        return self.proj_drop(x)
 
 
+@register_notrace_module
 class Mlp(nn.Module):
-    """Two linear layers with an exact (erf) GELU between them."""
+    """Two linear layers with an exact (erf) GELU between them: a leaf for timm's torch.fx."""
 
     def __init__(self, embed_dim: int, hidden_dim: int, drop: float, **factory: Any) -> None:
         super().__init__()
@@ -80,7 +85,23 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform x (B, N, C) token by token."""
-        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+        return self.drop(_apply(self.fc2, self.drop(_apply(self.fc1, x, self.act))))
+
+
+def _apply(layer: nn.Module, x: Tensor, act: nn.Module | None = None) -> Tensor:
+    """Call a linear layer and maybe a GELU; in plain inference by the products of `fast.py`.
+
+    Another library's products round differently: hooks on a block, or tracing it, would change the
+    last bits of the result.
+    """
+    parts = [part for part in (layer, act) if part is not None]
+    is_exact = act is None or (type(act) is nn.GELU and act.approximate == "none")
+    if type(layer) is nn.Linear and is_exact and is_plain_inference(x, parts):
+        return linear(x, layer.weight, layer.bias, gelu=act is not None)
+    x = layer(x)
+    return x if act is None else act(x)
 
 
 class Block(nn.Module):
