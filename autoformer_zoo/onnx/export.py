@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -124,6 +124,26 @@ def export_onnx(
         precision=precision,
         opset=opset,
     )
+
+
+def export_graph(
+    model: nn.Module, precision: Literal["fp32", "int8-dynamic"] = "fp32"
+) -> onnx.ModelProto:
+    """Return the graph that `export_onnx` writes with its default choices, unchecked.
+
+    Args:
+        model: a classifier.
+        precision: of the weights.
+    """
+    import onnx
+
+    networks = _prepare(model, None, softmax=False, of_images=False)
+    with _quiet():
+        proto = _to_proto(networks, None, OLDEST_OPSET, half=False)
+        if precision == "int8-dynamic":
+            proto = quantize(proto)
+    proto.ir_version = onnx.helper.find_min_ir_version_for(proto.opset_import, True)
+    return proto
 
 
 def _check_choices(precision: str, opset: int, batch_size: int | None, is_calibrated: bool) -> None:

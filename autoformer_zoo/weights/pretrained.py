@@ -141,17 +141,18 @@ def find_checkpoint(
 
 
 def cache_path(source: UpstreamFile, cache_dir: str | Path | None = None) -> Path:
-    """Return the file in the cache that a source is kept in after its download.
+    """Return the file in the cache that a source is kept in after its download."""
+    # Another address is another file, whatever it is called.
+    digest = hashlib.sha256(source.url.encode()).hexdigest()[:8]
+    return cache_folder(cache_dir) / f"{source.name}-{digest}.safetensors"
 
-    The folder is `cache_dir`, or `AUTOFORMER_ZOO_CACHE`, or `checkpoints/autoformer_zoo` in
-    torch.hub's.
-    """
+
+def cache_folder(cache_dir: str | Path | None = None) -> Path:
+    """Return `cache_dir`, else `AUTOFORMER_ZOO_CACHE`, else a folder in torch.hub's."""
     folder = cache_dir or os.environ.get(CACHE_VARIABLE)
     if not folder:
         folder = Path(torch.hub.get_dir(), "checkpoints", "autoformer_zoo")
-    # Another address is another file, whatever it is called.
-    digest = hashlib.sha256(source.url.encode()).hexdigest()[:8]
-    return Path(folder).expanduser() / f"{source.name}-{digest}.safetensors"
+    return Path(folder).expanduser()
 
 
 def convert(

@@ -6,10 +6,14 @@ import torch
 
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.space import SearchSpace
+from autoformer_zoo.specialization.latency.profile import (
+    BlockLatency,
+    LatencyProfile,
+    RunSetting,
+)
 from autoformer_zoo.weights.checkpoint import SupernetWeights
 from autoformer_zoo.weights.layouts import Architecture
 from tests.helpers.made_training import MINI, make_images
-from training.search.costs import BlockLatency, LatencyTable
 from training.search.evaluation import SearchTask, memory_batches
 
 
@@ -30,13 +34,23 @@ def make_task() -> SearchTask:
     return SearchTask(make_weights(), MINI, batches, {"supernet": "made up"})
 
 
-def make_table(ns: int = 1000, img_size: int = MINI.img_size, device: str = "cpu") -> LatencyTable:
+def make_profile(ns: int = 1000, img_size: int = MINI.img_size) -> LatencyProfile:
     """Make up latencies: `ns` times width, heads and MLP ratio, and nothing around the blocks."""
-    blocks = tuple(
-        BlockLatency(dim, heads, ratio, int(ns * dim * heads * ratio))
-        for dim in MINI.embed_dim
-        for heads in MINI.num_heads
-        for ratio in MINI.mlp_ratio
+    return LatencyProfile(
+        setting=RunSetting(),
+        machine="made up",
+        versions="",
+        date="",
+        img_size=img_size,
+        patch_size=MINI.patch_size,
+        num_timed=3,
+        noise_percent=0.0,
+        error_percent=(0.0, 0.0),
+        rest_ns={str(dim): 0 for dim in MINI.embed_dim},
+        blocks=tuple(
+            BlockLatency(dim, heads, ratio, int(ns * dim * heads * ratio))
+            for dim in MINI.embed_dim
+            for heads in MINI.num_heads
+            for ratio in MINI.mlp_ratio
+        ),
     )
-    rest = {str(dim): 0 for dim in MINI.embed_dim}
-    return LatencyTable(device, 1, 1, img_size, MINI.patch_size, {}, rest, blocks)

@@ -29,6 +29,7 @@ from autoformer_zoo.network.complexity import count_params
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.specialization.constraints import Cost, Feasible
 from autoformer_zoo.specialization.evolution import Candidate, best_so_far, evolve, random_search
+from autoformer_zoo.specialization.latency.profile import LatencyProfile
 from autoformer_zoo.weights.checkpoint import open_checkpoint
 from training.config import DEFAULT_RESOURCES, Resources, TrainConfig, space_of
 from training.data.open import open_test, settle_classes
@@ -44,7 +45,6 @@ from training.run.directory import HELD_OUT, LOG, TIMING, describe_environment, 
 from training.run.distributed import Ranks, join
 from training.run.journal import read_json, require_same, write_json
 from training.search.config import config_to_dict
-from training.search.costs import LatencyTable
 from training.search.evaluation import (
     SearchTask,
     accuracy_on,
@@ -109,7 +109,7 @@ class Reproduction:
         Raises:
             ValueError: the order is wrong, a phase before `first` is not done, or no subnet
                 satisfies the constraints.
-            FileNotFoundError: the test split of a folder, or the latency table, does not exist.
+            FileNotFoundError: the test split of a folder, or the latency profile, does not exist.
         """
         start, end = PHASE_NAMES.index(first), PHASE_NAMES.index(last)
         if start > end:
@@ -127,17 +127,17 @@ class Reproduction:
         """Run the phases from `first` to `last` that are not done yet; raises as `select` does."""
         names = self.select(first, last)
         constraints = self.find_constraints()
-        table = constraints[0] if constraints else None
-        self.ranks.by_first(lambda: self._begin(table))
+        profile = constraints[0] if constraints else None
+        self.ranks.by_first(lambda: self._begin(profile))
         for name in names:
             if self.ranks.by_first(lambda name=name: self.is_done(name)):  # type: ignore[misc]
                 self.log(f"{name}: done before")
             else:
                 self._run_phase(name)
 
-    def _begin(self, table: LatencyTable | None) -> None:
-        if table is not None:
-            keep_latencies(table, {"config": self.config.to_dict()}, self.searched)
+    def _begin(self, profile: LatencyProfile | None) -> None:
+        if profile is not None:
+            keep_latencies(profile, {"config": self.config.to_dict()}, self.searched)
         if not (self.out / "config.json").exists():
             self.out.mkdir(parents=True, exist_ok=True)
             environment = describe_environment(self.ranks.device, self.ranks.world)
@@ -184,11 +184,11 @@ class Reproduction:
         """Return the directory of a training."""
         return self.out / "train" / run.name
 
-    def find_constraints(self) -> tuple[LatencyTable | None, list[Cost], Feasible] | None:
+    def find_constraints(self) -> tuple[LatencyProfile | None, list[Cost], Feasible] | None:
         """Return the latencies, the costs and the subnets to search; None once that is done.
 
         Raises:
-            ValueError: no subnet satisfies the constraints, or the latency table is another one
+            ValueError: no subnet satisfies the constraints, or the latency profile is another one
                 than before.
         """
         if self.is_done("search"):
@@ -196,16 +196,16 @@ class Reproduction:
         config = self.config.search
         space = replace(self.space, img_size=self.config.train.largest_size)
         header = {"config": self.config.to_dict()}
-        table = find_latencies(space, config, self.searched, header, self.ranks)
-        costs = costs_of(space, table)
+        profile = find_latencies(space, config, self.searched, header, self.ranks)
+        costs = costs_of(space, profile)
         feasible = Feasible(self.space, config.bounds.on(costs))
         kept = self.searched / LATENCIES
-        if kept.exists() and LatencyTable.load(kept) != table:
+        if kept.exists() and LatencyProfile.load(kept) != profile:
             raise ValueError(
-                f"{self.out} was begun with another latency table than {config.latency_table} is "
+                f"{self.out} was begun with another latency profile than {config.latency_table} is "
                 "now; give that one, or another --out"
             )
-        return table, costs, feasible
+        return profile, costs, feasible
 
     def open_task(self, run: TrainingRun) -> SearchTask:
         """Open a supernet with the run's own held-out images.
@@ -258,7 +258,7 @@ def search_supernet(whole: Reproduction) -> dict[str, Any]:
     config, task = whole.config.search, whole.open_task(FIRST)
     constraints = whole.find_constraints()
     assert constraints is not None  # the search is not done
-    table, costs, feasible = constraints
+    profile, costs, feasible = constraints
     header = {"supernet": FIRST.name, "config": config_to_dict(config), **task.identity}
     if config.precision == "bf16":
         in_bf16(task, whole.out / "scores" / "ranking", header, whole.ranks, whole.progress)
@@ -272,7 +272,7 @@ def search_supernet(whole: Reproduction) -> dict[str, Any]:
     first = result_of(header, found["evolution"][0], costs)
     if whole.ranks.is_first:
         whole.searched.mkdir(exist_ok=True)
-        write_result(first, task, table, whole.searched)
+        write_result(first, task, profile, whole.searched)
     different = {c.subnet for searches in found.values() for search in searches for c in search}
     return {
         "winner": winner_of(first).to_dict(),

@@ -20,16 +20,13 @@ from autoformer_zoo.factory import extract_subnet
 from autoformer_zoo.space import SearchSpace, SubnetConfig, misfit
 from autoformer_zoo.specialization.constraints import Cost, Feasible, macs_cost, params_cost
 from autoformer_zoo.specialization.evolution import Candidate, evolve, pareto_front, random_search
+from autoformer_zoo.specialization.latency.measure import profile_device, time_subnet
+from autoformer_zoo.specialization.latency.profile import LatencyProfile
 from autoformer_zoo.weights.checkpoint import SubnetWeights, SupernetWeights, save_subnet
 from training.run.directory import write_text
 from training.run.distributed import SINGLE, Ranks
 from training.run.journal import read_json, require_same, write_json
 from training.search.config import SearchConfig, config_to_dict
-from training.search.costs import (
-    LatencyTable,
-    measure_latencies,
-    measure_ms,
-)
 from training.search.evaluation import SearchTask
 from training.search.scoring import (
     JournaledScorer,
@@ -68,13 +65,13 @@ def search(
     if problem := misfit(task.space.largest, task.supernet.sizes):
         raise ValueError(f"the supernet is not of this space: {problem}")
     header: dict[str, Any] = {"config": config_to_dict(config), **task.identity}
-    table = find_latencies(task.scored_space, config, out, header, ranks)
-    costs = costs_of(task.scored_space, table)
+    profile = find_latencies(task.scored_space, config, out, header, ranks)
+    costs = costs_of(task.scored_space, profile)
     feasible = Feasible(task.space, config.bounds.on(costs))
-    if table is not None:
-        ranks.by_first(lambda: keep_latencies(table, header, out))
+    if profile is not None:
+        ranks.by_first(lambda: keep_latencies(profile, header, out))
         # With other latencies it is another search.
-        header["latency_sha256"] = hashlib.sha256(table.to_json().encode()).hexdigest()
+        header["latency_sha256"] = hashlib.sha256(profile.to_json().encode()).hexdigest()
     if config.precision == "bf16":
         task = in_bf16(task, out, header, ranks, progress)
     scorer = JournaledScorer(task.accuracy, out, header, ranks, progress)
@@ -85,7 +82,7 @@ def search(
         if scored := scorer.num_scored:
             seconds = time.perf_counter() - started
             _log.info("%d candidates in %.1f s, %.2f a second", scored, seconds, scored / seconds)
-        write_result(result, task, table, out)
+        write_result(result, task, profile, out)
     return result
 
 
@@ -135,19 +132,19 @@ def cut_subnet(
 
 def find_latencies(
     space: SearchSpace, config: SearchConfig, out: Path, header: Mapping[str, Any], ranks: Ranks
-) -> LatencyTable | None:
-    """Read the table that is named or was kept, or measure one; None if nothing needs it.
+) -> LatencyProfile | None:
+    """Read the profile that is named or was kept, or measure one; None if nothing needs it.
 
     Args:
         space: whose blocks.
-        config: names the table, or the device and the bounds.
-        out: where `keep_latencies` keeps the table.
+        config: names the profile, or the device and the bounds.
+        out: where `keep_latencies` keeps the profile.
         header: of the search that is begun or resumed.
         ranks: this process among all; rank 0 measures for all.
 
     Raises:
-        ValueError: `out` holds another search, or the table is of another space.
-        FileNotFoundError: the table does not exist.
+        ValueError: `out` holds another search, or the profile is of another space.
+        FileNotFoundError: the profile does not exist.
     """
     if config.latency_table:
         path = Path(config.latency_table)
@@ -156,31 +153,33 @@ def find_latencies(
                 f"latency_table {path} does not exist; make one with "
                 "python -m training.search.costs"
             )
-        return LatencyTable.load(path)
+        return LatencyProfile.load(path)
     if not config.bounds.constrain_latency:
         return None
 
-    def find() -> LatencyTable:
+    def find() -> LatencyProfile:
         path, begun = out / LATENCIES, out / BEGUN
         if path.exists() and begun.exists():
             require_same(read_json(begun), header, out)
-            return LatencyTable.load(path)
-        return measure_latencies(space, config.latency_device, config.latency_batch_size)
+            return LatencyProfile.load(path)
+        return profile_device(
+            space, device=config.latency_device, batch_size=config.latency_batch_size
+        )
 
     return ranks.by_first(find)
 
 
-def keep_latencies(table: LatencyTable, header: Mapping[str, Any], out: Path) -> None:
-    """Write a table beside a search that can begin, so that it resumes with the same latencies."""
+def keep_latencies(profile: LatencyProfile, header: Mapping[str, Any], out: Path) -> None:
+    """Write a profile beside a search that begins, so that it resumes with the same latencies."""
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / LATENCIES, table.to_json() + "\n")
+    write_text(out / LATENCIES, profile.to_json() + "\n")
     write_json(header, out / BEGUN)
 
 
-def costs_of(space: SearchSpace, table: LatencyTable | None) -> list[Cost]:
-    """Return the costs that can be constrained: params, macs, and latency if there is a table."""
+def costs_of(space: SearchSpace, profile: LatencyProfile | None) -> list[Cost]:
+    """Return the costs that can be constrained: params, macs, and latency if there is a profile."""
     costs = [params_cost(space), macs_cost(space)]
-    return costs if table is None else [*costs, table.cost(space)]
+    return costs if profile is None else [*costs, profile.cost(space)]
 
 
 def result_of(
@@ -203,7 +202,7 @@ def result_of(
 
 
 def write_result(
-    result: dict[str, Any], task: SearchTask, table: LatencyTable | None, out: Path
+    result: dict[str, Any], task: SearchTask, profile: LatencyProfile | None, out: Path
 ) -> None:
     """Write search.json, its plot, and the winner."""
     from training.run.plots import plot_search
@@ -213,7 +212,9 @@ def write_result(
     write_text(out / "subnet.json", winner.to_json() + "\n")
     save_subnet(cut_subnet(task.supernet, winner, task.img_size), out / "subnet.safetensors")
     plot_search(result, out / "front.svg")
-    if table is not None and table.device == "cpu":
-        estimated = table.cost(task.scored_space).value(winner)
-        measured = measure_ms(task.scored_space, winner, table)
-        _log.info("latency of the winner: %.3f ms by the table, %.3f measured", estimated, measured)
+    if profile is not None and profile.setting.device == "cpu":
+        estimated = profile.cost(task.scored_space).value(winner)
+        measured = time_subnet(task.scored_space, profile.setting, winner)
+        _log.info(
+            "latency of the winner: %.3f ms by the profile, %.3f measured", estimated, measured
+        )

@@ -11,8 +11,9 @@ import pytest
 
 from autoformer_zoo.space import SearchSpace
 from autoformer_zoo.specialization.constraints import Bounds
+from autoformer_zoo.specialization.latency.profile import LatencyProfile
 from tests.helpers.made_reproduction import CONFIG, use_made_images
-from tests.helpers.made_search import make_table
+from tests.helpers.made_search import make_profile
 from tests.helpers.made_training import MINI, MINI_CONFIG, QUICK
 from training.reproduce import phases
 from training.reproduce.__main__ import main
@@ -21,7 +22,6 @@ from training.reproduce.phases import Reproduction
 from training.search import evaluation
 from training.search import search as search_module
 from training.search.config import SearchConfig
-from training.search.costs import LatencyTable
 
 FEW = replace(CONFIG, seeds=1, sandwich_seeds=0, separate_seeds=0, search_seeds=1)
 
@@ -144,11 +144,11 @@ def test_latency_is_measured_once_before_training(
 ) -> None:
     measured: list[int] = []
 
-    def measure(space: SearchSpace, *rest: object) -> LatencyTable:
+    def measure(space: SearchSpace, **rest: object) -> LatencyProfile:
         measured.append(space.img_size)
-        return make_table(img_size=8, device="cuda")
+        return make_profile(img_size=8)
 
-    monkeypatch.setattr(search_module, "measure_latencies", measure)
+    monkeypatch.setattr(search_module, "profile_device", measure)
     reproduction(tmp_path, bounded(max_latency_ms=0.2)).run("train", "train")
     reproduction(tmp_path, bounded(max_latency_ms=0.2)).run("train", "extract")
     assert measured == [8]  # at the size that is scored
@@ -162,12 +162,12 @@ def test_latency_table_stays_that_of_the_beginning(tmp_path: Path) -> None:
     config = replace(config, search=replace(config.search, latency_table=str(table)))
     with pytest.raises(FileNotFoundError, match=r"latency_table .*table\.json does not exist"):
         reproduction(tmp_path, config).select("train", "report")
-    table.write_text(make_table(img_size=8).to_json())
+    table.write_text(make_profile(img_size=8).to_json())
     reproduction(tmp_path, config).run("train", "train")
-    table.write_text(make_table(900, img_size=8).to_json())
-    with pytest.raises(ValueError, match="was begun with another latency table than"):
+    table.write_text(make_profile(900, img_size=8).to_json())
+    with pytest.raises(ValueError, match="was begun with another latency profile than"):
         reproduction(tmp_path, config).run("train", "search")
-    table.write_text(make_table(img_size=8).to_json())
+    table.write_text(make_profile(img_size=8).to_json())
     reproduction(tmp_path, config).run("train", "search")
     table.unlink()
     reproduction(tmp_path, config).run("extract", "extract")  # needs no latencies any more

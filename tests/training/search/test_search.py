@@ -14,7 +14,7 @@ from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.specialization.constraints import Bounds, params_cost
 from autoformer_zoo.specialization.evolution import EvolutionConfig
 from autoformer_zoo.weights.checkpoint import save_supernet
-from tests.helpers.made_search import make_table, make_task, make_weights
+from tests.helpers.made_search import make_profile, make_task, make_weights
 from tests.helpers.made_training import MINI, MINI_CONFIG, QUICK, split_in_memory
 from training.config import Stage
 from training.data import open as data_open
@@ -135,11 +135,11 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Replace measuring by made-up latencies; returns the sizes that were measured at."""
     sizes: list[int] = []
 
-    def measure(space: az.SearchSpace, *rest: object) -> Any:
+    def measure(space: az.SearchSpace, **rest: object) -> Any:
         sizes.append(space.img_size)
-        return make_table(img_size=space.img_size)
+        return make_profile(img_size=space.img_size)
 
-    monkeypatch.setattr(search_module, "measure_latencies", measure)
+    monkeypatch.setattr(search_module, "profile_device", measure)
     return sizes
 
 
@@ -155,7 +155,7 @@ def test_latency_is_measured_once_and_constrained(
     with pytest.raises(ValueError, match=r"was begun with config\.half=True, .* False"):
         search(task, replace(config, half=False), tmp_path / "out", progress=False)
 
-    (tmp_path / "table.json").write_text(make_table().to_json())
+    (tmp_path / "table.json").write_text(make_profile().to_json())
     named = replace(config, latency_table=str(tmp_path / "table.json"))
     again = search(task, named, tmp_path / "named", progress=False)
     assert measured == [16]
