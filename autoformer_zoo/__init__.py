@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from autoformer_zoo.network.vit import AutoFormer
     from autoformer_zoo.onnx.classifier import OnnxClassifier
     from autoformer_zoo.onnx.export import export_onnx
+    from autoformer_zoo.specialization.latency.measure import profile_device
     from autoformer_zoo.specialization.predictor import predict_top1
+    from autoformer_zoo.specialization.selection import specialize
     from autoformer_zoo.weights.files import CheckpointError
     from autoformer_zoo.weights.pretrained import load_supernet
 
@@ -50,7 +52,9 @@ __all__ = [
     "official_complexity",
     "predict",
     "predict_top1",
+    "profile_device",
     "save_for_hf",
+    "specialize",
 ]
 
 _LAZY = {
@@ -68,7 +72,9 @@ _LAZY = {
     "official_complexity": "network.complexity",
     "predict": "classify.predict",
     "predict_top1": "specialization.predictor",
+    "profile_device": "specialization.latency.measure",
     "save_for_hf": "factory",
+    "specialize": "specialization.selection",
 }
 
 

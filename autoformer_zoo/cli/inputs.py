@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from torch import nn
@@ -44,8 +45,11 @@ def load_model(
 
 
 def read_config(path: Path) -> SubnetConfig:
-    """Read a subnet's JSON; errors name the file."""
+    """Read a subnet's JSON, or the first one of `specialize --out`; errors name the file."""
     try:
-        return SubnetConfig.from_json(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of the encoding as well
+        text = path.read_text(encoding="utf-8")
+        if '"results"' in text:
+            return SubnetConfig.from_dict(json.loads(text)["results"][0]["subnet"])
+        return SubnetConfig.from_json(text)
+    except (ValueError, LookupError, TypeError) as error:  # of the encoding as well
         raise ValueError(f"{path}: {error}") from None

@@ -1,4 +1,4 @@
-"""The command `autoformer-zoo`: list, info, predict, extract, export.
+"""The command `autoformer-zoo`: list, info, predict, extract, export, specialize, profile.
 
 Each verb is a dataclass whose fields are its arguments and whose `run` yields lines of output.
 Results go to stdout, everything else to stderr; wrong input is one line there and exit code 2.
@@ -23,6 +23,7 @@ from autoformer_zoo.cli.export import Export
 from autoformer_zoo.cli.extract import Extract
 from autoformer_zoo.cli.models import Info, List
 from autoformer_zoo.cli.predict import Predict
+from autoformer_zoo.cli.specialize import Profile, Specialize
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class Arguments:
         | Annotated[Predict, tyro.conf.subcommand("predict")]
         | Annotated[Extract, tyro.conf.subcommand("extract")]
         | Annotated[Export, tyro.conf.subcommand("export")]
+        | Annotated[Specialize, tyro.conf.subcommand("specialize")]
+        | Annotated[Profile, tyro.conf.subcommand("profile")]
     )
     version: bool = False
     """Print the version."""
@@ -53,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Arguments,
         words,
         _run,
-        description="List, run, extract and export AutoFormer models.",
+        description="List, run, extract, export and specialize AutoFormer models.",
         config=(
             tyro.conf.OmitArgPrefixes,
             tyro.conf.OmitSubcommandPrefixes,
