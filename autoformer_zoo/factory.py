@@ -20,6 +20,7 @@ from autoformer_zoo.autoformer import build_static
 from autoformer_zoo.network.vit import AutoFormer, whole_patches
 from autoformer_zoo.published import find_model
 from autoformer_zoo.space import SubnetConfig
+from autoformer_zoo.specialization.slices import MARK, find_slice
 
 if TYPE_CHECKING:
     from autoformer_zoo.weights.checkpoint import Checkpoint, SubnetWeights, SupernetWeights
@@ -33,6 +34,7 @@ def create_model(
     *,
     checkpoint_path: str | os.PathLike[str] | Checkpoint | None = None,
     subnet: SubnetConfig | Mapping[str, Any] | None = None,
+    slice: str | None = None,
     layout: str | None = None,
     **kwargs: Any,
 ) -> nn.Module:
@@ -49,6 +51,8 @@ def create_model(
             is given. "autoformer_subnet" takes what is not given here from the file. The class
             names and preparation of images in the file's header come before the name's.
         subnet: another subnet than the name's, with weights inherited from the same supernet.
+        slice: name of such a subnet in the catalogue, "15m"; "autoformer_small_slice_15m" as the
+            name of the model is the same.
         layout: "packed_prefix" or "packed_interleaved", the packing of q, k and v in supernet files
             that do not record it: official ones, and PreNAS'.
         **kwargs: timm's (img_size, num_classes, in_chans, features_only, ...) and those of
@@ -61,6 +65,8 @@ def create_model(
         ValueError: an argument is refused.
         CheckpointError: the weights are missing, or the file is refused.
     """
+    if slice is not None or MARK in name:
+        name, subnet = _sliced(name, slice, subnet)
     if not parse_model_name(name)[0]:
         find_model(name)
     elif pretrained and subnet is not None:
@@ -95,6 +101,18 @@ def create_model(
         name, pretrained, subnet=subnet, checkpoint=checkpoint_path, **kwargs
     )
     return model
+
+
+def _sliced(
+    name: str, slice: str | None, subnet: SubnetConfig | Mapping[str, Any] | None
+) -> tuple[str, SubnetConfig]:
+    """Return the model, with its tag, and the subnet of a slice."""
+    if subnet is not None:
+        raise ValueError("slice= and subnet= both name a subnet: give one of them")
+    model, dot, tag = name.partition(".")
+    if slice is None:
+        model, _, slice = model.partition(MARK)
+    return f"{model}{dot}{tag}", find_slice(model, slice).subnet
 
 
 def list_models(

@@ -19,6 +19,7 @@ import tyro
 from autoformer_zoo.cli.command import PROGRAM
 from autoformer_zoo.network.complexity import count_macs, count_params, official_complexity
 from autoformer_zoo.published import MODELS, SPACES, WeightsSpec, find_model
+from autoformer_zoo.specialization.slices import Slice, load_slices
 from autoformer_zoo.weights.sources import SOURCES
 
 
@@ -34,7 +35,7 @@ class List:
     def run(self) -> Iterator[str]:
         """Yield the table, or the JSON array."""
         pattern = self.filter if set(self.filter) & set("*?[") else f"*{self.filter}*"
-        names = fnmatch.filter(MODELS, pattern)
+        names = fnmatch.filter([*MODELS, *load_slices()], pattern)
         if not names:
             raise ValueError(f"no model matches {self.filter!r}; `{PROGRAM} list` shows all")
         infos = [describe(name) for name in names]
@@ -67,23 +68,27 @@ def describe(name: str) -> dict[str, Any]:
     """Return the description of a model that `--json` prints.
 
     Args:
-        name: a key of `MODELS`; with a tag, the model's other weights are left out.
+        name: a key of `MODELS`, or a slice; with a tag, the model's other weights are left out.
 
     Returns:
-        Name, architecture (`SubnetConfig`'s fields), input size, classes, costs, and "weights", a
-        list of sets of weights, the default first. "official_complexity" is what the official code
+        Name, architecture (`SubnetConfig`'s fields), input size, classes, costs, "predicted" (of
+        slices: top-1 and measured latencies), and "weights", a list of sets of weights, the
+        default first. "official_complexity" is what the official code
         counts, for comparison only.
 
     Raises:
         ValueError: no such model, or no such tag.
     """
-    model, spec, tag = find_model(name)
+    sliced = load_slices().get(name.partition(".")[0])
+    base = name if sliced is None else name.replace(sliced.full_name, sliced.model)
+    model, spec, tag = find_model(base)
+    subnet = spec.subnet if sliced is None else sliced.subnet
     space = SPACES[spec.space]
     side = (space.img_size, space.img_size)
-    sizes = (spec.subnet, side, space.patch_size, space.num_classes)
+    sizes = (subnet, side, space.patch_size, space.num_classes)
     return {
-        "name": model,
-        **spec.subnet.to_dict(),
+        "name": model if sliced is None else sliced.full_name,
+        **subnet.to_dict(),
         "img_size": side,
         "patch_size": space.patch_size,
         "num_classes": space.num_classes,
@@ -91,14 +96,20 @@ def describe(name: str) -> dict[str, Any]:
         # The form that inference on the CPU takes by itself; asking for "auto" imports torch.
         "macs": count_macs(*sizes, form="augmented"),
         "official_complexity": official_complexity(*sizes),
+        "predicted": sliced and _describe_prediction(sliced),
         "weights": [
-            _describe_weights(f"{model}.{known}", spec.weights[known])
+            _describe_weights(f"{model}.{known}", spec.weights[known], is_whole=sliced is None)
             for known in ([tag] if tag else spec.weights)
         ],
     }
 
 
-def _describe_weights(name: str, weights: WeightsSpec) -> dict[str, Any]:
+def _describe_prediction(sliced: Slice) -> dict[str, Any]:
+    names = ("top1_percent", "top1_low", "top1_high", "extrapolated", "latency_ms")
+    return {name: getattr(sliced, name) for name in names}
+
+
+def _describe_weights(name: str, weights: WeightsSpec, is_whole: bool) -> dict[str, Any]:
     source = SOURCES[weights.source] if weights.source else None
     return {
         "name": name,
@@ -106,15 +117,16 @@ def _describe_weights(name: str, weights: WeightsSpec) -> dict[str, Any]:
         "page": source.page if source else None,
         "license": source.license_text if source else "mit",
         "checked": source.verified if source else "trained and measured by this project",
-        "published": weights.published and asdict(weights.published),
-        "measured": weights.measured and asdict(weights.measured),
+        # Accuracies of the model's own subnet are none of a slice.
+        "published": asdict(weights.published) if weights.published and is_whole else None,
+        "measured": asdict(weights.measured) if weights.measured and is_whole else None,
     }
 
 
 def _table(infos: Iterable[dict[str, Any]]) -> Iterator[str]:
-    # Published and measured accuracy are two columns on purpose, see `published.py`.
+    # Published, measured and predicted accuracy are columns of their own, see `published.py`.
     head = ("model", "params M", "MACs G", "input", "classes")
-    rows = [(*head, "published %", "measured %", "weights")]
+    rows = [(*head, "published %", "measured %", "predicted %", "weights")]
     for info in infos:
         weights = info["weights"]
         rows.append(
@@ -126,6 +138,7 @@ def _table(infos: Iterable[dict[str, Any]]) -> Iterator[str]:
                 str(info["num_classes"]),
                 _first_top1(each["published"] for each in weights),
                 _first_top1(each["measured"] for each in weights),
+                _first_top1([info["predicted"]]),
                 ", ".join(each["name"].partition(".")[2] for each in weights) or "-",
             )
         )
@@ -153,6 +166,7 @@ def _text(info: dict[str, Any]) -> Iterator[str]:
             "parameters": f"{info['params']:,}",
             "MACs": f"{info['macs']:,}",
             "official count": f"{info['official_complexity']:,.0f} (get_complexity, to compare)",
+            **_prediction_text(info["predicted"]),
         }
     )
     for weights in info["weights"]:
@@ -169,6 +183,17 @@ def _text(info: dict[str, Any]) -> Iterator[str]:
         )
     if not info["weights"]:
         yield "weights: none of its own, give a file (--checkpoint)"
+
+
+def _prediction_text(predicted: dict[str, Any] | None) -> dict[str, str]:
+    if predicted is None:
+        return {}
+    top1, low, high = (predicted[name] for name in ("top1_percent", "top1_low", "top1_high"))
+    times = ", ".join(f"{ms:g} ms {setting}" for setting, ms in predicted["latency_ms"].items())
+    return {
+        "predicted": f"{top1:.2f} top-1, 90 % interval {low:.2f} to {high:.2f}",
+        "latency": times or "-",
+    }
 
 
 def _fields(values: Mapping[str, object]) -> Iterator[str]:

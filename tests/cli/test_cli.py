@@ -21,6 +21,7 @@ from autoformer_zoo.factory import extract_subnet, list_models
 from autoformer_zoo.network.complexity import count_macs, count_params
 from autoformer_zoo.published import SUBNETS
 from autoformer_zoo.space import SubnetConfig
+from autoformer_zoo.specialization.slices import load_slices
 from autoformer_zoo.weights.checkpoint import open_checkpoint
 from autoformer_zoo.weights.pretrained import load_supernet
 from tests.helpers.made_cli import SUBNET, Run, assert_refused
@@ -36,7 +37,7 @@ def test_list_shows_every_model_with_published_and_measured_apart(run: Run) -> N
     [row] = [line.split() for line in rows if line.startswith("autoformer_tiny ")]
     macs = f"{count_macs(SUBNETS['autoformer_tiny']) / 1e9:.2f}"
     assert row[:7] == ["autoformer_tiny", "5.9", macs, "224x224", "1000", "75.3", "-"]
-    assert {line.split()[0] for line in rows} == set(list_models())
+    assert {line.split()[0] for line in rows} == {*list_models(), *load_slices()}
 
 
 @pytest.mark.parametrize("name", list_models())
@@ -150,8 +151,8 @@ def test_extract_of_what_does_not_fit_changes_nothing(
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ("", "list, info, predict, extract, export"),
-        ("lisst", "lisst (available subcommands: list, info, predict, extract, export)"),
+        ("", "list, info, predict, extract, export, specialize, profile"),
+        ("lisst", "lisst (available subcommands: list, info, predict, extract, export, speci"),
         ("list resnet", "no model matches 'resnet'; `autoformer-zoo list` shows all"),
         ("list --jsn", "Unrecognized options: --jsn (perhaps --json); see autoformer-zoo"),
         ("info", "Missing from autoformer-zoo info: NAME; see autoformer-zoo info --help"),
@@ -172,6 +173,18 @@ def test_extract_of_what_does_not_fit_changes_nothing(
         ("export autoformer_nano n.onnx --precision int8-static", "--calibration FOLDER need each"),
         ("export autoformer_nano n.onnx --calibration docs", "--calibration FOLDER need each"),
         ("export autoformer_nano n.onnx --layout packed_prefix", "describe a file"),
+        ("specialize --space smal", "space 'smal' is unknown; expected one of tiny, small, base"),
+        ("specialize --space nano", "'nano' has no accuracy predictor; expected one of base"),
+        ("specialize --space small --max-params 2e6", "the space reaches 13,057,320 to 34,790,4"),
+        ("specialize --space small --min-params -1", "min_params is -1; expected a number of 0"),
+        ("specialize --space small --top 0", "--top is 0; expected 1 or more"),
+        ("specialize --space small --out best.txt", "expected a file name that ends in .json"),
+        ("specialize --space small --export a.pb", "expected a file name that ends in .onnx"),
+        ("specialize --space small --pareto a.pdf", "a file name that ends in .png or .svg"),
+        ("specialize --space small --precision int8", "eager is profiled in fp32 and bf16"),
+        ("specialize --space small --profile README.md", "README.md: not a latency profile"),
+        ("profile --space nano --seconds 0", "seconds is 0.0; expected a positive number"),
+        ("profile --space nano --batch-size 0", "batch_size is 0; expected a positive whole nu"),
     ],
 )
 def test_wrong_arguments_are_refused_in_one_line(

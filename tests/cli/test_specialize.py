@@ -1,0 +1,84 @@
+"""The verbs `specialize` and `profile`: tables, files, and what other verbs make of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from autoformer_zoo import factory
+from autoformer_zoo.cli.inputs import read_config
+from autoformer_zoo.onnx import export
+from autoformer_zoo.space import SubnetConfig
+from autoformer_zoo.specialization.latency import measure
+from autoformer_zoo.specialization.latency.profile import LatencyProfile
+from autoformer_zoo.specialization.slices import load_slices
+from tests.helpers.made_cli import Run
+from tests.helpers.made_training import MINI
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOFORMER_ZOO_CACHE", str(tmp_path / "cache"))
+
+
+def test_without_a_bound_the_reach_is_printed(run: Run) -> None:
+    code, out, _ = run("specialize", "--space", "small")
+    assert code == 0
+    assert "smallest" in out
+    assert "13.06" in out
+    assert "latency: not measured on this machine" in out
+    reach = json.loads(run("specialize", "--space", "small", "--json")[1])["reach"]
+    assert reach["params"][0] == 13_057_320
+    assert reach["top1"][0] < reach["top1"][1] < reach["top1"][2]
+
+
+def test_best_subnets_are_printed_written_and_exported(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, exported = [], []
+    monkeypatch.setattr(factory, "create_model", lambda name, **given: made.append((name, given)))
+    monkeypatch.setattr(export, "export_onnx", lambda *given, **kw: exported.append((given, kw)))
+    out, onnx = tmp_path / "best.json", tmp_path / "best.onnx"
+    common = ("specialize", "--space", "base", "--max-params", "50e6", "--top", "3")
+    code, text, _ = run(*common, "--out", out, "--export", onnx)
+    assert code == 0
+    document = json.loads(out.read_text())
+    assert document == json.loads(run(*common, "--json")[1])
+    assert len(document["results"]) == 3
+    assert all(each["params"] <= 50e6 for each in document["results"])
+    best = SubnetConfig.from_dict(document["results"][0]["subnet"])
+    assert f"1  {best.to_json()}" in text.splitlines()
+    assert made == [("autoformer_base", {"pretrained": True, "subnet": best})]
+    assert exported[0][0][1] == onnx
+    assert read_config(out) == best  # what `extract` and `export --config` read
+
+
+def test_profile_is_written_and_bounds_a_search(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "MOST", 4)
+    monkeypatch.setattr(measure, "MAX_NOISE_PERCENT", float("inf"))
+    out = tmp_path / "profile.json"
+    code, text, _ = run("profile", "--space", MINI.to_json(), "--seconds", "0.1", "--out", out)
+    assert code == 0
+    assert "4 subnets timed, standard error" in text
+    assert LatencyProfile.load(out).num_timed == 4
+    # Of another space: refused with what to do.
+    code, _, err = run("specialize", "--space", "small", "--profile", out)
+    assert code == 2
+    assert "measure another one" in err
+
+
+def test_slices_are_listed_and_described_apart_from_published_models(run: Run) -> None:
+    name, slice = next(iter(load_slices().items()))
+    (row,) = [line.split() for line in run("list", name)[1].splitlines()[1:]]
+    assert row[0] == name
+    assert row[5:8] == ["-", "-", f"{slice.top1_percent:.1f}"]
+    info = json.loads(run("info", name, "--json")[1])
+    assert SubnetConfig.from_dict({k: info[k] for k in slice.subnet.to_dict()}) == slice.subnet
+    assert info["predicted"]["top1_low"] == slice.top1_low
+    assert {each["published"] for each in info["weights"]} == {None}
+    assert f"{slice.top1_percent:.2f} top-1, 90 % interval" in run("info", name)[1]
+    assert json.loads(run("info", slice.model, "--json")[1])["predicted"] is None
