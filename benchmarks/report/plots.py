@@ -1,4 +1,4 @@
-"""Plots from rows, as SVG: attention over tokens, and accuracy over latency.
+"""Plots from rows, as SVG: attention over tokens, accuracy over latency, regret of searches.
 
 The same rows give the same bytes with the same matplotlib. Each file carries a digest of its rows,
 so that `python -m benchmarks.report --check` finds a stale one with any version of matplotlib, and
@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from benchmarks import attention
+from benchmarks import attention, search
 from benchmarks.measure.results import complete_file, read_rows, to_columns
 from benchmarks.measure.rows import Row
 from benchmarks.report.tables import FORMS, PARETO, caption, published_top1, to_frame
@@ -129,6 +129,25 @@ def _draw_pareto(plt: Any, rows: Sequence[Row]) -> Any:
     return figure
 
 
+def _draw_search(plt: Any, rows: Sequence[Row]) -> Any:
+    """Draw regret over evaluations: a panel for each space and source of accuracies."""
+    frame = to_frame(rows)
+    frame = frame[frame.what == "regret"]
+    panels = list(dict.fromkeys(frame.input))
+    size = (3 * len(panels), 3.2)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False)
+    for axis, panel in zip(axes[0], panels, strict=True):
+        for method in dict.fromkeys(frame.model):
+            line = frame[(frame.input == panel) & (frame.model == method)].sort_values("batch")
+            axis.plot(line.batch, line.value, marker="o", markersize=3, label=method)
+            axis.fill_between(line.batch, line.low, line.high, alpha=0.12)
+        axis.set(xscale="log", ylim=(0, None), xlabel="evaluations")
+        axis.set_title(panel, fontsize=9)
+    axes[0][0].set_ylabel("points below the best, median and 80 % of runs")
+    axes[0][-1].legend(fontsize=7)
+    return figure
+
+
 Draw = Callable[[Any, Sequence[Row]], Any]
 
 PLOTS: Mapping[str, tuple[str, str, Draw]] = MappingProxyType(
@@ -138,6 +157,7 @@ PLOTS: Mapping[str, tuple[str, str, Draw]] = MappingProxyType(
         for name, file, draw in (
             ("attention", attention.NAME, _draw_attention),
             ("pareto", PARETO, _draw_pareto),
+            ("search", search.NAME, _draw_search),
         )
     }
 )

@@ -14,8 +14,9 @@ from types import MappingProxyType
 
 import pandas as pd
 
-from autoformer_zoo.published import PUBLISHED
-from benchmarks import train_step
+from autoformer_zoo.published import MODELS, PUBLISHED
+from autoformer_zoo.specialization.predictor import load_predictor, predict_top1
+from benchmarks import search, train_step
 from benchmarks.measure.models import DEIT_OF_SIZE
 from benchmarks.measure.results import read_rows
 from benchmarks.measure.rows import Row
@@ -23,6 +24,7 @@ from benchmarks.startup import PHASES
 
 NOT_MEASURED = "Not measured yet on such a device."
 PARETO = "pareto"  # a file of latencies: all models with a published accuracy, interleaved
+PREDICTED = ("tiny", "small", "base")  # spaces with an accuracy predictor in the package
 FORMS = ("plain", "explicit", "decomposed", "augmented")
 COMPETITOR = [
     *("model", "backend", "precision", "batch", "threads", "input"),
@@ -221,6 +223,65 @@ def _training(results: Path, device: str) -> str:
     return _by_machine(rows, lines, columns)
 
 
+def _search(results: Path) -> str:
+    rows = _read(results, search.NAME)
+    regrets = rows.query("what == 'regret'")
+    cells = regrets.assign(cell=_texts(regrets, "{value} ({low} to {high})", "{:.3f}".format))
+    index = ["machine", "input", "model"]
+    wide = cells.pivot(index=index, columns="batch", values="cell")
+    lines = regrets[index].drop_duplicates().merge(wide.reset_index(), on=index)
+    columns = {"subnets, accuracies": "input", "method": "model"}
+    return _by_machine(rows, lines, columns | {f"{count}": count for count in wide.columns})
+
+
+def _same_size(results: Path) -> str:
+    rows = _read(results, search.NAME)
+    top1 = rows.query("what == 'predicted_top1'")
+    params = rows.query("what == 'params'").set_index(["machine", "model"]).value
+    places = zip(top1.machine, top1.model, strict=True)
+    lines = top1.assign(params=[f"{params[place]:,.0f}" for place in places])
+    columns = {"subnet": "model", "parameters": "params", "predicted top-1 %": "interval"}
+    return _by_machine(rows, lines, columns)
+
+
+def _predictor(results: Path) -> str:
+    """Show the errors of the package's accuracy predictors in cross-validation."""
+    lines = []
+    for space in PREDICTED:
+        for figures in load_predictor(space).facts["figures"]:
+            part = {"table": figures["file"], "embed_dim": figures["embed_dim"]}
+            error = f"{figures['rmse']:.3f}"
+            ranks = [f"{figures[name]:.3f}" for name in ("spearman", "kendall")]
+            rest = {
+                "Spearman by parameters": f"{figures['spearman_of_params']:.3f}",
+                "covered by 90 % intervals": f"{100 * figures['coverage']:.1f} %",
+                "lost under budgets": f"{figures['lost_under_budgets']:.3f}",
+            }
+            line = {"space": space, **part, "subnets": figures["subnets"], "RMSE": error}
+            lines.append({**line, **dict(zip(("Spearman", "Kendall"), ranks, strict=True)), **rest})
+    table = pd.DataFrame(lines)
+    return _markdown(table, list(table.columns))
+
+
+def _published(results: Path) -> str:
+    """Show predictions for AutoFormer's published subnets beside what the authors state."""
+    lines = []
+    for space in PREDICTED:
+        name = f"autoformer_{space}"
+        (top1,) = predict_top1(space, [MODELS[name].subnet])
+        interval = f"{top1.value:.2f} ({top1.low:.2f} to {top1.high:.2f})"
+        lines.append(
+            {
+                "subnet": f"`{name}`",
+                "predicted top-1 % (90 % interval)": interval,
+                "extrapolated": "yes" if top1.extrapolated else "no",
+                "published top-1 %": f"{published_top1()[name]:.1f}",
+            }
+        )
+    table = pd.DataFrame(lines)
+    return _markdown(table, list(table.columns))
+
+
 TABLES: Mapping[str, Callable[[Path], str]] = MappingProxyType(
     {
         **{
@@ -238,6 +299,10 @@ TABLES: Mapping[str, Callable[[Path], str]] = MappingProxyType(
             for device in ("cpu", "cuda")
         },
         "startup": _startup,
+        "predictor": _predictor,
+        "predictor-published": _published,
+        "search": _search,
+        "search-same-size": _same_size,
         "accuracy": partial(_accuracy, part_of_name=""),
         "accuracy-nano": partial(_accuracy, part_of_name="nano"),
     }
