@@ -27,6 +27,7 @@ from typing import Literal
 from autoformer_zoo.cli.command import run_command
 from autoformer_zoo.published import PUBLISHED
 from autoformer_zoo.space import SubnetConfig
+from autoformer_zoo.specialization.latency.timing import thread_count
 from benchmarks.measure.classifiers import (
     Classifier,
     MissingWeightsError,
@@ -39,7 +40,6 @@ from benchmarks.measure.options import BenchmarkOptions, check_positive, print_d
 from benchmarks.measure.results import save_rows, write_csv
 from benchmarks.measure.rows import Row, Setting, current_environment, make_row
 from benchmarks.measure.text_table import format_table
-from benchmarks.measure.timing import thread_count
 
 NAME = "accuracy"
 

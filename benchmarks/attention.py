@@ -30,6 +30,7 @@ from torch.autograd.profiler import profile
 from autoformer_zoo.network.attention import relpos_attention
 from autoformer_zoo.network.workspace import augmented, is_plain_inference
 from autoformer_zoo.space import HEAD_DIM, NUM_REL_POS
+from autoformer_zoo.specialization.latency.timing import stopwatch_for, thread_count
 from benchmarks.measure.memory import MIB, peak_of_call
 from benchmarks.measure.models import DTYPES, TorchPrecision
 from benchmarks.measure.options import BenchmarkOptions, check_positive, run_benchmark
@@ -41,7 +42,7 @@ from benchmarks.measure.rows import (
     latency_row,
     make_row,
 )
-from benchmarks.measure.timing import TimingConfig, measure, stopwatch_for, thread_count
+from benchmarks.measure.timing import TimingConfig, measure
 
 NAME = "attention"
 SDPA = "_scaled_dot_product_"

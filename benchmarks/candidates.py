@@ -23,6 +23,7 @@ from autoformer_zoo.factory import extract_subnet
 from autoformer_zoo.network.supernet import Supernet
 from autoformer_zoo.published import find_space
 from autoformer_zoo.space import SearchSpace, SubnetConfig
+from autoformer_zoo.specialization.latency.timing import Call, wall_stopwatch
 from autoformer_zoo.weights.checkpoint import SupernetWeights
 from autoformer_zoo.weights.layouts import Architecture
 from benchmarks.measure.options import BenchmarkOptions, check_positive, run_benchmark
@@ -34,7 +35,7 @@ from benchmarks.measure.rows import (
     ratio_row,
     throughput_row,
 )
-from benchmarks.measure.timing import Call, TimingConfig, measure, wall_stopwatch
+from benchmarks.measure.timing import TimingConfig, measure
 from benchmarks.train_step import FILE, draw_subnets
 
 NAME = "candidates"

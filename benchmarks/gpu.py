@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Literal
 
 from autoformer_zoo.cli.command import run_command
+from autoformer_zoo.specialization.latency.timing import require_device
 from benchmarks.measure.models import DEIT_OF_SIZE
 from benchmarks.measure.options import check_positive
 from benchmarks.measure.results import RESULTS
-from benchmarks.measure.timing import require_device
 
 _log = logging.getLogger("benchmarks.gpu")
 

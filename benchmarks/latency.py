@@ -26,6 +26,12 @@ from typing import Literal
 
 import torch
 
+from autoformer_zoo.specialization.latency.timing import (
+    Call,
+    require_device,
+    stopwatch_for,
+    thread_count,
+)
 from benchmarks.measure.memory import MIB, in_new_process, onnx_peak, torch_peak
 from benchmarks.measure.models import (
     DEIT_OF_SIZE,
@@ -54,16 +60,7 @@ from benchmarks.measure.rows import (
     throughput_row,
     with_value,
 )
-from benchmarks.measure.timing import (
-    PRODUCT_SIDE,
-    Call,
-    TimingConfig,
-    measure,
-    peak_gflops,
-    require_device,
-    stopwatch_for,
-    thread_count,
-)
+from benchmarks.measure.timing import PRODUCT_SIDE, TimingConfig, measure, peak_gflops
 
 NAME = "latency"
 DEFAULT_MODELS = tuple(

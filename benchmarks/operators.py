@@ -18,11 +18,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from autoformer_zoo.specialization.latency.timing import (
+    Call,
+    collection_off,
+    thread_count,
+    wall_stopwatch,
+)
 from benchmarks.measure.models import build, make_call
 from benchmarks.measure.options import BenchmarkOptions, check_positive, run_benchmark
 from benchmarks.measure.rows import Row, Setting, current_environment, latency_row
 from benchmarks.measure.text_table import align
-from benchmarks.measure.timing import Call, collection_off, orders, thread_count, wall_stopwatch
+from benchmarks.measure.timing import orders
 
 NAME = "operators"
 CALL, OTHERS, BETWEEN = "the whole call", "other operators", "between operators"

@@ -25,6 +25,12 @@ from torch import Tensor
 from autoformer_zoo.network.supernet import Supernet
 from autoformer_zoo.published import SPACES
 from autoformer_zoo.space import SearchSpace, SubnetConfig
+from autoformer_zoo.specialization.latency.timing import (
+    Call,
+    require_device,
+    stopwatch_for,
+    thread_count,
+)
 from benchmarks.measure.memory import MIB, in_new_process, peak_of_call
 from benchmarks.measure.models import DTYPES, TorchPrecision
 from benchmarks.measure.options import BenchmarkOptions, check_positive, run_benchmark
@@ -37,14 +43,7 @@ from benchmarks.measure.rows import (
     throughput_row,
     with_value,
 )
-from benchmarks.measure.timing import (
-    Call,
-    TimingConfig,
-    measure,
-    require_device,
-    stopwatch_for,
-    thread_count,
-)
+from benchmarks.measure.timing import TimingConfig, measure
 
 NAME = "train_step"
 FILE = "training"  # shared with candidates.py

@@ -24,8 +24,8 @@ import autoformer_zoo
 from autoformer_zoo.network.attention import check_form
 from autoformer_zoo.network.complexity import count_macs
 from autoformer_zoo.network.vit import AutoFormer
+from autoformer_zoo.specialization.latency.timing import Call
 from benchmarks.measure.rows import Setting
-from benchmarks.measure.timing import Call
 
 Backend = Literal["eager", "compile", "cudagraphs", "onnxruntime"]
 TorchPrecision = Literal["fp32", "bf16", "fp16"]

@@ -2,28 +2,25 @@
 
 Calls run in interleaved rounds: each round times every call once, in a new random order, so that a
 machine that slows down or is shared slows all of them down alike. Which calls to time is decided
-elsewhere (`models.py`, the commands); `rows.py` makes rows of the results. Apart from the
-stopwatches everything is a function of its arguments: clock and randomness are passed in.
+elsewhere (`models.py`, the commands); `rows.py` makes rows of the results. Stopwatches are in
+`autoformer_zoo/specialization/latency/timing.py`; here clock and randomness are passed in.
 """
 
 from __future__ import annotations
 
-import gc
 import math
 import random
 import statistics
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
+from autoformer_zoo.specialization.latency.timing import Call, Stopwatch, collection_off
+
 Name = TypeVar("Name", bound=Hashable)
-Call = Callable[[], object]
-Stopwatch = Callable[[Call], float]
-"""Makes one call and returns its time in ms."""
 
 MIN_ROUNDS = 3  # the time limit never cuts below this: a median of fewer times means nothing
 RESAMPLES = 2000  # draws of the bootstrap
@@ -141,49 +138,6 @@ def ratio_of_medians(times_ms: Sequence[float], baseline_ms: Sequence[float]) ->
     return Spread(ratio, steps[0], steps[-1], rounds)
 
 
-def stopwatch_for(device: str) -> Stopwatch:
-    """Return the stopwatch of "cpu" or "cuda".
-
-    Raises:
-        ValueError: there is no CUDA.
-    """
-    require_device(device)
-    return cuda_stopwatch() if device == "cuda" else wall_stopwatch()
-
-
-def require_device(device: str) -> None:
-    """Raise ValueError if the device is "cuda" and torch finds no CUDA."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is cuda, but torch finds no CUDA here; use --device cpu")
-
-
-def wall_stopwatch(clock: Callable[[], float] = time.perf_counter) -> Stopwatch:
-    """Return a stopwatch for work that is done when the call returns, as on the CPU."""
-
-    def time_once(call: Call) -> float:
-        start = clock()
-        call()
-        return (clock() - start) * 1e3
-
-    return time_once
-
-
-def cuda_stopwatch() -> Stopwatch:
-    """Return a stopwatch that reads CUDA events around the work, on an otherwise idle device."""
-    events: Any = torch.cuda  # its Event is not annotated
-    start, end = (events.Event(enable_timing=True) for _ in range(2))
-
-    def time_once(call: Call) -> float:
-        torch.cuda.synchronize()
-        start.record()
-        call()
-        end.record()
-        end.synchronize()
-        return float(start.elapsed_time(end))
-
-    return time_once
-
-
 def peak_gflops(device: str, dtype: torch.dtype, stopwatch: Stopwatch) -> float:
     """Measure the fastest of a few large matrix products.
 
@@ -201,27 +155,3 @@ def peak_gflops(device: str, dtype: torch.dtype, stopwatch: Stopwatch) -> float:
     config = TimingConfig(rounds=10, seconds=3.0, warmup=2, settle=0)
     times = measure({"product": lambda: torch.mm(a, b, out=out)}, config, stopwatch)
     return 2 * side**3 / min(times["product"]) / 1e6
-
-
-@contextmanager
-def thread_count(threads: int) -> Iterator[None]:
-    """Let torch use this many threads inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def collection_off() -> Iterator[None]:
-    """Collect garbage now, then not until the block ends."""
-    was_on = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from autoformer_zoo.specialization.latency.timing import Call, Stopwatch
 from benchmarks import latency
 from benchmarks.latency import LatencyOptions, derived_rows, main, measure_latency, validate
 from benchmarks.measure.models import (
@@ -20,7 +21,7 @@ from benchmarks.measure.models import (
 )
 from benchmarks.measure.rows import Row, Setting
 from benchmarks.measure.text_table import format_table
-from benchmarks.measure.timing import PRODUCT_SIDE, Call, Stopwatch, TimingConfig
+from benchmarks.measure.timing import PRODUCT_SIDE, TimingConfig
 
 NANO = ("autoformer_nano", "autoformer_nano@explicit")
 ROW = Row(

@@ -9,17 +9,19 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from autoformer_zoo.specialization.latency.timing import (
+    collection_off,
+    thread_count,
+    wall_stopwatch,
+)
 from benchmarks.measure.timing import (
     MIN_ROUNDS,
     Spread,
     TimingConfig,
-    collection_off,
     measure,
     orders,
     ratio_of_medians,
     summarise,
-    thread_count,
-    wall_stopwatch,
 )
 
 
