@@ -3,8 +3,8 @@
 Random subnets are timed in rounds: each round makes every network once, in a new random order, and
 takes the median of a few calls. Networks are made anew each time: all of them together would not
 fit into memory, and where a network's weights lie in memory changes its time by some percent.
-Before and after each network the same reference network is timed, and times are divided by the
-reference's: virtual machines become slower and faster within seconds.
+Before and after each network the same reference network is timed, and times are divided by what it
+took around then: virtual machines become slower and faster within seconds.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ COMPILED = 12  # subnets under torch.compile, each of which takes up to a minute
 MIN_ROUNDS = 2
 WARMUP = 1  # untimed calls of a network in a round
 CALLS, CALLS_MS = (3, 9), 120.0  # timed ones: as many of these as take this long
-MAX_NOISE_PERCENT = 3.0  # standard error of a subnet's time, above which there is no profile
+NEAR = 3  # timings of the reference before and after a network, whose median it is divided by
+MAX_NOISE_PERCENT = 5.0  # standard error of a subnet's time, above which there is no profile
 FAVOURED = 0.5  # probability that a block has the choice which its subnet favours
 
 _log = logging.getLogger(__name__)
@@ -319,10 +320,10 @@ def time_rounds(
                 references.append(median_ms(reference, stopwatch))
                 bar.total = max(bar.total, len(order))
                 bar.update()
-    around = np.sqrt(np.array(references[1:]) * references[:-1])
+    around = [np.median(references[max(0, i - NEAR + 1) : i + NEAR + 1]) for i in range(len(times))]
     rounds = np.full((-(-len(order) // count), count), np.nan)
     places = np.arange(len(order)) // count, order
-    rounds[places] = np.array(times) / around * np.median(references)
+    rounds[places] = np.array(times) / np.array(around) * np.median(references)
     return rounds
 
 
