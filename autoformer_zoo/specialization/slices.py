@@ -2,7 +2,8 @@
 
 `autoformer_small_slice_15m` is the subnet of `autoformer_small`'s supernet with the highest
 predicted accuracy among those of at most 15 million parameters. The file is made by
-`python -m benchmarks.slices` and is plain JSON for other programs to read. Standard library only.
+`python -m benchmarks.budgets.slices` and is plain JSON for other programs to read. Standard library
+only.
 """
 
 from __future__ import annotations

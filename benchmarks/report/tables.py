@@ -16,7 +16,9 @@ import pandas as pd
 
 from autoformer_zoo.published import MODELS, PUBLISHED
 from autoformer_zoo.specialization.predictor import load_predictor, predict_top1
+from autoformer_zoo.specialization.slices import load_slices
 from benchmarks import search, train_step
+from benchmarks.budgets import profiles
 from benchmarks.measure.models import DEIT_OF_SIZE
 from benchmarks.measure.results import read_rows
 from benchmarks.measure.rows import Row
@@ -244,6 +246,34 @@ def _same_size(results: Path) -> str:
     return _by_machine(rows, lines, columns)
 
 
+def _profiles(results: Path) -> str:
+    """Show the errors of latency profiles for unseen subnets."""
+    rows = _read(results, "profiles")
+    lines = _by_competitor(rows, profiles.MEDIAN)
+    names = {f"{what}, %": what for what in profiles.FIGURES}
+    columns = {"space": "model", **_same("backend", "precision", "threads"), **names}
+    return _by_machine(rows, lines, columns)
+
+
+def _slices(results: Path) -> str:
+    """Show the catalogue of named subnets."""
+    lines = [
+        {
+            "name": f"`{name}`",
+            "parameters, M": f"{each.params / 1e6:.2f}",
+            "MACs, G": f"{each.macs / 1e9:.2f}",
+            "predicted top-1 % (90 % interval)": (
+                f"{each.top1_percent:.2f} ({each.top1_low:.2f} to {each.top1_high:.2f})"
+                + " extrapolated" * each.extrapolated
+            ),
+            **{f"ms, {setting}": f"{ms:.1f}" for setting, ms in each.latency_ms.items()},
+        }
+        for name, each in load_slices().items()
+    ]
+    table = pd.DataFrame(lines)
+    return _markdown(table, list(table.columns))
+
+
 def _predictor(results: Path) -> str:
     """Show the errors of the package's accuracy predictors in cross-validation."""
     lines = []
@@ -299,6 +329,8 @@ TABLES: Mapping[str, Callable[[Path], str]] = MappingProxyType(
             for device in ("cpu", "cuda")
         },
         "startup": _startup,
+        "profiles": _profiles,
+        "slices": _slices,
         "predictor": _predictor,
         "predictor-published": _published,
         "search": _search,

@@ -1,7 +1,7 @@
 """Make the catalogue of named slices, `autoformer_zoo/specialization/slices.json`.
 
-    python -m benchmarks.slices                # searches, and times what it found
-    python -m benchmarks.slices --seconds 0    # keeps no latencies
+    python -m benchmarks.budgets.slices                # searches, and times what it found
+    python -m benchmarks.budgets.slices --seconds 0    # keeps no latencies
 
 For each space and each of a list of sizes, the subnet with the highest predicted accuracy among
 those of at most that many parameters. A size that is no better than a smaller one is left out. The
@@ -57,7 +57,7 @@ class SliceOptions:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    return run_command("python -m benchmarks.slices", SliceOptions, argv, _run)
+    return run_command("python -m benchmarks.budgets.slices", SliceOptions, argv, _run)
 
 
 def _run(options: SliceOptions) -> None:
@@ -70,7 +70,7 @@ def _run(options: SliceOptions) -> None:
             for i, (name, each) in enumerate(found.items())
         ]
     document = {
-        "made_by": f"python -m benchmarks.slices --seed {options.seed}",
+        "made_by": f"python -m benchmarks.budgets.slices --seed {options.seed}",
         "top1": "predicted ImageNet top-1 with inherited weights, percent, 90 % interval",
         "machine": machine_name("cpu"),
         "versions": describe_versions("onnxruntime"),

@@ -1,7 +1,7 @@
 """How well a latency profile predicts: unseen subnets, timed in the same rounds.
 
-    python -m benchmarks.profiles --space small --save
-    python -m benchmarks.profiles --space small --backend onnxruntime --precision int8 --save
+    python -m benchmarks.budgets.profiles --space tiny --save
+    python -m benchmarks.budgets.profiles --space tiny --backend onnxruntime --precision int8 --save
 
 Subnets of the profile's design and random ones that it does not see are timed together in
 interleaved rounds; the profile is fitted to the first, and predicts the second. `--plot` draws
@@ -37,8 +37,13 @@ from autoformer_zoo.specialization.latency.profile import (
 from benchmarks.measure.options import BenchmarkOptions, check_positive, run_benchmark
 from benchmarks.measure.rows import Row, Setting, current_environment, make_row
 
-NAME = "profiles"
+NAME = "budgets.profiles"
 WITHIN_PERCENT = 10
+MEDIAN = "median error"
+FIGURES = (
+    *(MEDIAN, "90th percentile", "largest error", f"within {WITHIN_PERCENT} %"),
+    *("standard error of a timing", "median left-out error"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ class ProfileOptions(BenchmarkOptions):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    return run_benchmark(NAME, ProfileOptions, argv, measure_errors)
+    return run_benchmark(NAME, ProfileOptions, argv, measure_errors, file="profiles")
 
 
 def measure_errors(options: ProfileOptions) -> Iterator[list[Row]]:
@@ -92,18 +97,18 @@ def measure_errors(options: ProfileOptions) -> Iterator[list[Row]]:
     setting = Setting(
         how.precision, how.batch_size, how.threads, options.space, how.backend, "unseen subnets"
     )
-    figures = {
-        "latency error, median": np.median(errors),
-        "latency error, 90th percentile": np.quantile(errors, 0.9),
-        "latency error, largest": errors.max(),
-        f"share within {WITHIN_PERCENT} %": 100 * (errors <= WITHIN_PERCENT).mean(),
-        "standard error of a timing": timed.noise_percent,
-        "left-out error of the profile, median": profile.error_percent[0],
-    }
+    figures = (
+        np.median(errors),
+        np.quantile(errors, 0.9),
+        errors.max(),
+        100 * (errors <= WITHIN_PERCENT).mean(),
+        timed.noise_percent,
+        profile.error_percent[0],
+    )
     environment = current_environment("cpu", ["onnxruntime"])
     yield [
         make_row(what, float(value), "%", setting, environment, len(errors))
-        for what, value in figures.items()
+        for what, value in zip(FIGURES, figures, strict=True)
     ]
 
 
