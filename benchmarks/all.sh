@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures everything that the tables and plots in README.md and docs/benchmarks.md show, in about
-# 45 minutes on an idle machine of two cores. New rows replace older ones of the same machine in
+# an hour on an idle machine of two cores. New rows replace older ones of the same machine in
 # benchmarks/results; an interrupted run keeps the rows of all groups that were complete.
 #
 #   bash benchmarks/all.sh DATA      # DATA holds cifar-10-batches-py
@@ -59,5 +59,13 @@ for batch in 8 32; do
   python -m benchmarks.candidates --space tiny --images 64 --batch-size 8 --bf16 \
     --explicit-batch-size "$batch" --save
 done
+
+# profiles.csv: how well latency profiles predict, 2 minutes each. The slices are timed last.
+for space in tiny small; do
+  python -m benchmarks.budgets.profiles --space "$space" --save
+  python -m benchmarks.budgets.profiles --space "$space" --backend onnxruntime --save
+  python -m benchmarks.budgets.profiles --space "$space" --backend onnxruntime --precision int8 --save
+done
+python -m benchmarks.budgets.slices
 
 python -m benchmarks.report  # fills the tables, draws the plots
