@@ -68,4 +68,7 @@ for space in tiny small; do
 done
 python -m benchmarks.budgets.slices
 
+# search.csv and plot, 2 minutes. `--tables FILES` adds the searches of measured subnets.
+python -m benchmarks.search --save
+
 python -m benchmarks.report  # fills the tables, draws the plots

@@ -19,8 +19,8 @@ from training.engine.sampling import sample_different
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    """Accuracies of 400 subnets: more heads and depth are better."""
-    subnets = sample_different(SPACES["tiny"], 400, random.Random(0))
+    """Accuracies of 800 subnets: more heads and depth are better."""
+    subnets = sample_different(SPACES["tiny"], 800, random.Random(0))
     columns = ["top1", "mlp_ratio", "num_heads", "embed_dim", "depth"]
     rows = [
         [
@@ -46,7 +46,7 @@ def test_method_asks_for_new_subnets_below_the_limit_until_all_are_known(
     assert all(landscape.feasible.contains(subnet) for subnet in run.scores)
     assert len(run.regrets) == len(landscape.top1) < 200
     assert run.regrets == sorted(run.regrets, reverse=True)
-    assert run.regrets[-1] == 0 < run.regrets[9]
+    assert run.regrets[-1] == 0 < run.regrets[0]
 
 
 def test_table_answers_with_the_nearest_subnet_left(table: Path) -> None:
@@ -71,8 +71,8 @@ def test_command_prints_regrets_and_the_best_of_a_size(
     regrets = {(row["input"], row["model"]): row for row in rows if row["what"] == "regret"}
     assert len(regrets) == 2 * len(METHODS)
     assert all(0 <= row["p10"] <= row["median"] <= row["p90"] for row in regrets.values())
-    published, best = (row["median"] for row in rows if row["what"] == "predicted_top1")
-    assert best >= published
+    published, best = (row["median"] for row in rows if row["what"] == "params")
+    assert 0.9 * published < best <= published
 
 
 def test_table_of_another_form_is_refused(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
