@@ -17,7 +17,7 @@ import platform
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from importlib.metadata import version
@@ -56,7 +56,7 @@ from autoformer_zoo.weights.pretrained import cache_folder
 SECONDS = 120.0  # of timing; making networks and exporting come on top
 MOST, FEWEST = 60, 20  # timed subnets
 ADAPTED = 10  # timed subnets that adapt a profile of another machine
-COMPILED = 12  # subnets under torch.compile, each of which takes up to a minute
+COMPILED = 4  # subnets under torch.compile, each of which takes a minute or more
 MIN_ROUNDS = 2
 WARMUP = 1  # untimed calls of a network in a round
 CALLS, CALLS_MS = (3, 9), 120.0  # timed ones: as many of these as take this long
@@ -111,7 +111,10 @@ def profile_device(
     if use_cache and adapt is None and path.is_file():
         return LatencyProfile.load(path)
     _log.info("measuring the latency of subnets (%s), about %.0f s", setting, seconds)
-    count = ADAPTED if adapt else COMPILED if backend == "compile" else MOST
+    count = ADAPTED if adapt else MOST
+    if backend == "compile":  # these few change the profile of the same networks uncompiled
+        count, uncompiled = COMPILED, profile_path(space, replace(setting, backend="eager"))
+        adapt = adapt or (LatencyProfile.load(uncompiled) if uncompiled.is_file() else None)
     subnets = draw_design(space, count)
     timed = time_subnets(space, setting, subnets, seconds, progress)
     profile = make_profile(space, setting, timed, adapt)

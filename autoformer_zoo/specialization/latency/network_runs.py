@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import onnx
 
 NUM_INPUTS = 4  # different images in turn, so that none is always in the cache
+MOST_COMPILED = 64  # networks in one process
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 MakeCall = Callable[[SubnetConfig], Call]
@@ -51,7 +52,12 @@ def prepare_runs(space: SearchSpace, setting: RunSetting) -> MakeCall:
     supernet = Supernet(space)
     tensors = {name: p.detach() for name, p in supernet.weights.named_parameters()}
     weights = SupernetWeights(tensors, Architecture.of_space(space), "prefix")
-    return lambda subnet: _torch_call(extract_subnet(weights, subnet), setting, images)
+
+    def make(subnet: SubnetConfig) -> Call:
+        return _torch_call(extract_subnet(weights, subnet), setting, images)
+
+    # Compiling takes up to a minute: each network is kept, whereas others are made for each round.
+    return cache(make) if setting.backend == "compile" else make
 
 
 def prepare_models(space: SearchSpace, setting: RunSetting) -> Callable[[str], Call]:
@@ -85,7 +91,9 @@ def _torch_call(module: nn.Module, setting: RunSetting, images: Sequence[Tensor]
     dtype = DTYPES[setting.precision]
     network: Any = module.to(setting.device, dtype)
     if setting.backend == "compile":
-        torch.compiler.reset()
+        config: Any = torch._dynamo.config
+        # Beyond its limit of one function's versions, torch would run the network uncompiled.
+        config.recompile_limit = max(config.recompile_limit, MOST_COMPILED)
         network = torch.compile(network, dynamic=False)
     elif setting.device == "cpu" and isinstance(network, AutoFormer):
         network = freeze(network)
