@@ -10,6 +10,7 @@ predicted against measured.
 
 from __future__ import annotations
 
+import math
 import random
 import sys
 from collections.abc import Iterator, Sequence
@@ -75,7 +76,6 @@ def measure_errors(options: ProfileOptions) -> Iterator[list[Row]]:
 
     Raises:
         ValueError: an option is out of range.
-        NoisyMachineError: repeated timings differ by too much.
     """
     check_positive(options, "design", "unseen", "seconds")
     space = find_space(options.space)
@@ -83,7 +83,14 @@ def measure_errors(options: ProfileOptions) -> Iterator[list[Row]]:
     rng = random.Random("unseen")
     design = draw_design(space, options.design)
     unseen = [space.sample(rng) for _ in range(options.unseen)]
-    timed = time_subnets(space, how, [*design, *unseen], options.seconds, fewest=None)
+    timed = time_subnets(
+        space,
+        how,
+        [*design, *unseen],
+        options.seconds,
+        fewest=None,
+        max_noise_percent=math.inf,  # it is one of the figures
+    )
     other = LatencyProfile.load(options.adapt) if options.adapt else None
     used = ADAPTED if other else len(design)
     fitted = Timed(timed.subnets[:used], timed.ms[:used], timed.noise_percent)
