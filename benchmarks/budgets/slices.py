@@ -11,6 +11,7 @@ same seed finds the same subnets.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from autoformer_zoo.cli.command import run_command
 from autoformer_zoo.published import SPACES
 from autoformer_zoo.specialization.constraints import Bounds
 from autoformer_zoo.specialization.latency.measure import (
+    Timed,
     describe_versions,
     machine_name,
     time_subnets,
@@ -61,22 +63,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: SliceOptions) -> None:
-    rows = []
+    rows, errors = [], {}
     for space in SIZES:
         found = find_slices(space, options.seed)
         latency = _time(space, list(found.values()), options)
+        errors.update({f"{space} {key}": timed.noise_percent for key, timed in latency.items()})
         rows += [
-            _row(f"autoformer_{space}", name, each, {key: ms[i] for key, ms in latency.items()})
+            _row(f"autoformer_{space}", name, each, {key: t.ms[i] for key, t in latency.items()})
             for i, (name, each) in enumerate(found.items())
         ]
-    document = {
+    document: dict[str, Any] = {
         "made_by": f"python -m benchmarks.budgets.slices --seed {options.seed}",
         "top1": "predicted ImageNet top-1 with inherited weights, percent, 90 % interval",
-        "machine": machine_name("cpu"),
-        "versions": describe_versions("onnxruntime"),
-        "latency": f"ms of one call, batch 1, {options.threads} threads, measured",
         "slices": rows,
     }
+    if errors:
+        document["latency"] = {
+            "what": f"ms of one call, batch 1, {options.threads} threads, measured",
+            "machine": machine_name("cpu"),
+            "versions": describe_versions("onnxruntime"),
+            "standard_error_percent": {key: round(error, 2) for key, error in errors.items()},
+        }
     write_whole(options.out, json.dumps(document, indent=1) + "\n")
     for row in rows:
         print(
@@ -101,9 +108,7 @@ def slice_name(millions: float) -> str:
     return f"{millions:g}m" if float(millions).is_integer() else f"{round(1000 * millions)}k"
 
 
-def _time(
-    space: str, found: Sequence[Specialized], options: SliceOptions
-) -> dict[str, tuple[float, ...]]:
+def _time(space: str, found: Sequence[Specialized], options: SliceOptions) -> dict[str, Timed]:
     if not options.seconds:
         return {}
     subnets = [each.subnet for each in found]
@@ -114,7 +119,8 @@ def _time(
             subnets,
             options.seconds,
             fewest=None,
-        ).ms
+            max_noise_percent=math.inf,  # the file says how noisy it was
+        )
         for backend, precision in SETTINGS
     }
 
