@@ -17,7 +17,9 @@ from autoformer_zoo.specialization.latency.measure import (
     draw_design,
     find_profile,
     profile_device,
+    time_models,
     time_rounds,
+    time_subnet,
 )
 from autoformer_zoo.specialization.latency.network_runs import prepare_runs
 from autoformer_zoo.specialization.latency.profile import RunSetting
@@ -97,6 +99,12 @@ def test_noisy_machine_is_said_to_be_noisy(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(NoisyMachineError, match=r"standard error \d+\.\d %, expected at most"):
         profile_device(MINI, seconds=0.1, progress=False)
     assert find_profile(MINI) is None
+
+
+def test_models_of_the_registry_are_timed_as_subnets_are() -> None:
+    times = time_models(az.SPACES["nano"], RunSetting(), ["autoformer_nano"], 0.1, progress=False)
+    assert set(times) == {"autoformer_nano"}
+    assert time_subnet(MINI, RunSetting(), MINI.smallest, rounds=1) > 0
 
 
 @pytest.mark.slow  # exports three graphs
