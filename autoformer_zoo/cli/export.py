@@ -1,4 +1,4 @@
-"""The verb `export`: a model as an ONNX file that was compared with PyTorch."""
+"""The verb `export`: a model as an ONNX file, or as a folder for the web, compared with PyTorch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -22,12 +22,14 @@ WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """Write a model as an ONNX file, and compare it with PyTorch."""
+    """Write a model as an ONNX file or as a folder for the web, and compare it with PyTorch."""
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME|FILE")]
     """A model of `list`, or a file that holds a subnet's or a supernet's weights."""
-    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT.onnx")]
-    """The file to write; an existing one is replaced."""
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT.onnx|DIR")]
+    """The file to write, an existing one is replaced; with --target web, the folder."""
+    target: Literal["file", "web"] = "file"
+    """web: a folder that transformers.js and optimum load, with the network in fp32 and int8."""
     config: Annotated[Path | None, option("CONFIG.json", "(default: the model's own)")] = None
     """Cut this subnet out of a supernet."""
     model: Annotated[str | None, option("NAME", "(default: as the file records)")] = None
@@ -54,6 +56,9 @@ class Export:
         """Write the file, and yield its size and its differences from PyTorch."""
         from autoformer_zoo.weights.files import check_output
 
+        if self.target == "web":
+            yield from self._run_web()
+            return
         check_output(self.out, [Path(self.source)], [".onnx"])
         if (self.precision == "int8-static") != (self.calibration is not None):
             raise ValueError("--precision int8-static and --calibration FOLDER need each other")
@@ -74,6 +79,22 @@ class Export:
         if self.json:
             yield json.dumps(report.to_dict())
         else:
+            yield from _report_lines(report)
+
+    def _run_web(self) -> Iterator[str]:
+        fixed = (self.precision != "fp32", self.calibration, self.batch_size)
+        if any(fixed) or self.preprocess or self.softmax:
+            raise ValueError(
+                "--target web has its own formats: leave out --precision, --calibration, "
+                "--batch-size, --preprocess and --softmax"
+            )
+        from autoformer_zoo.onnx.web import export_web
+
+        reports = export_web(self._load(), self.out, img_size=self.img_size, opset=self.opset)
+        if self.json:
+            yield json.dumps([report.to_dict() for report in reports])
+            return
+        for report in reports:
             yield from _report_lines(report)
 
     def _load(self) -> Any:  # a timm classifier
