@@ -18,6 +18,7 @@ from autoformer_zoo.published import SPACES, SUBNETS
 from autoformer_zoo.space import SearchSpace, SubnetConfig
 
 if TYPE_CHECKING:
+    from autoformer_zoo.classify.attention import attention_maps
     from autoformer_zoo.classify.predict import predict
     from autoformer_zoo.factory import create_model, extract_subnet, list_models, save_for_hf
     from autoformer_zoo.network.complexity import count_macs, count_params, official_complexity
@@ -41,6 +42,7 @@ __all__ = [
     "OnnxClassifier",
     "SearchSpace",
     "SubnetConfig",
+    "attention_maps",
     "count_macs",
     "count_params",
     "create_model",
@@ -61,6 +63,7 @@ _LAZY = {
     "AutoFormer": "network.vit",
     "CheckpointError": "weights.files",
     "OnnxClassifier": "onnx.classifier",
+    "attention_maps": "classify.attention",
     "count_macs": "network.complexity",
     "count_params": "network.complexity",
     "create_model": "factory",

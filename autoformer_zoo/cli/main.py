@@ -1,4 +1,4 @@
-"""The command `autoformer-zoo`: list, info, predict, extract, export, specialize, profile.
+"""The command `autoformer-zoo`: models, predictions, attention, files, the best subnets.
 
 Each verb is a dataclass whose fields are its arguments and whose `run` yields lines of output.
 Results go to stdout, everything else to stderr; wrong input is one line there and exit code 2.
@@ -18,6 +18,7 @@ from typing import Annotated
 import tyro
 
 from autoformer_zoo import __version__
+from autoformer_zoo.cli.attention import Attention
 from autoformer_zoo.cli.command import PROGRAM, run_command
 from autoformer_zoo.cli.export import Export
 from autoformer_zoo.cli.extract import Extract
@@ -34,6 +35,7 @@ class Arguments:
         Annotated[List, tyro.conf.subcommand("list")]
         | Annotated[Info, tyro.conf.subcommand("info")]
         | Annotated[Predict, tyro.conf.subcommand("predict")]
+        | Annotated[Attention, tyro.conf.subcommand("attention")]
         | Annotated[Extract, tyro.conf.subcommand("extract")]
         | Annotated[Export, tyro.conf.subcommand("export")]
         | Annotated[Specialize, tyro.conf.subcommand("specialize")]

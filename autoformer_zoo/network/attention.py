@@ -149,11 +149,34 @@ def explicit_attention(
         dropout: probability of dropping an attention weight.
         shared: not used by this form.
     """
-    rows, columns = relative_index(grid, q.device)  # (N, N) each
-    rel_k = tables[0][rows] + tables[1][columns]  # (N, N, D)
+    weights = F.dropout(attention_weights(q, k, tables, grid), dropout)
+    return apply_weights(weights, v, tables, grid)
+
+
+def attention_weights(
+    q: Tensor, k: Tensor, tables: Tensor, grid: tuple[int, int], relative: bool = True
+) -> Tensor:
+    """Return how much each query attends to each key, (B, H, N, N); each row sums to 1.
+
+    Args:
+        q: queries (B, H, N, D), class token first, then patches row by row.
+        k: keys (B, H, N, D).
+        tables: as in `relpos_attention`.
+        grid: rows and columns of patches.
+        relative: False leaves the relative position out of the logits.
+    """
+    logits = q @ k.transpose(-2, -1)  # (B, H, N, N)
+    if relative:
+        rows, columns = relative_index(grid, q.device)  # (N, N) each
+        rel_k = tables[0][rows] + tables[1][columns]  # (N, N, D)
+        logits = logits + torch.einsum("bhid,ijd->bhij", q, rel_k)
+    return (logits * SCALE).softmax(-1)
+
+
+def apply_weights(weights: Tensor, v: Tensor, tables: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Sum the values, with their relative position, by attention weights (B, H, N, N)."""
+    rows, columns = relative_index(grid, v.device)  # (N, N) each
     rel_v = tables[2][rows] + tables[3][columns]  # (N, N, D)
-    logits = q @ k.transpose(-2, -1) + torch.einsum("bhid,ijd->bhij", q, rel_k)  # (B, H, N, N)
-    weights = F.dropout((logits * SCALE).softmax(-1), dropout)
     return weights @ v + torch.einsum("bhij,ijd->bhid", weights, rel_v)  # (B, H, N, D)
 
 

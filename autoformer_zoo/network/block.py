@@ -18,7 +18,13 @@ from timm.layers import DropPath, trunc_normal_
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
-from autoformer_zoo.network.attention import AttentionForm, check_form, relpos_attention
+from autoformer_zoo.network.attention import (
+    AttentionForm,
+    apply_weights,
+    attention_weights,
+    check_form,
+    relpos_attention,
+)
 from autoformer_zoo.network.packed_linear import linear
 from autoformer_zoo.network.workspace import is_plain_inference
 from autoformer_zoo.space import HEAD_DIM, NUM_REL_POS
@@ -26,6 +32,11 @@ from autoformer_zoo.space import HEAD_DIM, NUM_REL_POS
 torch.fx.wrap("relpos_attention")  # a leaf: traced, it would choose one form for all calls
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-5)  # PyTorch's default, as upstream; timm's ViT has 1e-6
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Return True if a call of the module runs hooks."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 @register_notrace_module
@@ -43,7 +54,8 @@ class RelPosAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads, self.head_dim = num_heads, HEAD_DIM
-        self.attn_drop_rate = attn_drop
+        # Called only where a hook asks for the weights; `relpos_attention` has the same dropout.
+        self.attn_drop = nn.Dropout(attn_drop)
         self.form = check_form(form)
         self.qkv = nn.Linear(embed_dim, 3 * num_heads * HEAD_DIM, **factory)
         self.proj = nn.Linear(num_heads * HEAD_DIM, embed_dim, **factory)
@@ -65,8 +77,21 @@ class RelPosAttention(nn.Module):
         qkv = self.qkv(x) if torch.jit.is_scripting() else _apply(self.qkv, x)  # type: ignore
         qkv = qkv.reshape(B, N, 3, self.num_heads, self.head_dim)
         qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B, H, N, D)
-        dropout = self.attn_drop_rate if self.training else 0.0
-        x = relpos_attention(qkv, self.rel_pos, grid, dropout, self.form, shared)
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            pass  # has no hooks, and does not compile the other branch
+        elif has_hooks(self.attn_drop):
+            return self._project(self._shown(qkv, grid))
+        dropout = self.attn_drop.p if self.training else 0.0
+        return self._project(relpos_attention(qkv, self.rel_pos, grid, dropout, self.form, shared))
+
+    def _shown(self, qkv: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Attend by the explicit form, and show the weights to the hooks of `attn_drop`."""
+        q, k, v = qkv.unbind(0)
+        weights = self.attn_drop(attention_weights(q, k, self.rel_pos, grid))  # (B, H, N, N)
+        return apply_weights(weights, v, self.rel_pos, grid)
+
+    def _project(self, x: Tensor) -> Tensor:
+        B, _, N, _ = x.shape  # (B, H, N, D)
         x = x.transpose(1, 2).reshape(B, N, self.num_heads * self.head_dim)
         x = self.proj(x) if torch.jit.is_scripting() else _apply(self.proj, x)  # type: ignore
         return self.proj_drop(x)

@@ -33,7 +33,7 @@ _NORM = (nn.LayerNorm,)
 # The classes of the norms, the linear layers, and of what a block does not need to call.
 _CLASSES: tuple[tuple[type[nn.Module], ...], ...] = (
     *(_NORM, _NORM, _LINEAR, _LINEAR, _LINEAR, _LINEAR, (nn.GELU,)),
-    *(_DROP, _DROP, (nn.Identity, DropPath)),
+    *(_DROP, _DROP, _DROP, (nn.Identity, DropPath)),
 )
 _KINDS = set(itertools.product(*_CLASSES))
 _FORWARDS: dict[type[nn.Module], Any] = {
@@ -114,7 +114,7 @@ def _read(block: Any, x: Tensor) -> _FastBlock | None:
         return None
     norms, act, tables = (block.norm1, block.norm2), mlp.act, attn.rel_pos
     linears = (attn.qkv, attn.proj, mlp.fc1, mlp.fc2)
-    parts = (*norms, *linears, act, attn.proj_drop, mlp.drop, block.drop_path)
+    parts = (*norms, *linears, act, attn.attn_drop, attn.proj_drop, mlp.drop, block.drop_path)
     if tuple(map(type, parts)) not in _KINDS or act.approximate != "none":
         return None
     if not is_plain_inference(x, (block, attn, mlp, *parts)) or tables.dtype != x.dtype:

@@ -60,7 +60,7 @@ def is_plain_inference(tensor: Tensor, modules: Iterable[nn.Module] | None = Non
     ):
         return False
     for module in modules:
-        state = module.__dict__  # 13 modules a block: nn.Module.__getattr__ would take too long
+        state = module.__dict__  # 14 modules a block: nn.Module.__getattr__ would take too long
         if (
             state["training"]
             or state["_forward_hooks"]
