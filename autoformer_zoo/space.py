@@ -24,6 +24,9 @@ SCALE = HEAD_DIM**-0.5
 MAX_DISTANCE = 14  # relative positions are clamped to -14..14 rows and columns
 NUM_REL_POS = 2 * MAX_DISTANCE + 2  # rows of a relative position table; row 0 serves pairs with CLS
 
+# What a config from elsewhere may ask for; a hundred times the published ones.
+MAX_DEPTH, MAX_WIDTH = 1024, 65536
+
 T = TypeVar("T")
 
 
@@ -72,7 +75,7 @@ class SubnetConfig(_JsonConfig):
         mlp_ratio: hidden width of each block's MLP over `embed_dim`, `depth` numbers.
 
     Raises:
-        ValueError: a number is not positive, or a tuple's length is not `depth`.
+        ValueError: a number is not positive or absurdly large, or a tuple's length is not `depth`.
     """
 
     _kind: ClassVar[str] = "a subnet config"
@@ -85,11 +88,14 @@ class SubnetConfig(_JsonConfig):
     def __post_init__(self) -> None:
         _require_positive_int("depth", self.depth)
         _require_positive_int("embed_dim", self.embed_dim)
+        for name, most in (("depth", MAX_DEPTH), ("embed_dim", MAX_WIDTH)):
+            if getattr(self, name) > most:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at most {most}")
         for name in ("num_heads", "mlp_ratio"):
             values = getattr(self, name)
             if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
                 raise ValueError(
-                    f"{name} is {values!r}; expected {self.depth} numbers, one a block"
+                    f"{name} is {values!r:.80}; expected {self.depth} numbers, one a block"
                 )
             values = tuple(values)
             if len(values) != self.depth:
@@ -102,8 +108,13 @@ class SubnetConfig(_JsonConfig):
         for ratio in self.mlp_ratio:
             is_number = isinstance(ratio, (int, float)) and not isinstance(ratio, bool)
             if not is_number or not 0 < ratio < 1e6:
-                raise ValueError(f"mlp_ratio holds {ratio!r}; expected positive numbers")
+                raise ValueError(f"mlp_ratio holds {ratio!r:.80}; expected positive numbers")
         object.__setattr__(self, "mlp_ratio", tuple(float(ratio) for ratio in self.mlp_ratio))
+        if max(*self.attn_dims, *self.hidden_dims) > 16 * MAX_WIDTH:
+            raise ValueError(
+                f"num_heads or mlp_ratio ask for {max(*self.attn_dims, *self.hidden_dims)} "
+                f"channels in a block; expected at most {16 * MAX_WIDTH}"
+            )
         if min(self.hidden_dims) < 1:
             raise ValueError(
                 f"mlp_ratio {min(self.mlp_ratio)} of embed_dim {self.embed_dim} leaves no hidden "
@@ -280,12 +291,12 @@ def from_mapping(cls: type[T], values: object) -> T:
 
 def _sorted_choices(name: str, given: Any) -> tuple[Any, ...]:  # numbers, unless a file is wrong
     if isinstance(given, str) or not isinstance(given, Iterable):
-        raise ValueError(f"{name} is {given!r}; expected a list of choices")
+        raise ValueError(f"{name} is {given!r:.80}; expected a list of choices")
     choices = list(given)
     kinds = (int, float) if name == "mlp_ratio" else (int,)
     for choice in choices:
         if isinstance(choice, bool) or not isinstance(choice, kinds):
-            raise ValueError(f"{name} holds {choice!r}; expected positive numbers")
+            raise ValueError(f"{name} holds {choice!r:.80}; expected positive numbers")
     choices.sort()
     if not choices or len(set(choices)) != len(choices) or not choices[0] > 0:
         raise ValueError(f"{name} is {choices}; expected one or more different positive numbers")
@@ -294,4 +305,4 @@ def _sorted_choices(name: str, given: Any) -> tuple[Any, ...]:  # numbers, unles
 
 def _require_positive_int(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} is {value!r}; expected a positive whole number")
+        raise ValueError(f"{name} is {value!r:.80}; expected a positive whole number")
