@@ -15,6 +15,7 @@ import hashlib
 import json
 import logging
 import os
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -45,6 +46,7 @@ from autoformer_zoo.weights.sources import NANO_WEIGHTS, SOURCES, UpstreamFile
 
 WEIGHTS_VARIABLE = "AUTOFORMER_ZOO_WEIGHTS"
 CACHE_VARIABLE = "AUTOFORMER_ZOO_CACHE"
+ABANDONED_SECONDS = 3600.0  # since the last write; a running download gives up much sooner
 
 _log = logging.getLogger(__name__)
 
@@ -274,6 +276,7 @@ def _download(source: UpstreamFile, cached: Path) -> None:
         try:
             if cached.exists():
                 return
+            _remove_abandoned(cached)
             _log.info("downloading %s to %s", source.url, cached)
             fetched = fetch(source.url, original, source.name, source.size_bytes, source.sha256)
             record = cached.with_suffix(".json")
@@ -325,6 +328,14 @@ def _write_record(source: UpstreamFile, fetched: Fetched, record: Path) -> None:
         os.replace(temporary, record)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_abandoned(cached: Path) -> None:
+    """Remove what downloads of this file left behind whose process was killed."""
+    for path in cached.parent.glob(f".{cached.stem}-*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                path.unlink()
 
 
 def _remove(path: Path) -> None:
