@@ -159,7 +159,8 @@ def test_command_draws_the_image_and_the_overlay(
     result = json.loads(capsys.readouterr().out)
     assert result["label"] == "cat"
     assert np.array(result["heat"]).shape == (8, 8)
-    assert Image.open(out).size == (2 * 64 + 16, 64)
+    with Image.open(out) as picture:
+        assert picture.size == (2 * 64 + 16, 64)
     assert [path.name for path in tmp_path.iterdir()] == ["cat.png"]
 
 
