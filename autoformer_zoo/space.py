@@ -90,7 +90,7 @@ class SubnetConfig(_JsonConfig):
         _require_positive_int("embed_dim", self.embed_dim)
         for name, most in (("depth", MAX_DEPTH), ("embed_dim", MAX_WIDTH)):
             if getattr(self, name) > most:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at most {most}")
+                raise ValueError(f"{name} is {getattr(self, name)!r:.80}; expected at most {most}")
         for name in ("num_heads", "mlp_ratio"):
             values = getattr(self, name)
             if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):

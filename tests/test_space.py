@@ -154,7 +154,10 @@ def test_illegal_space_is_refused(values: dict[str, Any], text: str) -> None:
         ("[1, 2]", "expected an object with the keys of SubnetConfig, got a list"),
         ('"tiny"', "expected an object with the keys of SubnetConfig, got a str"),
         ("[" * 100_000, "a subnet config is not JSON: maximum recursion depth"),
-        (SUBNET.to_json().replace("128", f"1{'0' * 400}"), "SubnetConfig cannot be made: int too"),
+        (
+            SUBNET.to_json().replace("128", f"1{'0' * 400}"),
+            "embed_dim is 10+; expected at most",
+        ),
     ],
 )
 def test_text_that_is_not_a_config_is_refused(text: str, reason: str) -> None:
