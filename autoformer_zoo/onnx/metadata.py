@@ -92,8 +92,8 @@ class OnnxMetadata:
             raise ValueError(f"has damaged metadata: {error}") from None
         if values.get("format") != FORMAT:
             raise ValueError(
-                f"has metadata of format {values.get('format')!r}; expected {FORMAT}: use the "
-                f"autoformer_zoo that wrote it ({values.get('package_version', 'unknown')})"
+                f"has metadata of format {values.get('format')!r:.40}; expected {FORMAT}: use the "
+                f"autoformer_zoo that wrote it ({values.get('package_version', 'unknown')!s:.40})"
             )
         if "licence" in values:  # the spelling of version 0.1
             values["license"] = values.pop("licence")

@@ -303,7 +303,7 @@ def _parts_of(family: Family, name: str, whole: Shape) -> Iterator[tuple[str, Sh
 
 def _depth(names: Iterable[str]) -> int:
     """Count the different blocks; a block that is left out shows as a missing key later."""
-    found = (re.match(r"blocks\.(\d{1,4})\.", name) for name in names)
+    found = (re.match(r"(?:backbone\.)?blocks\.(\d{1,4})\.", name) for name in names)
     return len({match[1] for match in found if match})
 
 
