@@ -43,7 +43,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
 ]
 
-Case = tuple[Callable[[Path], Any], Callable[[Path], Any], str, str]  # make, read, error, text
+Case = tuple[Callable[[Path], Any], Callable[[Any], Any], str, str]  # make, read, error, text
 
 
 def header_of(entries: dict[str, Any], data: int = 0, length: int | None = None) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
@@ -38,7 +39,7 @@ PREDICTED = replace(TINY, name="fast", published=None, predicted=Accuracy(74.9, 
 @pytest.mark.parametrize("facts", [NANO, TINY, PREDICTED], ids=lambda facts: facts.name)
 def test_metadata_comes_back_from_the_file(facts: CardFacts, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(make_card(facts), encoding="utf-8")
-    metadata = metadata_load(tmp_path / "README.md")
+    metadata: Any = metadata_load(tmp_path / "README.md")
     assert metadata["library_name"] == "timm"
     assert metadata["pipeline_tag"] == "image-classification"
     assert metadata["license"] == ("mit" if facts is NANO else "unknown")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import huggingface_hub
@@ -167,9 +167,12 @@ def test_what_arrives_damaged_is_reported(
     assert "is not what was sent: config.json" in capsys.readouterr().err
 
 
-READING = {
+READING: dict[str, tuple[Callable[[HubServer], object], str]] = {
     "missing repository": (lambda hub: hub.commits.clear(), "404"),
-    "no supernet": (lambda hub: hub.files(REPO).pop("supernet.safetensors"), "has no supernet"),
+    "no supernet": (
+        lambda hub: (hub.files(REPO) or {}).pop("supernet.safetensors"),
+        "has no supernet",
+    ),
     "gated": (lambda hub: setattr(hub, "is_gated", True), "401|restricted"),
     "server error": (lambda hub: hub.refuse("resolve", Failure(500, times=99)), "500"),
     "too many requests": (lambda hub: hub.refuse("resolve", Failure(429, times=99)), "429"),

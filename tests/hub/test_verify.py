@@ -66,7 +66,7 @@ def _without_weights(folder: Path) -> None:
 
 
 def _with_tensors(
-    folder: Path, name: str, change: Callable[[dict[str, torch.Tensor]], None]
+    folder: Path, name: str, change: Callable[[dict[str, torch.Tensor]], object]
 ) -> None:
     tensors = {key: value.clone() for key, value in load_file(folder / name).items()}
     change(tensors)
@@ -74,7 +74,7 @@ def _with_tensors(
     write_sums(folder)
 
 
-DAMAGE: dict[str, tuple[Callable[[Path], None], str, str]] = {
+DAMAGE: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "changed byte": (_change_byte, "sha256", "model.safetensors has another sha256"),
     "extra file": (lambda folder: (folder / "x").touch(), "sha256", "x is not recorded"),
     "lost file": (lambda folder: (folder / "README.md").unlink(), "sha256", "README.md is missing"),
