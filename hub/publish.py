@@ -17,7 +17,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,16 +122,21 @@ def publish(config: PublishConfig, api: HfApi, files: list[PlannedFile]) -> str:
         )
     try:
         api.create_repo(config.repo, private=config.private or None, exist_ok=True)
+        head = str(api.model_info(config.repo, revision=config.revision).sha)
+        there = _remote_files(replace(config, revision=head), api)
+        for file in files:
+            if _state(config.artefact / file.name, there.get(file.name)) != file.state:
+                raise PublishError(f"{config.repo}: {file.name} was changed meanwhile: try again")
         wanted = [file.name for file in files if file.state != "same"]
+        commit = head
         if wanted:
             commit = api.create_commit(
                 config.repo,
                 [CommitOperationAdd(name, config.artefact / name) for name in wanted],
                 commit_message=f"Add {len(wanted)} files" if not different else "Replace files",
                 revision=config.revision,
+                parent_commit=head,  # refused if somebody else was faster
             ).oid
-        else:
-            commit = str(api.model_info(config.repo, revision=config.revision).sha)
         _check_arrival(config, commit)
     except PublishError:
         raise

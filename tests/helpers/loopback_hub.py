@@ -251,6 +251,9 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             for line in body.decode().splitlines():
                 entry = json.loads(line)
                 value = entry["value"]
+                if value.get("parentCommit") not in (None, hub.head(repo)):
+                    self._send(412, {"error": "the branch has moved"})
+                    return
                 if entry["key"] == "file":
                     files[value["path"]] = base64.b64decode(value["content"])
                 elif entry["key"] == "lfsFile":

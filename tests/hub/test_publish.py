@@ -5,36 +5,48 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 import timm
 import torch
+from huggingface_hub import HfApi
 
 import autoformer_zoo as az
-from autoformer_zoo.weights.checkpoint import CheckpointError
+from autoformer_zoo.classify.predict import class_names
+from autoformer_zoo.published import MODELS
+from autoformer_zoo.weights.checkpoint import CheckpointError, save_supernet
+from autoformer_zoo.weights.header import cfg_to_notes
 from hub.folder import main as make_folder
-from hub.publish import git_blob_id, main
+from hub.publish import PublishConfig, PublishError, git_blob_id, main, plan
+from hub.publish import publish as upload
 from tests.helpers.loopback_hub import WORD, Failure, HubServer, serve_hub
+from tests.helpers.made_weights import SUBNET, make_supernet
 
 # huggingface_hub's own call of its HTTP library.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes")
 
-REPO = "someone/nano"
-SUBNET = az.SPACES["nano"].smallest
+REPO = "someone/small"
+SUPERNET = replace(make_supernet(), metadata=cfg_to_notes(MODELS["autoformer_nano"].data))
+OTHER = az.SubnetConfig(1, 64, (2,), (2.0,))
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("folder") / "nano"
-    assert make_folder(["autoformer_nano", str(folder), "--repo", REPO, "--supernet"]) == 0
-    return folder
+    """A folder with a small subnet and its supernet."""
+    root = tmp_path_factory.mktemp("folder")
+    save_supernet(SUPERNET, root / "supernet.safetensors")
+    (root / "subnet.json").write_text(SUBNET.to_json())
+    arguments = [str(root / "supernet.safetensors"), str(root / "made"), "--repo", REPO]
+    assert make_folder([*arguments, "--subnet", str(root / "subnet.json"), "--supernet"]) == 0
+    return root / "made"
 
 
 @pytest.fixture
 def folder(made: Path, tmp_path: Path) -> Path:
-    copy = tmp_path / "nano"
+    copy = tmp_path / "made"
     copy.mkdir()
     for path in made.iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
@@ -76,16 +88,13 @@ def test_what_was_published_comes_back_the_same(
     assert len(hub.objects) == 3  # golden, model and supernet went by LFS
 
     name, cache = f"hf-hub:{REPO}", tmp_path / "cache"
-    images = torch.linspace(-2, 2, 3 * 32 * 32).reshape(1, 3, 32, 32)
-    expected = az.create_model("autoformer_nano", pretrained=True).eval()
+    images = torch.linspace(-2, 2, 3 * 64 * 64).reshape(1, 3, 64, 64)
     found = timm.create_model(name, pretrained=True, cache_dir=cache).eval()
-    subnet = az.create_model(name, pretrained=True, subnet=SUBNET, cache_dir=cache).eval()
-    cut = az.create_model("autoformer_nano", pretrained=True, subnet=SUBNET).eval()
+    other = az.create_model(name, pretrained=True, subnet=OTHER, cache_dir=cache).eval()
     with torch.no_grad():
-        assert torch.equal(found(images), expected(images))
-        assert torch.equal(subnet(images), cut(images))
-    assert az.predict(found, "docs/cat.jpg")[0][0].label == "cat"
-    assert az.predict(subnet, "docs/cat.jpg")[0][0].label in az.published.CIFAR10_CLASSES
+        for model, subnet in ((found, SUBNET), (other, OTHER)):
+            assert torch.equal(model(images), az.extract_subnet(SUPERNET, subnet)(images))
+            assert class_names(model)[3] == "cat"
 
 
 def test_supernet_is_read_from_the_hub_and_from_a_folder(
@@ -93,11 +102,10 @@ def test_supernet_is_read_from_the_hub_and_from_a_folder(
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     assert publish(folder, "--execute") == 0
-    expected = az.load_supernet("autoformer_nano")
     for name in (f"hf-hub:{REPO}", f"hf-hub:{REPO}@{hub.head(REPO)}", f"local-dir:{folder}"):
         found = az.load_supernet(name)
-        assert found.sizes == expected.sizes
-        assert all(torch.equal(found.tensors[k], v) for k, v in expected.tensors.items())
+        assert found.sizes == SUPERNET.sizes
+        assert all(torch.equal(found.tensors[k], v) for k, v in SUPERNET.tensors.items())
 
 
 def test_equal_files_are_not_sent_again(folder: Path, hub: HubServer) -> None:
@@ -119,6 +127,14 @@ def test_different_file_is_replaced_only_on_demand(
     assert len(hub.commits[REPO]) == before
     assert publish(folder, "--execute", "--replace") == 0
     assert hub.files(REPO)["README.md"] == (folder / "README.md").read_bytes()  # type: ignore[index]
+
+
+def test_file_that_somebody_else_adds_meanwhile_is_kept(folder: Path, hub: HubServer) -> None:
+    files = plan(config := PublishConfig(folder, REPO, execute=True), api := HfApi())
+    hub.commits[REPO] = [("0" * 40, {"README.md": b"of somebody else"})]
+    with pytest.raises(PublishError, match=r"README.md was changed meanwhile: try again"):
+        upload(config, api, files)
+    assert hub.files(REPO) == {"README.md": b"of somebody else"}
 
 
 def test_damaged_folder_is_not_published(
@@ -198,12 +214,9 @@ def test_download_that_is_cut_goes_on_where_it_was(
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     assert publish(folder, "--execute") == 0
-    hub.refuse("GET .*/resolve/.*supernet", Failure(200, after_bytes=100_000))
+    hub.refuse("GET .*/resolve/.*supernet", Failure(200, after_bytes=10_000))
     found = az.load_supernet(f"hf-hub:{REPO}")
-    assert all(
-        torch.equal(found.tensors[k], v)
-        for k, v in az.load_supernet("autoformer_nano").tensors.items()
-    )
+    assert all(torch.equal(found.tensors[k], v) for k, v in SUPERNET.tensors.items())
 
 
 def test_git_blob_id_is_gits() -> None:
