@@ -4,7 +4,7 @@ Importing the package registers its models with timm. What needs more than the n
 imported when it is first used. Without torch and timm only `OnnxClassifier` is available.
 
 Read `space`, `published` (what a model is), `network/` (how it runs), `weights/` (where its numbers
-come from), `autoformer` and `factory` (timm's registry), `classify/`, `onnx/`, then `cli/`.
+come from), `models/` (timm's registry), `classify/`, `onnx/`, `specialization/`, then `cli/`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from autoformer_zoo.space import SearchSpace, SubnetConfig
 if TYPE_CHECKING:
     from autoformer_zoo.classify.attention import attention_maps
     from autoformer_zoo.classify.predict import predict
-    from autoformer_zoo.factory import create_model, extract_subnet, list_models, save_for_hf
+    from autoformer_zoo.models.factory import create_model, extract_subnet, list_models, save_for_hf
     from autoformer_zoo.network.complexity import count_macs, count_params, official_complexity
     from autoformer_zoo.network.frozen import freeze
     from autoformer_zoo.network.vit import AutoFormer

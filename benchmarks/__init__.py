@@ -1,8 +1,10 @@
 """Benchmarks of the models and of what surrounds them; every published figure comes from here.
 
-One command a question: `latency` (against timm's DeiT, in torch and onnxruntime), `attention` (its
-forms), `operators` (where the time goes), `startup`, `accuracy`, `train_step` and `candidates` (a
-supernet's training step, a search's candidate). `all.sh` runs what the tables need.
+One command a question: `latency` (against timm's DeiT, in torch and onnxruntime), `attention`
+(its forms), `accuracy`, `search` (methods of search on real accuracies), `footprint/` (operators,
+start), `training/` (a supernet's training step, a search's candidate), `budgets/` (latency
+profiles, what a budget buys), `gpu` (all that a GPU is needed for). `report/all.sh` runs what the
+tables need.
 
 Read `measure/timing.py`, `measure/rows.py` and `latency.py` first, then any other command, then
 `report/`.

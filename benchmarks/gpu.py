@@ -122,7 +122,7 @@ def plan(options: GpuOptions) -> list[Step]:
         Step(
             "training step",
             (
-                *("benchmarks.train_step", "--space", "nano" if options.quick else "tiny"),
+                *("benchmarks.training.train_step", "--space", "nano" if options.quick else "tiny"),
                 *("--batch-size", "2" if options.quick else "128", "--precision", precision),
                 *("--rounds", "2" if options.quick else "10", *device, *save),
                 *(("--no-memory",) if options.quick else ()),

@@ -2,7 +2,7 @@
 # The whole method on CIFAR-10 at smoke size, in about ten commands and a few minutes on two cores:
 # train a supernet, search it under a budget, extract the winner, evaluate it, export it to int8
 # and classify an image with onnxruntime. Accuracies mean nothing after one epoch at 16 px; the
-# presets in training/presets.py are the same commands at full length.
+# presets in training/settings/presets.py are the same commands at full length.
 #
 #   bash examples/tour.sh DATA OUT      # DATA holds cifar-10-batches-py
 #

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from autoformer_zoo.cli.command import option, run_command
 from autoformer_zoo.cli.inputs import read_config
-from autoformer_zoo.factory import build_subnet
+from autoformer_zoo.models.factory import build_subnet
 from autoformer_zoo.onnx.check import made_inputs
 from autoformer_zoo.published import MODELS
 from autoformer_zoo.space import SubnetConfig

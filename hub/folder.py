@@ -23,7 +23,7 @@ import tyro
 
 from autoformer_zoo.cli.command import option, run_command
 from autoformer_zoo.cli.inputs import load_model, read_config
-from autoformer_zoo.factory import create_model, save_for_hf
+from autoformer_zoo.models.factory import create_model, save_for_hf
 from autoformer_zoo.onnx.check import made_inputs
 from autoformer_zoo.published import MODELS, find_model
 from autoformer_zoo.weights.checkpoint import Checkpoint, save_supernet

@@ -24,7 +24,7 @@ import tyro
 from torch import nn
 
 from autoformer_zoo.cli.command import run_command
-from autoformer_zoo.factory import create_model
+from autoformer_zoo.models.factory import create_model
 from autoformer_zoo.network.complexity import count_params
 from autoformer_zoo.onnx.check import TOLERANCES
 from autoformer_zoo.onnx.classifier import OnnxClassifier

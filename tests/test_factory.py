@@ -14,8 +14,8 @@ import timm
 from torch import nn
 
 import autoformer_zoo as az
-from autoformer_zoo.autoformer import build_static
-from autoformer_zoo.factory import build_subnet
+from autoformer_zoo.models.autoformer import build_static
+from autoformer_zoo.models.factory import build_subnet
 from autoformer_zoo.weights.checkpoint import (
     CheckpointError,
     open_checkpoint,

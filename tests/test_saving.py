@@ -15,8 +15,8 @@ from timm.data import resolve_model_data_config
 from timm.models import save_for_hf
 
 import autoformer_zoo as az
-from autoformer_zoo.autoformer import build_static
 from autoformer_zoo.classify.predict import class_names
+from autoformer_zoo.models.autoformer import build_static
 from tests.helpers.loopback import Loopback, hub_replies, serve
 from tests.helpers.made_weights import SIZES, SUBNET, assert_has, cut, make_supernet
 

@@ -1,6 +1,6 @@
 """Supernet training, search and evaluation: reproduces AutoFormer's method (arXiv 2107.00651).
 
-Read `config` (what can be set) and `presets`, then `train`: it joins `data` (batches), `engine`
+Read `settings` (what can be set), then `train`: it joins `data` (batches), `engine`
 (network, step, loop) and `run` (the run directory). `finetune` and `choose` are small commands
 beside it; `engine.teacher` stores soft answers to learn from. `search` looks for subnets of a
 trained supernet, `reproduce` compares whole methods.

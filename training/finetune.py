@@ -28,7 +28,11 @@ import tyro
 from timm import get_pretrained_cfg
 
 from autoformer_zoo.published import CIFAR10_MEAN
-from training.config import (
+from training.data.splits import has_folder
+from training.engine.weights import WEIGHTS
+from training.run.command import run_command, value_of
+from training.run.distributed import current_rank
+from training.settings.config import (
     DEFAULT_RESOURCES,
     AugmentConfig,
     DataConfig,
@@ -37,11 +41,7 @@ from training.config import (
     TrainConfig,
     WeightsConfig,
 )
-from training.data.splits import has_folder
-from training.engine.weights import WEIGHTS
-from training.presets import PAPER_AUGMENT
-from training.run.command import run_command, value_of
-from training.run.distributed import current_rank
+from training.settings.presets import PAPER_AUGMENT
 from training.train import print_summary, train
 
 _log = logging.getLogger("training.finetune")  # also if run as __main__

@@ -27,7 +27,6 @@ import torch
 import tyro
 
 from autoformer_zoo.network.vit import AutoFormer
-from training.config import DEFAULT_RESOURCES, Precision, Resources, TrainConfig
 from training.data.batch import DataSource
 from training.data.classes import check_classes
 from training.data.open import open_source, with_classes_of
@@ -38,11 +37,12 @@ from training.engine.review import Review, draw_review, review
 from training.engine.step import RunState, StepContext
 from training.engine.teacher.answers import use_answers
 from training.engine.weights import write_weights
-from training.presets import PRESETS, Preset
 from training.run.command import run_command, value_of
 from training.run.directory import HELD_OUT, last_accuracy, open_run
 from training.run.distributed import current_rank, join
 from training.run.plots import plot_curve
+from training.settings.config import DEFAULT_RESOURCES, Precision, Resources, TrainConfig
+from training.settings.presets import PRESETS, Preset
 
 _log = logging.getLogger(__name__)
 

@@ -70,8 +70,8 @@ class Attention:
         yield f"{self.out}: {what}; {best.label} {100 * best.probability:.1f} %"
 
     def _load(self) -> Any:  # an AutoFormer
-        from autoformer_zoo import factory
         from autoformer_zoo.cli.inputs import load_model
+        from autoformer_zoo.models import factory
 
         if self.checkpoint is not None:
             return load_model(self.checkpoint, self.model, self.layout)

@@ -98,8 +98,8 @@ class Export:
             yield from _report_lines(report)
 
     def _load(self) -> Any:  # a timm classifier
-        from autoformer_zoo import factory
         from autoformer_zoo.cli.inputs import load_model, read_config
+        from autoformer_zoo.models import factory
 
         subnet = None if self.config is None else read_config(self.config)
         path = Path(self.source)

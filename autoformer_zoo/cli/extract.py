@@ -72,7 +72,7 @@ class Extract:
 def _extract(
     path: Path, subnet: SubnetConfig, layout: str | None, img_size: int | None
 ) -> SubnetWeights:
-    from autoformer_zoo.factory import extract_subnet
+    from autoformer_zoo.models.factory import extract_subnet
     from autoformer_zoo.weights.checkpoint import SubnetWeights
     from autoformer_zoo.weights.pretrained import load_supernet
 

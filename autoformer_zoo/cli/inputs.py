@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from autoformer_zoo.factory import create_model
+from autoformer_zoo.models.factory import create_model
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.weights.pretrained import open_weights
 

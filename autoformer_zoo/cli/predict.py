@@ -110,8 +110,8 @@ class Predict:
         return iter_predictions(model, images, device=self.device, **options)
 
     def _torch_model(self) -> Any:  # a timm classifier
-        from autoformer_zoo import factory
         from autoformer_zoo.cli.inputs import load_model
+        from autoformer_zoo.models import factory
 
         if self.checkpoint is None:
             if self.layout is not None:

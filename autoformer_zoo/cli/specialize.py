@@ -171,7 +171,7 @@ class Specialize:
         }
 
     def _export(self, best: Specialized) -> None:
-        from autoformer_zoo.factory import create_model
+        from autoformer_zoo.models.factory import create_model
         from autoformer_zoo.onnx.export import export_onnx
 
         assert self.export is not None

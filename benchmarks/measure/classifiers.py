@@ -28,8 +28,8 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from autoformer_zoo import create_model
-from autoformer_zoo.autoformer import build_static
 from autoformer_zoo.classify.predict import class_names, make_transform
+from autoformer_zoo.models.autoformer import build_static
 from autoformer_zoo.onnx.classifier import OnnxClassifier
 from autoformer_zoo.published import MODELS
 from autoformer_zoo.space import SubnetConfig

@@ -17,12 +17,13 @@ import pandas as pd
 from autoformer_zoo.published import MODELS, PUBLISHED
 from autoformer_zoo.specialization.predictor import load_predictor, predict_top1
 from autoformer_zoo.specialization.slices import load_slices
-from benchmarks import search, train_step
+from benchmarks import search
 from benchmarks.budgets import profiles
+from benchmarks.footprint.startup import PHASES
 from benchmarks.measure.models import DEIT_OF_SIZE
 from benchmarks.measure.results import read_rows
 from benchmarks.measure.rows import Row
-from benchmarks.startup import PHASES
+from benchmarks.training import train_step
 
 NOT_MEASURED = "Not measured yet on such a device."
 PARETO = "pareto"  # a file of latencies: all models with a published accuracy, interleaved

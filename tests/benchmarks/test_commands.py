@@ -18,14 +18,14 @@ from autoformer_zoo.specialization.latency import measure
 from benchmarks.accuracy import AccuracyOptions
 from benchmarks.attention import AttentionOptions
 from benchmarks.budgets import profiles
-from benchmarks.candidates import CandidateOptions
+from benchmarks.footprint.operators import OperatorOptions
+from benchmarks.footprint.startup import StartupOptions
 from benchmarks.latency import QUICK, LatencyOptions
 from benchmarks.measure.options import BenchmarkOptions, apply_quick
 from benchmarks.measure.results import RESULTS, read_rows, to_columns
 from benchmarks.measure.timing import PRODUCT_SIDE
-from benchmarks.operators import OperatorOptions
-from benchmarks.startup import StartupOptions
-from benchmarks.train_step import StepOptions
+from benchmarks.training.candidates import CandidateOptions
+from benchmarks.training.train_step import StepOptions
 
 SMALL = {  # a run of a second: its flags and the quantities of its rows
     "attention": (
@@ -41,7 +41,7 @@ SMALL = {  # a run of a second: its flags and the quantities of its rows
         "--space nano --design 4 --unseen 3 --threads 1 --seconds 0.1",
         set(profiles.FIGURES),
     ),
-    "train_step": (
+    "training.train_step": (
         "--batch-size 2 --rounds 3 --form decomposed --no-memory",
         {"supernet step", "throughput"},
     ),
@@ -96,12 +96,15 @@ def test_command_prints_a_table_and_json_and_saves_the_same_rows(
         ("latency --backend cudagraphs", "cudagraphs needs --device cuda"),
         ("latency --device cuda", "device is cuda, but torch finds no CUDA here; use --device cpu"),
         ("attention --grid 0", "grid is (0,); expected positive numbers"),
-        ("operators --rounds 0", "rounds is 0; expected positive numbers"),
-        ("startup --supernet huge", "no space 'huge'; expected some of tiny, small, base, nano"),
-        ("startup --rounds 0", "rounds is 0; expected positive numbers"),
-        ("startup --state", "models, supernet or state leave nothing to measure"),
-        ("train_step --space huge", "space 'huge' is unknown; expected one of tiny"),
-        ("candidates --images 0", "images is 0; expected positive numbers"),
+        ("footprint.operators --rounds 0", "rounds is 0; expected positive numbers"),
+        (
+            "footprint.startup --supernet huge",
+            "no space 'huge'; expected some of tiny, small, base, nano",
+        ),
+        ("footprint.startup --rounds 0", "rounds is 0; expected positive numbers"),
+        ("footprint.startup --state", "models, supernet or state leave nothing to measure"),
+        ("training.train_step --space huge", "space 'huge' is unknown; expected one of tiny"),
+        ("training.candidates --images 0", "images is 0; expected positive numbers"),
         ("accuracy", "no model was named; expected --models, --published or --subnets"),
         ("accuracy --models test_vit=gone.pth", "gone.pth does not exist; expected the weights of"),
         ("accuracy --models gone.pth", "gone.pth does not exist; expected the weights of"),
@@ -134,12 +137,12 @@ def test_wrong_input_is_one_line_and_code_2(
 OPTIONS: dict[str, type[BenchmarkOptions]] = {
     "accuracy": AccuracyOptions,
     "attention": AttentionOptions,
-    "candidates": CandidateOptions,
+    "training.candidates": CandidateOptions,
     "budgets.profiles": profiles.ProfileOptions,
     "latency": LatencyOptions,
-    "operators": OperatorOptions,
-    "startup": StartupOptions,
-    "train_step": StepOptions,
+    "footprint.operators": OperatorOptions,
+    "footprint.startup": StartupOptions,
+    "training.train_step": StepOptions,
 }
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import operators
-from benchmarks.measure.results import read_rows
-from benchmarks.operators import (
+from benchmarks.footprint import operators
+from benchmarks.footprint.operators import (
     BETWEEN,
     CALL,
     OTHERS,
@@ -19,6 +18,7 @@ from benchmarks.operators import (
     merge_small,
     profile_call,
 )
+from benchmarks.measure.results import read_rows
 from benchmarks.report.tables import make_table
 
 

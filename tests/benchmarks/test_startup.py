@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.footprint.startup import StartupOptions, main, measure_startup
 from benchmarks.measure import rows as rows_module
 from benchmarks.measure.results import read_rows
-from benchmarks.startup import StartupOptions, main, measure_startup
 
 NANO = StartupOptions(models=("autoformer_nano", "test_vit"), supernet=("nano",), rounds=3)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from autoformer_zoo.published import SPACES
-from benchmarks import candidates, train_step
 from benchmarks.measure.memory import in_new_process
 from benchmarks.measure.results import read_rows
 from benchmarks.report.tables import make_table
-from benchmarks.train_step import StepOptions, draw_subnets, make_step, step_peak
+from benchmarks.training import candidates, train_step
+from benchmarks.training.train_step import StepOptions, draw_subnets, make_step, step_peak
 from tests.helpers.made_training import MINI
 
 NANO = SPACES["nano"]

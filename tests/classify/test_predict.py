@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from autoformer_zoo.classify.predict import class_names, iter_predictions, make_transform, predict
-from autoformer_zoo.factory import create_model
+from autoformer_zoo.models.factory import create_model
 from autoformer_zoo.network.frozen import freeze
 from autoformer_zoo.published import CIFAR10_CLASSES
 from autoformer_zoo.space import SubnetConfig

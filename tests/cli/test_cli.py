@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from autoformer_zoo import __version__
-from autoformer_zoo.autoformer import default_cfgs
 from autoformer_zoo.cli import models
-from autoformer_zoo.factory import extract_subnet, list_models
+from autoformer_zoo.models.autoformer import default_cfgs
+from autoformer_zoo.models.factory import extract_subnet, list_models
 from autoformer_zoo.network.complexity import count_macs, count_params
 from autoformer_zoo.published import SUBNETS
 from autoformer_zoo.space import SubnetConfig

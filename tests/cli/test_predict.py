@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from autoformer_zoo import factory
 from autoformer_zoo.classify.predict import predict
-from autoformer_zoo.factory import create_model
+from autoformer_zoo.models import factory
+from autoformer_zoo.models.factory import create_model
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.onnx.classifier import OnnxClassifier
 from autoformer_zoo.published import CIFAR10_CLASSES, CIFAR10_MEAN, SUBNETS

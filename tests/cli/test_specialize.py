@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from autoformer_zoo import factory
 from autoformer_zoo.cli.inputs import read_config
+from autoformer_zoo.models import factory
 from autoformer_zoo.onnx import export
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.specialization.latency import measure

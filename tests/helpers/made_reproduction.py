@@ -8,11 +8,11 @@ import pytest
 
 from autoformer_zoo.specialization.evolution import EvolutionConfig
 from tests.helpers.made_training import MINI_CONFIG, make_images, split_in_memory
-from training.config import Stage
 from training.data import open as data_open
 from training.reproduce.config import ReproduceConfig
 from training.run import plots
 from training.search.config import SearchConfig
+from training.settings.config import Stage
 
 CONFIG = ReproduceConfig(
     # The last stage is smaller than the space's size: everything has to be scored at the stage's.

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from autoformer_zoo.space import SearchSpace, SubnetConfig
-from training.config import AugmentConfig, DataConfig, Resources, Stage, TrainConfig
 from training.data.batch import Batch, DataSource
 from training.data.cifar10 import Images
 from training.data.open import open_source
@@ -21,6 +20,7 @@ from training.engine import step
 from training.engine.step import RunState
 from training.run.distributed import SINGLE, Ranks
 from training.run.schedule import Schedule
+from training.settings.config import AugmentConfig, DataConfig, Resources, Stage, TrainConfig
 from training.train import train
 
 MINI = SearchSpace(

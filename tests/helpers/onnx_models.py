@@ -11,7 +11,7 @@ import torch
 from numpy.random import default_rng
 from PIL import Image
 
-from autoformer_zoo.factory import create_model
+from autoformer_zoo.models.factory import create_model
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.onnx import export as onnx_export
 from autoformer_zoo.space import SubnetConfig

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from autoformer_zoo.factory import build_subnet
+from autoformer_zoo.models.factory import build_subnet
 from autoformer_zoo.network.complexity import count_params
 from autoformer_zoo.onnx.check import made_inputs
 from autoformer_zoo.published import MODELS

@@ -14,8 +14,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from autoformer_zoo.network.supernet import Supernet
 from autoformer_zoo.published import SPACES
 from tests.helpers.made_training import ALONE, MINI_CONFIG, QUICK, assert_same_run, split_in_memory
-from training.config import TrainConfig
 from training.data import open as data_open
+from training.settings.config import TrainConfig
 from training.train import train
 
 NANO = SPACES["nano"]

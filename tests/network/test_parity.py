@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from autoformer_zoo.factory import build_subnet, extract_subnet
+from autoformer_zoo.models.factory import build_subnet, extract_subnet
 from autoformer_zoo.network.attention import FORM_VARIABLE
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.published import SPACES

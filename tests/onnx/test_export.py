@@ -16,7 +16,7 @@ import timm
 import torch
 
 from autoformer_zoo.classify.predict import make_transform
-from autoformer_zoo.factory import create_model
+from autoformer_zoo.models.factory import create_model
 from autoformer_zoo.onnx import check as onnx_check
 from autoformer_zoo.onnx import quantize as onnx_quantize
 from autoformer_zoo.onnx.classifier import OnnxClassifier, prepare

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from autoformer_zoo.factory import create_model
+from autoformer_zoo.models.factory import create_model
 from autoformer_zoo.network.block import RelPosAttention
 from autoformer_zoo.onnx.graph import ErfGelu, GridConstants, OnnxAttention, rewrite_for_graph
 from tests.helpers.onnx_models import SUBNET

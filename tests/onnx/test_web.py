@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from autoformer_zoo.factory import create_model
+from autoformer_zoo.models.factory import create_model
 from autoformer_zoo.onnx.classifier import OnnxClassifier
 from autoformer_zoo.onnx.web import export_web
 from tests.helpers.onnx_models import SUBNET, reuse_exports, small_model

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from autoformer_zoo.factory import extract_subnet
+from autoformer_zoo.models.factory import extract_subnet
 from autoformer_zoo.network.complexity import count_params
 from autoformer_zoo.published import SPACES
 from autoformer_zoo.space import SubnetConfig
@@ -16,9 +16,9 @@ from autoformer_zoo.weights.pretrained import load_supernet
 from tests.helpers.made_training import make_images, split_in_memory, train_quickly
 from training import choose as choose_module
 from training.choose import choose, main
-from training.config import Stage
-from training.presets import SMOKE
 from training.search.evaluation import accuracy_on, load_averaged, memory_batches
+from training.settings.config import Stage
+from training.settings.presets import SMOKE
 
 NANO = SPACES["nano"]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from training import finetune, presets
-from training.config import AugmentConfig, TrainConfig, differences, require_same
-from training.presets import SMOKE
 from training.run.directory import read_config
+from training.settings.config import AugmentConfig, TrainConfig, differences, require_same
+from training.settings.presets import SMOKE
 
 WRONG = [
     ({"batch_size": 0}, "batch_size is 0; expected a value greater than 0"),

@@ -13,11 +13,11 @@ import torch
 import autoformer_zoo as az
 from tests.helpers.made_photos import write_photos
 from tests.helpers.made_training import log_lines, train_quickly, write_folder
-from training.config import AugmentConfig, DataConfig, Stage, TrainConfig, WeightsConfig
 from training.data.transforms import NORMALISATIONS
 from training.engine.network import make_network
 from training.engine.weights import WEIGHTS
 from training.finetune import main, photos
+from training.settings.config import AugmentConfig, DataConfig, Stage, TrainConfig, WeightsConfig
 
 NANO = TrainConfig(
     num_classes=4,

@@ -17,10 +17,10 @@ import training
 from tests.helpers.made_training import MINI_CONFIG
 from training import finetune, presets
 from training import train as train_command
-from training.config import Stage, TrainConfig
 from training.engine.loop import DivergedError
-from training.presets import SMOKE
 from training.run.schedule import Schedule
+from training.settings.config import Stage, TrainConfig
+from training.settings.presets import SMOKE
 
 PATHS = ["--data-dir", "data", "--out", "run"]
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
-from autoformer_zoo.factory import extract_subnet
+from autoformer_zoo.models.factory import extract_subnet
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.weights.checkpoint import SupernetWeights
 from autoformer_zoo.weights.pretrained import load_supernet

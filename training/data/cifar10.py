@@ -16,7 +16,6 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10
 
 from autoformer_zoo.published import CIFAR10_MEAN, CIFAR10_STD
-from training.config import AugmentConfig
 from training.data.batch import (
     EVAL_BATCH,
     Answers,
@@ -28,6 +27,7 @@ from training.data.batch import (
 )
 from training.data.views import MAX_VIEWS, make_views, parse_policy, view_numbers
 from training.run.schedule import Schedule, StepPlan
+from training.settings.config import AugmentConfig
 
 MAX_EVALUATED = 5000  # held-out images that are evaluated between epochs
 

@@ -23,9 +23,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from autoformer_zoo.classify.folders import ImageFolder
 from autoformer_zoo.classify.images import read_image
-from training.config import DataConfig
 from training.data.batch import Batch, Batching, DataError
 from training.data.splits import folder_of, is_folder
+from training.settings.config import DataConfig
 
 # What decoders raise on damaged files; anything else is an error in this package.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError)

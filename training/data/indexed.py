@@ -18,7 +18,6 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from training.config import AugmentConfig, DataConfig
 from training.data.batch import (
     EVAL_BATCH,
     UNREADABLE,
@@ -33,6 +32,7 @@ from training.data.datasets import BROKEN, Sample, load, read_sample
 from training.data.transforms import Transform, eval_transform, train_transform
 from training.data.views import view_numbers
 from training.run.schedule import Schedule, StepPlan
+from training.settings.config import AugmentConfig, DataConfig
 
 MAX_REPLACED = 10  # broken images in a row before training gives up
 

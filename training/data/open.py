@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset
 
-from training.config import MEMORY, Resources, TrainConfig, space_of
 from training.data.batch import Batching, DataSource, cut_held_out
 from training.data.cifar10 import MAX_EVALUATED, Images, MemorySource, load_test, load_train
 from training.data.datasets import class_names_of, labels_of, open_dataset
@@ -22,6 +21,7 @@ from training.data.splits import is_folder, is_shards, require_apart, require_ki
 from training.data.streams import StreamSource
 from training.data.transforms import train_transform
 from training.run.distributed import SINGLE, Ranks
+from training.settings.config import MEMORY, Resources, TrainConfig, space_of
 
 
 def open_source(

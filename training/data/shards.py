@@ -23,8 +23,8 @@ from webdataset import (  # type: ignore[import-not-found,import-untyped,unused-
 )
 
 from autoformer_zoo.classify.images import SUFFIXES
-from training.config import DataConfig
 from training.data.batch import DataError
+from training.settings.config import DataConfig
 
 INFO_FILES = ("_info.json", "info.json")  # beside the shards, as timm reads them
 LABEL_MEMBERS = ("cls", "txt", "label", "json")

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 
-from training.config import MEMORY, DataConfig
+from training.settings.config import MEMORY, DataConfig
 
 # What may precede the slash of a data.source, and the package that it needs beside timm's.
 KINDS = {

@@ -14,11 +14,11 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import IterableDataset
 
-from training.config import AugmentConfig, DataConfig
 from training.data.batch import EVAL_BATCH, UNREADABLE, Batch, Batching, DataError
 from training.data.datasets import BROKEN, Sample, decode, load
 from training.data.transforms import Transform, eval_transform, train_transform
 from training.run.schedule import Schedule
+from training.settings.config import AugmentConfig, DataConfig
 
 _REPAIR = "the data set seems damaged: repair it, or give another data.source"
 

@@ -13,7 +13,7 @@ from torchvision.transforms import RandomCrop
 
 from autoformer_zoo.classify.images import trim
 from autoformer_zoo.published import CIFAR10_MEAN, CIFAR10_STD
-from training.config import AugmentConfig, DataConfig
+from training.settings.config import AugmentConfig, DataConfig
 
 Transform = Callable[[Image.Image], Tensor]
 

@@ -19,7 +19,6 @@ import torch
 from timm.utils import ModelEmaV3
 
 from autoformer_zoo.space import SubnetConfig
-from training.config import Resources, TrainConfig, space_of
 from training.data.batch import DataSource
 from training.data.classes import keep_classes
 from training.data.transforms import NORMALISATIONS
@@ -38,6 +37,7 @@ from training.run.directory import HELD_OUT, LOG, TIMING, append, cut_log, write
 from training.run.distributed import Ranks, SharedError, lost_process_errors
 from training.run.schedule import Schedule, StepPlan
 from training.run.signals import catch_signals
+from training.settings.config import Resources, TrainConfig, space_of
 
 _log = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 import autoformer_zoo  # noqa: F401 - its models can be teachers too
 from autoformer_zoo.weights.checkpoint import CheckpointError
-from training.config import AugmentConfig, DistillConfig
 from training.data.batch import Batch, mixed_seed, seed_all
 from training.run.checkpoints import reason_of
+from training.settings.config import AugmentConfig, DistillConfig
 
 Normalisation = tuple[Sequence[float], Sequence[float]]  # mean and std of channels
 

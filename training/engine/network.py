@@ -14,18 +14,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from autoformer_zoo.autoformer import build_static
-from autoformer_zoo.factory import create_model
+from autoformer_zoo.models.autoformer import build_static
+from autoformer_zoo.models.factory import create_model
 from autoformer_zoo.network.supernet import Supernet
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.space import SearchSpace, SubnetConfig
 from autoformer_zoo.weights.layouts import same_sizes
 from autoformer_zoo.weights.pretrained import load_supernet, open_weights
 from autoformer_zoo.weights.slicing import BiasRule
-from training.config import Stage, TrainConfig, WeightsConfig, differences, space_of
 from training.engine.sampling import parse_subnet
 from training.run.checkpoints import load_checkpoint, reason_of
 from training.run.directory import read_config
+from training.settings.config import Stage, TrainConfig, WeightsConfig, differences, space_of
 
 _log = logging.getLogger(__name__)
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.space import SearchSpace, SubnetConfig
-from training.config import TrainConfig
 from training.data.batch import Batch, mixed_seed
 from training.engine.losses import Mixer, Teacher, distillation_loss, label_loss, soft_cross_entropy
 from training.engine.network import Network
@@ -25,6 +24,7 @@ from training.engine.sampling import subnets_of_step
 from training.run.distributed import Ranks
 from training.run.schedule import Schedule, StepPlan
 from training.run.signals import StopRequest
+from training.settings.config import TrainConfig
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}  # types of autocast
 _COUNTERS = ("step", "seconds", "skipped", "broken", "bad_in_row", "rollbacks", "recent")

@@ -19,11 +19,11 @@ from autoformer_zoo.weights.checkpoint import (
 )
 from autoformer_zoo.weights.header import cfg_to_notes
 from autoformer_zoo.weights.layouts import Architecture
-from training.config import MEMORY, TrainConfig, space_of
 from training.data.classes import read_classes
 from training.data.transforms import NORMALISATIONS
 from training.run.checkpoints import load_checkpoint
 from training.run.directory import read_config
+from training.settings.config import MEMORY, TrainConfig, space_of
 
 WEIGHTS = "weights.safetensors"
 

@@ -16,11 +16,11 @@ from typing import Annotated
 
 import tyro
 
-from training.config import DEFAULT_RESOURCES, Resources
 from training.reproduce.config import PHASE_NAMES, PRESETS, PhaseName, Preset, ReproduceConfig
 from training.reproduce.estimate import describe_plan, expected_seconds, measure
 from training.reproduce.phases import Reproduction
 from training.run.command import run_command, value_of
+from training.settings.config import DEFAULT_RESOURCES, Resources
 
 
 def main(argv: list[str] | None = None) -> int:

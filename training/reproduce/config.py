@@ -9,9 +9,9 @@ from typing import Any, Literal, get_args
 from pydantic import NonNegativeInt, PositiveInt
 
 from autoformer_zoo.specialization.evolution import EvolutionConfig
-from training.config import Stage, TrainConfig, config_dataclass
-from training.presets import PRESETS as TRAIN_PRESETS
 from training.search.config import DEFAULT_SEARCH, SearchConfig, config_to_dict
+from training.settings.config import Stage, TrainConfig, config_dataclass
+from training.settings.presets import PRESETS as TRAIN_PRESETS
 
 # Their results are stage-NAME.json. They are called phases here: `Stage` is a part of a training.
 PhaseName = Literal["train", "search", "extract", "retrain", "evaluate", "compare", "report"]

@@ -17,10 +17,9 @@ from pathlib import Path
 
 import torch
 
-from autoformer_zoo.factory import extract_subnet
+from autoformer_zoo.models.factory import extract_subnet
 from autoformer_zoo.weights.checkpoint import SupernetWeights
 from autoformer_zoo.weights.layouts import Architecture
-from training.config import Resources, Stage, TrainConfig, space_of
 from training.data.open import open_source
 from training.engine.loop import make_context, make_state
 from training.engine.step import take_step
@@ -28,6 +27,7 @@ from training.reproduce.config import PHASE_NAMES, PhaseName, ReproduceConfig
 from training.run.distributed import Ranks, device_of
 from training.run.schedule import Schedule
 from training.run.signals import StopRequest
+from training.settings.config import Resources, Stage, TrainConfig, space_of
 from training.train import resolve_precision
 
 _log = logging.getLogger(__name__)

@@ -24,14 +24,13 @@ from typing import Any
 
 import torch
 
-from autoformer_zoo.factory import build_subnet, create_model, extract_subnet
+from autoformer_zoo.models.factory import build_subnet, create_model, extract_subnet
 from autoformer_zoo.network.complexity import count_params
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.specialization.constraints import Cost, Feasible
 from autoformer_zoo.specialization.evolution import Candidate, best_so_far, evolve, random_search
 from autoformer_zoo.specialization.latency.profile import LatencyProfile
 from autoformer_zoo.weights.checkpoint import open_checkpoint
-from training.config import DEFAULT_RESOURCES, Resources, TrainConfig, space_of
 from training.data.open import open_test, settle_classes
 from training.data.splits import require_split
 from training.engine.network import make_network
@@ -65,6 +64,7 @@ from training.search.search import (
     winner_of,
     write_result,
 )
+from training.settings.config import DEFAULT_RESOURCES, Resources, TrainConfig, space_of
 from training.train import train
 
 FIRST = TrainingRun("uniform", 0)  # the supernet that is searched

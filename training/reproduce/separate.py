@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from autoformer_zoo.network.supernet import Supernet
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.space import SearchSpace, SubnetConfig
-from training.config import TrainConfig, space_of
 from training.engine.network import require_sizes
 from training.run.checkpoints import load_checkpoint
 from training.run.directory import read_config
+from training.settings.config import TrainConfig, space_of
 
 MLP_PARTS = ("mlp.", "norm2.")
 

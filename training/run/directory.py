@@ -22,7 +22,7 @@ import torchvision
 
 from autoformer_zoo import __version__
 from benchmarks.measure.rows import current_commit
-from training.config import TrainConfig, require_same
+from training.settings.config import TrainConfig, require_same
 
 LOG = "log.jsonl"
 TIMING = "timing.jsonl"

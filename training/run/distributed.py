@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from autoformer_zoo.weights.files import CheckpointError
-from training.config import Resources
+from training.settings.config import Resources
 
 T = TypeVar("T")
 

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from training.config import require_same
 from training.run.directory import write_text
+from training.settings.config import require_same
 
 __all__ = ["Journal", "read_json", "require_same", "write_json"]
 

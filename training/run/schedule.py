@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from training.config import TrainConfig
+from training.settings.config import TrainConfig
 
 
 @dataclass(frozen=True, slots=True)

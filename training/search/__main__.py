@@ -16,14 +16,14 @@ from typing import Annotated, Literal
 
 import tyro
 
-from training.config import Resources
-from training.presets import PRESETS
 from training.run.command import run_command
 from training.run.distributed import join
 from training.search.config import DEFAULT_SEARCH, SearchConfig
 from training.search.evaluation import open_task
 from training.search.scoring import share_threads
 from training.search.search import search
+from training.settings.config import Resources
+from training.settings.presets import PRESETS
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -19,14 +19,14 @@ from typing import Any, Literal
 from autoformer_zoo.published import SPACES
 from autoformer_zoo.space import misfit
 from autoformer_zoo.specialization.constraints import params_cost
-from training.config import Resources
 from training.engine.sampling import sample_different
-from training.presets import PRESETS
 from training.run.command import run_command
 from training.run.distributed import SINGLE, Ranks, join
 from training.run.journal import write_json
 from training.search.evaluation import SearchTask, open_task
 from training.search.scoring import JournaledScorer, share_threads
+from training.settings.config import Resources
+from training.settings.presets import PRESETS
 
 FILE = "accuracies.json"
 COLUMNS = ("depth", "embed_dim", "num_heads", "mlp_ratio", "params", "held_out_top1_percent")

@@ -12,7 +12,7 @@ from pydantic import PositiveInt
 
 from autoformer_zoo.specialization.constraints import INFINITE, Bounds
 from autoformer_zoo.specialization.evolution import DEFAULT_EVOLUTION, EvolutionConfig
-from training.config import config_dataclass
+from training.settings.config import config_dataclass
 
 
 @config_dataclass()

@@ -16,20 +16,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from autoformer_zoo.factory import extract_subnet
+from autoformer_zoo.models.factory import extract_subnet
 from autoformer_zoo.space import SearchSpace, SubnetConfig
 from autoformer_zoo.weights.checkpoint import SupernetWeights
 from autoformer_zoo.weights.header import notes_to_cfg
 from autoformer_zoo.weights.pretrained import load_supernet
-from training.config import Resources, space_of
 from training.data.batch import EVAL_BATCH, Batch, DataSource
 from training.data.cifar10 import Images, eval_batch
 from training.data.classes import check_classes
 from training.data.open import open_source
 from training.engine.weights import averaged_weights
-from training.presets import PRESETS
 from training.run.directory import read_config
 from training.run.distributed import SINGLE, device_of
+from training.settings.config import Resources, space_of
+from training.settings.presets import PRESETS
 
 MAX_KEPT_BYTES = 8 << 30  # of held-out images in memory; more are read again for every candidate
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autoformer_zoo.factory import extract_subnet
+from autoformer_zoo.models.factory import extract_subnet
 from autoformer_zoo.space import SearchSpace, SubnetConfig, misfit
 from autoformer_zoo.specialization.constraints import Cost, Feasible, macs_cost, params_cost
 from autoformer_zoo.specialization.evolution import Candidate, evolve, pareto_front, random_search

@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from autoformer_zoo.factory import extract_subnet
+from autoformer_zoo.models.factory import extract_subnet
 from autoformer_zoo.network.frozen import freeze
 from autoformer_zoo.network.supernet import Supernet
 from autoformer_zoo.network.vit import AutoFormer

@@ -14,7 +14,6 @@ import autoformer_zoo as az
 from autoformer_zoo.classify.predict import predict
 from autoformer_zoo.published import CIFAR10_MEAN, CIFAR10_STD
 from tests.helpers.made_training import MINI_CONFIG, make_images, open_quickly, train_quickly
-from training.config import AugmentConfig, Stage, TrainConfig
 from training.data import cifar10
 from training.data import open as data_open
 from training.data.batch import Batching, cut_held_out
@@ -27,6 +26,7 @@ from training.data.cifar10 import (
 )
 from training.run.distributed import SINGLE, Ranks
 from training.run.schedule import Schedule
+from training.settings.config import AugmentConfig, Stage, TrainConfig
 
 
 def memory_source(config: TrainConfig, ranks: Ranks = SINGLE) -> MemorySource:

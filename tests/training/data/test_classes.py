@@ -16,7 +16,6 @@ from tests.helpers.made_training import (
     train_quickly,
     write_folder,
 )
-from training.config import Stage
 from training.data import datasets
 from training.data.classes import CLASSES, check_classes, keep_classes, read_classes
 from training.data.open import open_test
@@ -24,6 +23,7 @@ from training.reproduce.config import ReproduceConfig
 from training.reproduce.phases import Reproduction
 from training.run.directory import read_config
 from training.search.evaluation import open_task
+from training.settings.config import Stage
 
 CONFIG = replace(FOLDER, stages=(Stage(1, 8),))
 SPLITS = replace(FOLDER, data=replace(FOLDER.data, held_out_split="val", test_split="test"))

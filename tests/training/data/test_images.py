@@ -16,9 +16,9 @@ from torchvision.datasets import ImageFolder as TorchvisionFolder
 
 from autoformer_zoo.classify.images import read_image
 from tests.helpers.made_training import FOLDER, batches_of, open_quickly
-from training.config import AugmentConfig, TrainConfig
 from training.data.open import open_test
 from training.data.transforms import eval_transform
+from training.settings.config import AugmentConfig, TrainConfig
 
 SIZE = 16
 

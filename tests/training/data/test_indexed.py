@@ -21,12 +21,12 @@ from tests.helpers.made_training import (
     train_quickly,
     write_folder,
 )
-from training.config import AugmentConfig, Stage
 from training.data import cifar10, datasets, indexed
 from training.data import open as data_open
 from training.data.batch import DataError
-from training.presets import PRESETS
 from training.run.distributed import Ranks
+from training.settings.config import AugmentConfig, Stage
+from training.settings.presets import PRESETS
 
 
 def test_folder_batches_follow_from_the_step_alone(folder: Path) -> None:

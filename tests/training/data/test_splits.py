@@ -14,12 +14,12 @@ from PIL import Image
 from timm.data import dataset_factory
 
 from tests.helpers.made_training import FOLDER, QUICK, open_quickly, write_folder
-from training.config import DataConfig, Stage, TrainConfig
 from training.data.open import open_test
 from training.data.splits import folder_of, has_folder, require_apart, require_kind, require_split
-from training.presets import PRESETS
 from training.reproduce.config import ReproduceConfig
 from training.reproduce.phases import Reproduction
+from training.settings.config import DataConfig, Stage, TrainConfig
+from training.settings.presets import PRESETS
 
 
 def with_splits(config: TrainConfig, **names: Any) -> TrainConfig:

@@ -23,11 +23,11 @@ from tests.helpers.made_training import (
     open_quickly,
     train_quickly,
 )
-from training.config import AugmentConfig, DataConfig, Stage, TrainConfig
 from training.data import open as data_open
 from training.data.batch import DataError
 from training.run.distributed import Ranks
 from training.run.schedule import Schedule
+from training.settings.config import AugmentConfig, DataConfig, Stage, TrainConfig
 
 
 class Reader:

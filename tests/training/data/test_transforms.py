@@ -13,8 +13,8 @@ from PIL import Image
 from timm.data import create_transform
 
 from tests.helpers.made_training import FOLDER, open_quickly, write_folder
-from training.config import AugmentConfig
 from training.data.transforms import allow_no_bits, eval_transform, posterize, train_transform
+from training.settings.config import AugmentConfig
 
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
 

@@ -16,10 +16,10 @@ from tests.helpers.made_training import (
     multiply_losses,
     train_quickly,
 )
-from training.config import Stage
 from training.engine import loop
 from training.engine.loop import DivergedError
 from training.run.checkpoints import load_checkpoint, save_checkpoint
+from training.settings.config import Stage
 
 FP16 = replace(ALONE, precision="fp16", stages=(Stage(2, 8),), max_bad_steps=2)
 

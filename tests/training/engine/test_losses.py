@@ -13,7 +13,6 @@ from timm.data import resolve_model_data_config
 from autoformer_zoo.published import CIFAR10_MEAN, CIFAR10_STD
 from autoformer_zoo.weights.checkpoint import CheckpointError
 from tests.helpers.made_training import make_images
-from training.config import AugmentConfig, DistillConfig
 from training.data.batch import Batch
 from training.data.cifar10 import eval_batch
 from training.engine import losses
@@ -25,6 +24,7 @@ from training.engine.losses import (
     open_teacher,
     soft_cross_entropy,
 )
+from training.settings.config import AugmentConfig, DistillConfig
 
 CIFAR10 = (CIFAR10_MEAN, CIFAR10_STD)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from autoformer_zoo.factory import extract_subnet
+from autoformer_zoo.models.factory import extract_subnet
 from autoformer_zoo.network.supernet import Supernet
 from autoformer_zoo.published import SPACES
 from autoformer_zoo.space import SubnetConfig
@@ -24,13 +24,13 @@ from autoformer_zoo.weights.layouts import Architecture
 from autoformer_zoo.weights.pretrained import load_supernet
 from autoformer_zoo.weights.slicing import slice_supernet
 from tests.helpers.made_training import ALONE, MINI, MINI_CONFIG, train_quickly
-from training.config import DataConfig, Stage, TrainConfig, WeightsConfig
 from training.engine.loop import make_state
 from training.engine.network import make_network
 from training.engine.sampling import parse_subnet
 from training.engine.weights import WEIGHTS
 from training.reproduce.separate import make_separate
 from training.run.checkpoints import load_checkpoint, save_checkpoint
+from training.settings.config import DataConfig, Stage, TrainConfig, WeightsConfig
 
 CPU = torch.device("cpu")
 NANO = SPACES["nano"]

@@ -13,7 +13,7 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from autoformer_zoo.factory import extract_subnet
+from autoformer_zoo.models.factory import extract_subnet
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.weights.checkpoint import (
     SubnetWeights,
@@ -29,7 +29,6 @@ from tests.helpers.made_training import (
     split_in_memory,
     train_quickly,
 )
-from training.config import AugmentConfig, DistillConfig, Stage, TrainConfig
 from training.data.batch import epoch_order
 from training.data.cifar10 import train_batch
 from training.engine import step
@@ -39,6 +38,7 @@ from training.engine.network import FixedSubnet, make_network
 from training.engine.sampling import subnets_of_step
 from training.engine.step import make_optimizer, set_lr
 from training.engine.weights import WEIGHTS, averaged_weights
+from training.settings.config import AugmentConfig, DistillConfig, Stage, TrainConfig
 from training.train import resolve_precision
 
 CPU = torch.device("cpu")

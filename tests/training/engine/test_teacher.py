@@ -23,7 +23,6 @@ from tests.helpers.made_training import (
     train_quickly,
     write_folder,
 )
-from training.config import DistillConfig, Stage, TrainConfig
 from training.data.batch import Batch
 from training.data.cifar10 import MemorySource
 from training.data.indexed import IndexedSource
@@ -37,6 +36,7 @@ from training.engine.teacher.network import ConvTeacher
 from training.engine.teacher.train import TeacherConfig, train_teacher
 from training.run.distributed import Ranks
 from training.run.schedule import Schedule
+from training.settings.config import DistillConfig, Stage, TrainConfig
 
 ALONE = Ranks(torch.device("cpu"))
 TINY = TeacherConfig(epochs=2, widths=(8, 8, 8), batch_size=10)

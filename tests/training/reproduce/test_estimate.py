@@ -10,10 +10,10 @@ import pytest
 
 from tests.helpers.made_reproduction import CONFIG, use_made_images
 from tests.helpers.made_training import QUICK
-from training.config import Stage
 from training.reproduce import estimate
 from training.reproduce.config import PhaseName, ReproduceConfig
 from training.reproduce.estimate import Measured, describe_plan, expected_seconds, measure
+from training.settings.config import Stage
 
 ONE = replace(CONFIG, seeds=1, sandwich_seeds=0, separate_seeds=0, search_seeds=1)
 MEASURED = Measured(step=1, extraction=0, image=0, num_train=40, num_held_out=8)

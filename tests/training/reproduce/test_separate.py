@@ -12,9 +12,9 @@ import torch
 from autoformer_zoo.network.supernet import Supernet
 from tests.helpers.made_reproduction import CONFIG, use_made_images
 from tests.helpers.made_training import MINI, QUICK
-from training.config import Stage
 from training.reproduce.separate import SeparateSupernet, load_separate, make_separate
 from training.search.evaluation import load_averaged
+from training.settings.config import Stage
 from training.train import train
 
 

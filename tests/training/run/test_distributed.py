@@ -20,8 +20,8 @@ from tests.helpers.made_training import (
     read_run,
     train_quickly,
 )
-from training.config import AugmentConfig, Stage
 from training.run.distributed import LostProcessError, Ranks, device_of, join
+from training.settings.config import AugmentConfig, Stage
 
 pytestmark = pytest.mark.usefixtures("made_up_images")
 # Plain SGD: a key's bias has no gradient but rounding noise, which Adam would blow up to its full

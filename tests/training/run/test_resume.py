@@ -28,7 +28,6 @@ from tests.helpers.made_training import (
     split_in_memory,
     train_quickly,
 )
-from training.config import Stage, TrainConfig
 from training.data import open as data_open
 from training.engine import loop, step
 from training.engine.loop import DivergedError
@@ -36,6 +35,7 @@ from training.engine.weights import WEIGHTS
 from training.run import checkpoints
 from training.run.checkpoints import NEWEST, PREVIOUS, load_checkpoint
 from training.run.plots import plot_curve
+from training.settings.config import Stage, TrainConfig
 
 pytestmark = pytest.mark.usefixtures("made_up_images")
 NAN = float("nan")
@@ -93,7 +93,7 @@ from pathlib import Path
 warnings.simplefilter("ignore")
 import torch
 from tests.helpers.made_training import MINI_CONFIG, split_in_memory, train_quickly
-from training.config import Stage
+from training.settings.config import Stage
 from training.data import open as data_open
 
 torch.set_num_threads(1)

@@ -10,11 +10,10 @@ import pytest
 import torch
 
 import autoformer_zoo as az
-from autoformer_zoo.factory import extract_subnet
+from autoformer_zoo.models.factory import extract_subnet
 from autoformer_zoo.specialization.evolution import EvolutionConfig
 from tests.helpers.made_search import make_task
 from tests.helpers.made_training import MINI, MINI_CONFIG, QUICK, make_images, split_in_memory
-from training.config import Stage
 from training.data import open as data_open
 from training.data.batch import Batch
 from training.data.cifar10 import Images
@@ -23,6 +22,7 @@ from training.search import evaluation
 from training.search.config import SearchConfig
 from training.search.evaluation import accuracy_on, keep_held_out, memory_batches, open_task
 from training.search.search import search
+from training.settings.config import Stage
 from training.train import train
 
 CONFIG = SearchConfig(evolution=EvolutionConfig(4, 2, 2, 1, 1))

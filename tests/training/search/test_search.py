@@ -16,7 +16,6 @@ from autoformer_zoo.specialization.evolution import EvolutionConfig
 from autoformer_zoo.weights.checkpoint import save_supernet
 from tests.helpers.made_search import make_profile, make_task, make_weights
 from tests.helpers.made_training import MINI, MINI_CONFIG, QUICK, split_in_memory
-from training.config import Stage
 from training.data import open as data_open
 from training.run import plots
 from training.search import evaluation
@@ -25,6 +24,7 @@ from training.search.__main__ import main
 from training.search.config import SearchConfig
 from training.search.evaluation import SearchTask, accuracy_on, inherited_accuracy
 from training.search.search import search, winner_of
+from training.settings.config import Stage
 from training.train import train
 
 CONFIG = SearchConfig(evolution=EvolutionConfig(6, 3, 3, 2, 2))

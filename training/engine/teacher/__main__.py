@@ -25,7 +25,6 @@ from typing import Annotated
 import torch
 import tyro
 
-from training.config import MEMORY, DistillConfig, Resources, TrainConfig
 from training.data.cifar10 import load_train
 from training.data.open import open_source
 from training.data.transforms import NORMALISATIONS
@@ -33,9 +32,10 @@ from training.engine.losses import open_teacher
 from training.engine.step import HALF
 from training.engine.teacher.answers import require_views, store_answers
 from training.engine.teacher.train import DEFAULT_TEACHER, TeacherConfig, answer, train_teacher
-from training.presets import PRESETS, Preset
 from training.run.command import run_command
 from training.run.distributed import Ranks, device_of
+from training.settings.config import MEMORY, DistillConfig, Resources, TrainConfig
+from training.settings.presets import PRESETS, Preset
 from training.train import resolve_precision
 
 ANSWERS = "answers.safetensors"

@@ -19,10 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from training.config import TrainConfig
 from training.data.batch import DataSource, ViewSource
 from training.data.views import MAX_VIEWS
 from training.run.directory import write_atomic
+from training.settings.config import TrainConfig
 
 FORMAT = "autoformer_zoo.answers"
 

@@ -1,7 +1,7 @@
 """Candidates per second of a search, against the explicit sliced form in fp32.
 
-    python -m benchmarks.candidates --space nano --images 1000 --save
-    python -m benchmarks.candidates --space tiny --images 128 --batch-size 8 \\
+    python -m benchmarks.training.candidates --space nano --images 1000 --save
+    python -m benchmarks.training.candidates --space tiny --images 128 --batch-size 8 \\
         --explicit-batch-size 32 --save
 
 The explicit form is what the official code evaluates: every candidate is sliced out of the supernet
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from autoformer_zoo.factory import extract_subnet
+from autoformer_zoo.models.factory import extract_subnet
 from autoformer_zoo.network.supernet import Supernet
 from autoformer_zoo.published import find_space
 from autoformer_zoo.space import SearchSpace, SubnetConfig
@@ -36,9 +36,9 @@ from benchmarks.measure.rows import (
     throughput_row,
 )
 from benchmarks.measure.timing import TimingConfig, measure
-from benchmarks.train_step import FILE, draw_subnets
+from benchmarks.training.train_step import FILE, draw_subnets
 
-NAME = "candidates"
+NAME = "training.candidates"
 WHAT = "candidate"
 Method = tuple[str, str]  # backend and precision
 BASELINE: Method = ("explicit, sliced", "fp32")

@@ -16,7 +16,7 @@ import timm
 from timm.models import parse_model_name
 from torch import nn
 
-from autoformer_zoo.autoformer import build_static
+from autoformer_zoo.models.autoformer import build_static
 from autoformer_zoo.network.vit import AutoFormer, whole_patches
 from autoformer_zoo.published import find_model
 from autoformer_zoo.space import SubnetConfig

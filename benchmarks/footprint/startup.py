@@ -1,7 +1,7 @@
 """How long it takes from nothing to a first answer, against timm's DeiT.
 
-    python -m benchmarks.startup
-    python -m benchmarks.startup --quick
+    python -m benchmarks.footprint.startup
+    python -m benchmarks.footprint.startup --quick
 
 Each measurement is a new process, in interleaved rounds. Its phases: import of torch, of timm, of
 this package; `create_model(..., pretrained=True)` from a local file; the first prediction for one
@@ -37,7 +37,8 @@ from benchmarks.measure.options import BenchmarkOptions, check_positive, run_ben
 from benchmarks.measure.rows import Row, Setting, current_environment, latency_row
 from benchmarks.measure.timing import orders
 
-NAME = "startup"
+NAME = "footprint.startup"
+FILE = "startup"
 PHASES = {  # `what` of a row: heading of its column
     "import_torch": "import torch",
     "import_timm": "import timm",
@@ -53,7 +54,7 @@ PHASES = {  # `what` of a row: heading of its column
 BytecodeState = Literal["warm", "cold"]
 Kind = Literal["zoo", "timm", "extract"]
 
-_log = logging.getLogger("benchmarks.startup")
+_log = logging.getLogger("benchmarks.footprint.startup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class Job:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    return run_benchmark(NAME, StartupOptions, argv, measure_startup, quick=QUICK)
+    return run_benchmark(NAME, StartupOptions, argv, measure_startup, file=FILE, quick=QUICK)
 
 
 def measure_startup(options: StartupOptions) -> Iterator[list[Row]]:
@@ -146,13 +147,19 @@ def _kind(name: str) -> Kind:
 
 def _run(job: Job, threads: int) -> dict[str, float]:
     """Run one process and return its phases in ms."""
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, "-W", "ignore"]
     with tempfile.TemporaryDirectory() as empty:
         if job.state == "cold":
             command += ["-X", f"pycache_prefix={empty}"]
-        command += ["-m", "benchmarks.measure.startup_child", job.kind, job.name, str(job.weights)]
+        command += [
+            "-m",
+            "benchmarks.footprint.startup_child",
+            job.kind,
+            job.name,
+            str(job.weights),
+        ]
         done = subprocess.run(
             command, env=environment, cwd=empty, capture_output=True, text=True, check=False
         )

@@ -1,7 +1,7 @@
 """Where the time goes: each operator's own time in a call of a model, side by side with another.
 
-    python -m benchmarks.operators --save
-    python -m benchmarks.operators --models autoformer_small deit_small_patch16_224 --batch-size 8
+    python -m benchmarks.footprint.operators --save
+    python -m benchmarks.footprint.operators --models autoformer_small --batch-size 8
 
 torch's profiler adds about a microsecond to each operator, so the calls take longer than those of
 `latency.py`, by more the more operators there are. Time outside of operators is Python's and the
@@ -30,7 +30,8 @@ from benchmarks.measure.rows import Row, Setting, current_environment, latency_r
 from benchmarks.measure.text_table import align
 from benchmarks.measure.timing import orders
 
-NAME = "operators"
+NAME = "footprint.operators"
+FILE = "operators"
 CALL, OTHERS, BETWEEN = "the whole call", "other operators", "between operators"
 MIN_SHARE = 0.01  # of the call: operators with less in every model are added up
 WARMUP = 3
@@ -52,7 +53,13 @@ class OperatorOptions(BenchmarkOptions):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     return run_benchmark(
-        NAME, OperatorOptions, argv, measure_operators, format_rows=format_rows, quick={"rounds": 5}
+        NAME,
+        OperatorOptions,
+        argv,
+        measure_operators,
+        format_rows=format_rows,
+        file=FILE,
+        quick={"rounds": 5},
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from training.config import AugmentConfig, DataConfig, DistillConfig, Stage, TrainConfig
+from training.settings.config import AugmentConfig, DataConfig, DistillConfig, Stage, TrainConfig
 
 # The supernet inside the package, on 2 cores with bf16 (see docs/nano.md): small images first,
 # which cost less, then the full size; the augmentation of small vision transformers (arXiv

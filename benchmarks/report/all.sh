@@ -3,12 +3,12 @@
 # an hour on an idle machine of two cores. New rows replace older ones of the same machine in
 # benchmarks/results; an interrupted run keeps the rows of all groups that were complete.
 #
-#   bash benchmarks/all.sh DATA      # DATA holds cifar-10-batches-py
+#   bash benchmarks/report/all.sh DATA      # DATA holds cifar-10-batches-py
 #
 # `--quick` of most commands shows in under a minute that they work.
 set -euo pipefail
 data=$(realpath "${1:?usage: all.sh DATA}")
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 sizes="tiny small base"
 
 # latency.csv. Attention by its definition, against the fast forms: 2 minutes.
@@ -44,19 +44,19 @@ python -m benchmarks.latency --file pareto --batch-size 1 --rounds 30 --seconds 
   deit_tiny_patch16_224 deit_small_patch16_224 deit_base_patch16_224
 
 # operators.csv 1 minute, attention.csv and plot 4, startup.csv 2.
-python -m benchmarks.operators --save
+python -m benchmarks.footprint.operators --save
 python -m benchmarks.attention --save
-python -m benchmarks.startup --save
+python -m benchmarks.footprint.startup --save
 
 # accuracy.csv, 1 minute. `--models FILE.onnx` scores an exported file.
 python -m benchmarks.accuracy --models autoformer_nano --data torch/cifar10 --root "$data" --save
 
 # training.csv: a step of supernet training, 4 minutes, and a search's candidate, 5.
-python -m benchmarks.train_step --space nano --batch-size 128 --rounds 8 --precision fp32 bf16 --save
-python -m benchmarks.train_step --space tiny --batch-size 16 --rounds 6 --precision fp32 bf16 --save
-python -m benchmarks.candidates --space nano --images 1000 --bf16 --rounds 7 --save
+python -m benchmarks.training.train_step --space nano --batch-size 128 --rounds 8 --precision fp32 bf16 --save
+python -m benchmarks.training.train_step --space tiny --batch-size 16 --rounds 6 --precision fp32 bf16 --save
+python -m benchmarks.training.candidates --space nano --images 1000 --bf16 --rounds 7 --save
 for batch in 8 32; do
-  python -m benchmarks.candidates --space tiny --images 64 --batch-size 8 --bf16 \
+  python -m benchmarks.training.candidates --space tiny --images 64 --batch-size 8 --bf16 \
     --explicit-batch-size "$batch" --save
 done
 

@@ -1,7 +1,7 @@
 """Images per second and peak memory of a supernet step, by form of the attention and precision.
 
-    python -m benchmarks.train_step --space nano --batch-size 128 --save
-    python -m benchmarks.train_step --space tiny --batch-size 16 --precision fp32 bf16 --save
+    python -m benchmarks.training.train_step --space nano --batch-size 128 --save
+    python -m benchmarks.training.train_step --space tiny --batch-size 16 --precision bf16 --save
 
 A step is the forward and backward pass of `autoformer_zoo.network.supernet.Supernet` for one random
 subnet a round, the same subnet for all competitors. Data loading and the optimizer, which cost all
@@ -45,7 +45,7 @@ from benchmarks.measure.rows import (
 )
 from benchmarks.measure.timing import TimingConfig, measure
 
-NAME = "train_step"
+NAME = "training.train_step"
 FILE = "training"  # shared with candidates.py
 WHAT = "supernet step"
 StepForm = Literal["explicit", "augmented", "decomposed", "decomposed-checkpointed"]

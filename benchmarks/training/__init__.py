@@ -1,0 +1,1 @@
+"""What training and searching a supernet costs: `train_step`, then `candidates`."""
