@@ -66,17 +66,17 @@ _LAZY = {
     "attention_maps": "classify.attention",
     "count_macs": "network.complexity",
     "count_params": "network.complexity",
-    "create_model": "factory",
+    "create_model": "models.factory",
     "export_onnx": "onnx.export",
-    "extract_subnet": "factory",
+    "extract_subnet": "models.factory",
     "freeze": "network.frozen",
-    "list_models": "factory",
+    "list_models": "models.factory",
     "load_supernet": "weights.pretrained",
     "official_complexity": "network.complexity",
     "predict": "classify.predict",
     "predict_top1": "specialization.predictor",
     "profile_device": "specialization.latency.measure",
-    "save_for_hf": "factory",
+    "save_for_hf": "models.factory",
     "specialize": "specialization.selection",
 }
 
@@ -100,4 +100,4 @@ def __dir__() -> list[str]:
 
 
 if not IS_COMMAND and find_spec("torch") and find_spec("timm"):  # the command imports it itself
-    import_module(f"{__name__}.factory")  # its import registers the models
+    import_module(f"{__name__}.models.factory")  # its import registers the models
