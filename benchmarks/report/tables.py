@@ -130,8 +130,9 @@ def _speed(results: Path, device: str) -> str:
     lines = rows.merge(ms.rename("ours").reset_index(), on=["model", *place], how="left")
     theirs = ms.rename("theirs").rename_axis(index={"model": "baseline"}).reset_index()
     lines = lines.merge(theirs, on=["baseline", *place], how="left")
-    sizes = list(DEIT_OF_SIZE)
-    lines = lines.sort_values(["model", "batch"], key=lambda c: c.replace(sizes, range(len(sizes))))
+    order = {name: place for place, name in enumerate(DEIT_OF_SIZE)}
+    by_size = ["model", "batch"]
+    lines = lines.sort_values(by_size, key=lambda column: column.map(lambda v: order.get(v, v)))
     columns = {
         **{"model": "code", "batch": "batch", "ms": "ours", "DeiT of that size, ms": "theirs"},
         "time / DeiT's (95 % interval)": "interval",

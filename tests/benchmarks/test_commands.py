@@ -162,7 +162,7 @@ def test_quick_changes_only_options_that_have_their_default() -> None:
 
 
 def test_commands_that_make_the_tables_can_be_parsed() -> None:
-    text = (RESULTS.parent / "all.sh").read_text().replace("\\\n", " ")
+    text = (RESULTS.parent / "report" / "all.sh").read_text().replace("\\\n", " ")
     lines = re.findall(r"(?m)^ *python -m benchmarks\.([\w.]+) (.*)$", text)
     commands = [(name, flags) for name, flags in lines if name != "report"]
     assert {name for name, _ in commands} == set(OPTIONS)
