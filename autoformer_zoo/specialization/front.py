@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from autoformer_zoo.network.complexity import count_params
 from autoformer_zoo.published import MODELS
 from autoformer_zoo.specialization.constraints import Bounds, reachable
 from autoformer_zoo.specialization.evolution import pareto_front
@@ -82,9 +83,6 @@ def known_points(
         setting: how they run; None to time none.
         progress: show a progress bar.
     """
-    import timm
-    import torch
-
     stated = {
         name: weights.published.top1_percent
         for name, spec in MODELS.items()
@@ -93,19 +91,25 @@ def known_points(
         if weights.published
     }
     stated.update([DEIT[space]] if space in DEIT else [])
-    params: dict[str, int] = {}
-    for name in stated:
-        with torch.device("meta"):
-            model = timm.create_model(name)
-        params[name] = sum(parameter.numel() for parameter in model.parameters())
     latency: dict[str, float] = {}
     if setting is not None and stated:
         from autoformer_zoo.specialization.latency.measure import time_models
 
         latency = time_models(choices.space, setting, list(stated), progress=progress)
     return [
-        KnownPoint(name, top1, params[name], latency.get(name)) for name, top1 in stated.items()
+        KnownPoint(name, top1, _params_of(name), latency.get(name)) for name, top1 in stated.items()
     ]
+
+
+def _params_of(name: str) -> int:
+    if name in MODELS:
+        return count_params(name)
+    import timm
+    import torch
+
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def require_matplotlib() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -10,11 +12,15 @@ import pytest
 from autoformer_zoo.cli.inputs import read_config
 from autoformer_zoo.models import factory
 from autoformer_zoo.onnx import export
+from autoformer_zoo.published import SPACES
 from autoformer_zoo.space import SubnetConfig
+from autoformer_zoo.specialization import front
+from autoformer_zoo.specialization.constraints import macs_cost
 from autoformer_zoo.specialization.latency import measure
-from autoformer_zoo.specialization.latency.profile import LatencyProfile
+from autoformer_zoo.specialization.latency.profile import BlockLatency, LatencyProfile
 from autoformer_zoo.specialization.slices import load_slices
 from tests.helpers.made_cli import Run
+from tests.helpers.made_search import make_profile
 from tests.helpers.made_training import MINI
 
 
@@ -69,6 +75,30 @@ def test_profile_is_written_and_bounds_a_search(
     code, _, err = run("specialize", "--space", "small", "--profile", out)
     assert code == 2
     assert "measure another one" in err
+
+
+def test_front_is_drawn_beside_published_networks(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(front, "BUDGETS", 3)
+    small, cost = SPACES["small"], macs_cost(SPACES["small"])
+    kinds = product(small.embed_dim, small.num_heads, small.mlp_ratio)
+    profile = replace(
+        make_profile(),
+        img_size=small.img_size,
+        patch_size=small.patch_size,
+        rest_ns={str(dim): 1000 for dim in small.embed_dim},
+        blocks=tuple(BlockLatency(*kind, ns=cost.block(*kind)) for kind in kinds),
+    )
+    file, plot = tmp_path / "profile.json", tmp_path / "front.png"
+    file.write_text(profile.to_json())
+    code, out, err = run("specialize", "--space", "small", "--pareto", plot, "--profile", file)
+    assert code == 0, err
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    table = plot.with_suffix(".csv").read_text()
+    assert table.count(",predicted,") == 3
+    assert "deit_small_patch16_224,published,79.9" in table
+    assert f"{plot} and " in out
 
 
 def test_slices_are_listed_and_described_apart_from_published_models(run: Run) -> None:
