@@ -151,8 +151,11 @@ def test_extract_of_what_does_not_fit_changes_nothing(
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ("", "list, info, predict, extract, export, specialize, profile"),
-        ("lisst", "lisst (available subcommands: list, info, predict, extract, export, speci"),
+        ("", "list, info, predict, attention, extract, export, specialize, profile"),
+        (
+            "lisst",
+            "lisst (available subcommands: list, info, predict, attention, extract, export, sp",
+        ),
         ("list resnet", "no model matches 'resnet'; `autoformer-zoo list` shows all"),
         ("list --jsn", "Unrecognized options: --jsn (perhaps --json); see autoformer-zoo"),
         ("info", "Missing from autoformer-zoo info: NAME; see autoformer-zoo info --help"),
@@ -168,7 +171,10 @@ def test_extract_of_what_does_not_fit_changes_nothing(
         ("predict README.md --checkpoint net.onnx", "give --backend onnxruntime"),
         ("predict README.md --backend onnxruntime", "give --checkpoint FILE.onnx, which"),
         ("predict README.md --backend onnxruntime --model x", "--model and --layout are for torch"),
-        ("export x", "Missing from autoformer-zoo export: OUT.onnx; see autoformer-zoo export -"),
+        (
+            "export x",
+            "Missing from autoformer-zoo export: OUT.onnx|DIR; see autoformer-zoo export -",
+        ),
         ("export autoformer_nano net.pb", "net.pb: expected a file name that ends in .onnx"),
         ("export autoformer_nano n.onnx --precision int8-static", "--calibration FOLDER need each"),
         ("export autoformer_nano n.onnx --calibration docs", "--calibration FOLDER need each"),
