@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from training import finetune
-from training.settings import presets
 from training.run.directory import read_config
+from training.settings import presets
 from training.settings.config import AugmentConfig, TrainConfig, differences, require_same
 from training.settings.presets import SMOKE
 

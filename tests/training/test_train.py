@@ -16,10 +16,10 @@ import pytest
 import training
 from tests.helpers.made_training import MINI_CONFIG
 from training import finetune
-from training.settings import presets
 from training import train as train_command
 from training.engine.loop import DivergedError
 from training.run.schedule import Schedule
+from training.settings import presets
 from training.settings.config import Stage, TrainConfig
 from training.settings.presets import SMOKE
 
