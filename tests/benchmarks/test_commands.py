@@ -24,6 +24,7 @@ from benchmarks.latency import QUICK, LatencyOptions
 from benchmarks.measure.options import BenchmarkOptions, apply_quick
 from benchmarks.measure.results import RESULTS, read_rows, to_columns
 from benchmarks.measure.timing import PRODUCT_SIDE
+from benchmarks.search.__main__ import SearchOptions
 from benchmarks.training.candidates import CandidateOptions
 from benchmarks.training.train_step import StepOptions
 
@@ -142,6 +143,7 @@ OPTIONS: dict[str, type[BenchmarkOptions]] = {
     "latency": LatencyOptions,
     "footprint.operators": OperatorOptions,
     "footprint.startup": StartupOptions,
+    "search": SearchOptions,
     "training.train_step": StepOptions,
 }
 
