@@ -8,7 +8,9 @@ transform prepares them, bit by bit, so the answers are those of `predict`.
 from __future__ import annotations
 
 import math
+import mmap
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from autoformer_zoo.classify.predictions import Array, Prediction, iter_top_k, r
 from autoformer_zoo.onnx.metadata import OnnxMetadata
 
 FILTERS = {name.lower(): Image.Resampling[name] for name in Image.Resampling.__members__}
+_PLACE = re.compile(rb"[\x08\x00]location(?:\x12(?P<size>[\x80-\xff]*[\x00-\x7f]))?", re.DOTALL)
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 
 
@@ -230,6 +233,7 @@ def _open(path: Path, providers: Sequence[str] | None, threads: int | None) -> A
         raise ValueError(
             f"{', '.join(missing)} is not installed; this onnxruntime has {', '.join(installed)}"
         )
+    _check_places(path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
     if threads is not None:
@@ -239,6 +243,31 @@ def _open(path: Path, providers: Sequence[str] | None, threads: int | None) -> A
         return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
     except Exception as error:  # the types that it raises are of a private module
         raise ValueError(f"{path} cannot be run: {_one_line(error)}; export it again") from None
+
+
+def _check_places(path: Path) -> None:
+    """Check that weights outside a file are in files beside it.
+
+    onnxruntime 1.23 and older read whatever file a network names. The graph is not parsed: `onnx`
+    may not be installed. In protobuf a place is the text "location", its length before it, and then
+    a length and the place.
+
+    Raises:
+        ValueError: they are elsewhere.
+    """
+    with path.open("rb") as file:
+        if not path.stat().st_size:
+            return  # an empty file cannot be mapped
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            for found in _PLACE.finditer(content):
+                size = sum((b & 0x7F) << 7 * i for i, b in enumerate(found["size"] or b"\0"))
+                place = os.fsdecode(content[found.end() : found.end() + size])
+                beside = path.parent / place
+                if not size or Path(place).name != place or beside.is_symlink():
+                    raise ValueError(
+                        f"{path} cannot be run: its external data is in {place!r}; "
+                        "expected a file in the same folder"
+                    )
 
 
 def _check(metadata: OnnxMetadata, given: Any, output: Any) -> None:
