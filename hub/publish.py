@@ -23,12 +23,12 @@ from typing import Any, Literal
 
 import tyro
 from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
-from huggingface_hub.errors import (
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import (
     HFValidationError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.hf_api import RepoFile
 
 from autoformer_zoo.cli.command import run_command
 from hub.checksums import SUMS, differences, files_of, sha256

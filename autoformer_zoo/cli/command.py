@@ -101,7 +101,7 @@ def parse_arguments(
     def parse() -> Parsed:
         words = list(sys.argv[1:] if argv is None else argv)
         return tyro.cli(
-            arguments, prog=prog, description=description, args=words, config=tuple(config)
+            arguments, prog=prog, description=description, args=words, config=tuple(config) or None
         )
 
     # tyro looks at stdout to draw: if it is not a terminal, there are no lines or colours.

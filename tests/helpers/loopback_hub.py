@@ -92,7 +92,7 @@ def serve_hub(monkeypatch: pytest.MonkeyPatch, token: str | None = WORD) -> Iter
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
     for module in (constants, file_download):  # versions before 1.0 have a copy in the second
         monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)
     monkeypatch.setenv("HF_TOKEN", token) if token else monkeypatch.delenv("HF_TOKEN", False)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})

@@ -187,7 +187,7 @@ def epoch_order(size: int, seed: int, epoch: int, repeats: int = 1) -> Tensor:
 def mixed_seed(seed: int, number: int, purpose: str) -> int:
     """Make a generator's seed from a run's seed, a step or epoch, and what it is for."""
     words = (seed, number, zlib.crc32(purpose.encode()))
-    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]) >> 1
 
 
 def seed_all(seed: int) -> None:
