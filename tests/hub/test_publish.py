@@ -25,8 +25,12 @@ from hub.publish import publish as upload
 from tests.helpers.loopback_hub import WORD, Failure, HubServer, serve_hub
 from tests.helpers.made_weights import SUBNET, make_supernet
 
-# huggingface_hub's own call of its HTTP library.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes")
+CLIENT = tuple(int(part) for part in huggingface_hub.__version__.split(".")[:2])
+pytestmark = [
+    # huggingface_hub's own call of its HTTP library.
+    pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes"),
+    pytest.mark.skipif(CLIENT < (0, 30), reason="older clients do not find the local server"),
+]
 
 REPO = "someone/small"
 SUPERNET = replace(make_supernet(), metadata=cfg_to_notes(MODELS["autoformer_nano"].data))
@@ -209,6 +213,7 @@ def test_supernet_that_cannot_be_had_says_why(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.skipif(CLIENT < (1, 0), reason="older clients go on at the next call only")
 def test_download_that_is_cut_goes_on_where_it_was(
     folder: Path, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
