@@ -24,7 +24,7 @@ from typing import Any, Literal
 import tyro
 from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import (
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # 0.20 has no `errors`
     HFValidationError,
     RepositoryNotFoundError,
     RevisionNotFoundError,

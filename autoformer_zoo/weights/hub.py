@@ -36,7 +36,10 @@ def find_file(name: str, file: str, cache_dir: str | Path | None = None) -> Path
             raise refusal(path.parent, f"has no {file}")
         return path
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]  # 0.20 has no `errors`
+        EntryNotFoundError,
+        LocalEntryNotFoundError,
+    )
 
     repo, _, revision = name.removeprefix(HUB).partition("@")
     try:
