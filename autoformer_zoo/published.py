@@ -60,6 +60,7 @@ CIFAR10_CLASSES = (
     *("dog", "frog", "horse", "ship", "truck"),
 )
 
+SLICE_MARK = "_slice_"  # between a model's name and that of a subnet in specialization/slices.json
 GENERIC = "autoformer_subnet"
 
 # How images are prepared and classes called, under the names of timm's `pretrained_cfg`.

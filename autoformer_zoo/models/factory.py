@@ -18,9 +18,8 @@ from torch import nn
 
 from autoformer_zoo.models.autoformer import build_static
 from autoformer_zoo.network.vit import AutoFormer, whole_patches
-from autoformer_zoo.published import find_model
+from autoformer_zoo.published import SLICE_MARK, find_model
 from autoformer_zoo.space import SubnetConfig
-from autoformer_zoo.specialization.slices import MARK, find_slice
 
 if TYPE_CHECKING:
     from autoformer_zoo.weights.checkpoint import Checkpoint, SubnetWeights, SupernetWeights
@@ -65,7 +64,7 @@ def create_model(
         ValueError: an argument is refused.
         CheckpointError: the weights are missing, or the file is refused.
     """
-    if slice is not None or MARK in name:
+    if slice is not None or SLICE_MARK in name:
         name, subnet = _sliced(name, slice, subnet)
     if not parse_model_name(name)[0]:
         find_model(name)
@@ -107,11 +106,13 @@ def _sliced(
     name: str, slice: str | None, subnet: SubnetConfig | Mapping[str, Any] | None
 ) -> tuple[str, SubnetConfig]:
     """Return the model, with its tag, and the subnet of a slice."""
+    from autoformer_zoo.specialization.slices import find_slice
+
     if subnet is not None:
         raise ValueError("slice= and subnet= both name a subnet: give one of them")
     model, dot, tag = name.partition(".")
     if slice is None:
-        model, _, slice = model.partition(MARK)
+        model, _, slice = model.partition(SLICE_MARK)
     return f"{model}{dot}{tag}", find_slice(model, slice).subnet
 
 

@@ -16,10 +16,10 @@ from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
+from autoformer_zoo.published import SLICE_MARK
 from autoformer_zoo.space import SubnetConfig, from_mapping
 
 FILE = Path(__file__).parent / "slices.json"
-MARK = "_slice_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Slice:
     @property
     def full_name(self) -> str:
         """Such as autoformer_small_slice_15m."""
-        return f"{self.model}{MARK}{self.name}"
+        return f"{self.model}{SLICE_MARK}{self.name}"
 
 
 @cache
@@ -75,7 +75,7 @@ def find_slice(model: str, name: str) -> Slice:
         ValueError: the model has none of that name; the text lists those that it has.
     """
     slices = load_slices()
-    if (found := slices.get(f"{model}{MARK}{name}")) is not None:
+    if (found := slices.get(f"{model}{SLICE_MARK}{name}")) is not None:
         return found
     having = [each.name for each in slices.values() if each.model == model]
     if not having:
