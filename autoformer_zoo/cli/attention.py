@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import tyro
 
 from autoformer_zoo.cli.command import option
 from autoformer_zoo.cli.extract import LayoutOption
+from autoformer_zoo.weights.whole_files import complete_file
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -119,9 +119,5 @@ def _picture(image: Image.Image, heat: Any, model: Any, size: int) -> Image.Imag
 
 
 def _save(picture: Image.Image, out: Path) -> None:
-    partial = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
+    with complete_file(out) as partial:
         picture.save(partial, "PNG")
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)

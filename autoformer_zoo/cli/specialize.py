@@ -91,7 +91,7 @@ class Specialize:
         found = choices.search(bounds, self.top, self.seed)
         document = self._document(found, profile)
         if self.out is not None:
-            from autoformer_zoo.specialization.latency.measure import write_whole
+            from autoformer_zoo.weights.whole_files import write_whole
 
             write_whole(self.out, json.dumps(document, indent=1) + "\n")
         if self.export is not None:
@@ -213,10 +213,10 @@ class Profile:
         from autoformer_zoo.specialization.latency.measure import (
             profile_device,
             profile_path,
-            write_whole,
         )
         from autoformer_zoo.specialization.latency.profile import LatencyProfile
         from autoformer_zoo.weights.files import check_output
+        from autoformer_zoo.weights.whole_files import write_whole
 
         if self.out is not None:
             check_output(self.out, [self.adapt] if self.adapt else [], (".json",))

@@ -25,6 +25,7 @@ from autoformer_zoo.onnx.check import OnnxReport
 from autoformer_zoo.onnx.classifier import OnnxClassifier
 from autoformer_zoo.onnx.export import export_onnx
 from autoformer_zoo.onnx.metadata import OLDEST_OPSET, OnnxMetadata, Precision
+from autoformer_zoo.weights.whole_files import write_whole
 
 # The second is what transformers.js takes in a browser unless it is told otherwise.
 FILES: Mapping[str, Precision] = MappingProxyType(
@@ -134,10 +135,4 @@ def _require_known_preparation(model: Any, img_size: int | None) -> None:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -139,7 +139,7 @@ def draw_front(
     """
     from matplotlib.figure import Figure
 
-    from autoformer_zoo.specialization.latency.measure import write_whole
+    from autoformer_zoo.weights.whole_files import write_whole
 
     unit = 1e6 if cost == "params" else 1.0
     figure = Figure(figsize=(7, 4.5), layout="constrained")

@@ -28,11 +28,11 @@ from autoformer_zoo.specialization.latency.measure import (
     describe_versions,
     machine_name,
     time_subnets,
-    write_whole,
 )
 from autoformer_zoo.specialization.latency.profile import Backend, Precision, RunSetting
 from autoformer_zoo.specialization.selection import Choices, Specialized
 from autoformer_zoo.specialization.slices import FILE
+from autoformer_zoo.weights.whole_files import write_whole
 
 # Largest numbers of parameters, in millions.
 SIZES = {

@@ -7,13 +7,11 @@ file holds the newest figure of each, and older ones are in the repository's his
 from __future__ import annotations
 
 import csv
-import os
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from autoformer_zoo.weights.whole_files import complete_file
 from benchmarks.measure.rows import Row
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -84,17 +82,6 @@ def write_csv(path: Path, header: Sequence[str], lines: Sequence[Sequence[str]])
     """Write a table of text; the file appears when it is complete."""
     with complete_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as out:
         csv.writer(out, lineterminator="\n").writerows([header, *lines])
-
-
-@contextmanager
-def complete_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary name to write to, and rename it to `path` if the block succeeds."""
-    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _cell(value: Any) -> str:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ import timm
 import torch
 
 import autoformer_zoo
-from autoformer_zoo.network.packed_linear import processor
+from autoformer_zoo.specialization.latency.measure import machine_name
 from benchmarks.measure.timing import Spread, ratio_of_medians, summarise
 
 
@@ -173,7 +172,7 @@ def current_environment(device: str, packages: Sequence[str] = ()) -> Environmen
     )
     versions += "".join(f", {package} {version(package)}" for package in packages)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return Environment(device, _machine_name(device), versions, current_commit(), now)
+    return Environment(device, machine_name(device), versions, current_commit(), now)
 
 
 def _row(
@@ -186,12 +185,6 @@ def _row(
 ) -> Row:
     fields = {**asdict(setting), **asdict(environment), **asdict(spread)}
     return Row(what=what, unit=unit, note=note, **fields)
-
-
-def _machine_name(device: str) -> str:
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    return f"{processor('model name') or platform.machine()}, {os.cpu_count()} CPUs"
 
 
 def current_commit(folder: Path = Path(__file__).parent) -> str:

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoformer_zoo.cli.command import run_command
-from benchmarks.measure.results import RESULTS, complete_file
+from autoformer_zoo.weights.whole_files import complete_file
+from benchmarks.measure.results import RESULTS
 from benchmarks.report.plots import PLOTS, draw_plot, is_stale, rows_of_plot
 from benchmarks.report.tables import make_table
 

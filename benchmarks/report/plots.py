@@ -14,8 +14,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from autoformer_zoo.weights.whole_files import complete_file
 from benchmarks import attention, search
-from benchmarks.measure.results import complete_file, read_rows, to_columns
+from benchmarks.measure.results import read_rows, to_columns
 from benchmarks.measure.rows import Row
 from benchmarks.report.tables import FORMS, PARETO, caption, published_top1, to_frame
 

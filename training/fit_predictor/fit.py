@@ -11,7 +11,7 @@ import numpy as np
 
 from autoformer_zoo.specialization.latency.timing import thread_count
 from autoformer_zoo.specialization.predictor import Predictor
-from benchmarks.measure.results import complete_file
+from autoformer_zoo.weights.whole_files import complete_file
 from training.fit_predictor.measured import Measured
 from training.fit_predictor.process import DECIMALS, fit_both, make_design
 from training.fit_predictor.validation import (

@@ -15,9 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from autoformer_zoo.published import find_space
-from autoformer_zoo.specialization.latency.measure import SECONDS, profile_device, write_whole
+from autoformer_zoo.specialization.latency.measure import SECONDS, profile_device
 from autoformer_zoo.specialization.latency.profile import NS_PER_MS, Backend, Device, Precision
 from autoformer_zoo.weights.files import check_output
+from autoformer_zoo.weights.whole_files import write_whole
 from training.run.command import run_command
 
 

@@ -52,6 +52,7 @@ from autoformer_zoo.specialization.latency.timing import (
     thread_count,
 )
 from autoformer_zoo.weights.pretrained import cache_folder
+from autoformer_zoo.weights.whole_files import write_whole
 
 SECONDS = 120.0  # of timing; making networks and exporting come on top
 MOST, FEWEST = 60, 20  # timed subnets
@@ -382,17 +383,6 @@ def profile_path(space: SearchSpace, setting: RunSetting) -> Path:
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]
     name = f"{named}-{setting.backend}-{setting.precision}-{digest}.json"
     return cache_folder() / "profiles" / name
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a small file, making its folder; it appears when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def machine_name(device: str) -> str:
