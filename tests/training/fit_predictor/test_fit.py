@@ -80,9 +80,13 @@ def test_polynomials_are_the_mean_of_the_process(data: Path, has_products: bool)
     assert predictor.predict(measured.subnets) == pytest.approx(mean, abs=1e-6)
 
 
-def test_half_width_is_the_conformal_quantile() -> None:
+def test_half_width_is_the_conformal_quantile_scaled_to_each_width() -> None:
     errors = np.arange(1.0, 20)[None]  # 18 of 19 with one more that is larger: 90 % of 20
-    assert half_widths(errors, np.full(19, 8)) == {8: 18.0}
+    assert half_widths(errors, np.full(19, 8)) == {8: pytest.approx(18)}
+    both, width = np.concatenate([errors, 3 * errors[:, :9]], axis=1), np.repeat([8, 16], [19, 9])
+    halves = half_widths(both, width)
+    small, large = (np.sqrt(np.square(both[:, width == one]).mean()) for one in (8, 16))
+    assert halves[16] / halves[8] == pytest.approx(large / small)
 
 
 def test_loss_under_budgets_is_none_for_a_perfect_ranking() -> None:
