@@ -68,6 +68,9 @@ for space in tiny small; do
 done
 python -m benchmarks.budgets.slices
 
+# checked.csv: nano under latency budgets, predicted and measured.
+python -m benchmarks.budgets.checked --root "$data" --save
+
 # search.csv and plot, 2 minutes. `--tables FILES` adds the searches of measured subnets.
 python -m benchmarks.search --save
 

@@ -15,10 +15,11 @@ from types import MappingProxyType
 import pandas as pd
 
 from autoformer_zoo.published import MODELS, PUBLISHED
+from autoformer_zoo.specialization.front import DEIT
 from autoformer_zoo.specialization.predictor import load_predictor, predict_top1
 from autoformer_zoo.specialization.slices import load_slices
 from benchmarks import search
-from benchmarks.budgets import profiles
+from benchmarks.budgets import checked, profiles
 from benchmarks.footprint.startup import PHASES
 from benchmarks.measure.models import DEIT_OF_SIZE
 from benchmarks.measure.results import read_rows
@@ -27,22 +28,13 @@ from benchmarks.training import train_step
 
 NOT_MEASURED = "Not measured yet on such a device."
 PARETO = "pareto"  # a file of latencies: all models with a published accuracy, interleaved
-PREDICTED = ("tiny", "small", "base")  # spaces with an accuracy predictor in the package
+PREDICTED = ("tiny", "small", "base", "nano")  # spaces with an accuracy predictor in the package
 FORMS = ("plain", "explicit", "decomposed", "augmented")
 COMPETITOR = [
     *("model", "backend", "precision", "batch", "threads", "input"),
     *("device", "machine"),
 ]
 """Columns that all figures of one model in one setting on one machine share."""
-
-# Touvron et al., arXiv 2012.12877, table 7: without distillation, at 224 px.
-DEIT_TOP1 = MappingProxyType(
-    {
-        "deit_tiny_patch16_224": 72.2,
-        "deit_small_patch16_224": 79.8,
-        "deit_base_patch16_224": 81.8,
-    }
-)
 
 
 def make_table(name: str, results: Path) -> str:
@@ -59,7 +51,7 @@ def make_table(name: str, results: Path) -> str:
 def published_top1() -> Mapping[str, float]:
     """Return published ImageNet top-1 in percent by model, without tags."""
     zoo = {name.partition(".")[0]: stated.top1_percent for name, stated in PUBLISHED.items()}
-    return {**zoo, **DEIT_TOP1}
+    return {**zoo, **dict(DEIT.values())}
 
 
 def caption(rows: pd.DataFrame) -> str:
@@ -259,6 +251,22 @@ def _profiles(results: Path) -> str:
     return _by_machine(rows, lines, columns)
 
 
+def _checked(results: Path) -> str:
+    """Show predicted and measured figures of what was found under latency budgets."""
+    rows = _read(results, "checked")
+    lines = _by_competitor(rows, "budget")
+    intervals = rows[rows.what == checked.PREDICTED].set_index(COMPETITOR).interval
+    lines = lines.drop(columns="interval").merge(intervals.reset_index(), on=COMPETITOR)
+    columns = {
+        **_same("backend", "precision"),
+        **{f"{what}, ms": what for what in ("budget", "predicted latency", "latency")},
+        "parameters": "parameters",
+        "predicted top-1 % (90 % interval)": "interval",
+        "top-1 %": "top-1",
+    }
+    return _by_machine(rows, lines, columns)
+
+
 def _slices(results: Path) -> str:
     """Show the catalogue of named subnets."""
     lines = [
@@ -334,6 +342,7 @@ TABLES: Mapping[str, Callable[[Path], str]] = MappingProxyType(
         },
         "startup": _startup,
         "profiles": _profiles,
+        "checked": _checked,
         "slices": _slices,
         "predictor": _predictor,
         "predictor-published": _published,

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from autoformer_zoo.cli.command import parse_arguments
 from autoformer_zoo.specialization.latency import measure
 from benchmarks.accuracy import AccuracyOptions
 from benchmarks.attention import AttentionOptions
-from benchmarks.budgets import profiles
+from benchmarks.budgets import checked, profiles
 from benchmarks.footprint.operators import OperatorOptions
 from benchmarks.footprint.startup import StartupOptions
 from benchmarks.latency import QUICK, LatencyOptions
@@ -139,6 +140,7 @@ OPTIONS: dict[str, type[BenchmarkOptions]] = {
     "accuracy": AccuracyOptions,
     "attention": AttentionOptions,
     "training.candidates": CandidateOptions,
+    "budgets.checked": checked.CheckedOptions,
     "budgets.profiles": profiles.ProfileOptions,
     "latency": LatencyOptions,
     "footprint.operators": OperatorOptions,
@@ -172,3 +174,23 @@ def test_commands_that_make_the_tables_can_be_parsed() -> None:
         words = flags.replace("$models", "test_vit").replace('"$batch"', "8")
         words = words.replace('"$space"', "tiny").split()
         assert parse_arguments(name, OPTIONS[name], words).save
+
+
+def test_budgets_are_checked_by_what_was_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(checked, "SETTINGS", [("eager", "fp32"), ("onnxruntime", "int8")])
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (32, 32)).save(tmp_path / name / "0.png")
+    where = f"--root {tmp_path} --data= --budgets 2 --threads 1 --seconds 0.1"
+    assert checked.main(where.split()) == 0
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    rows = {(r["what"], r["backend"], r["input"]): r["median"] for r in document["rows"]}
+    assert len(rows) == 6 * 2 * 2
+    for backend in ("eager", "onnxruntime"):
+        first, second = (f"budget {i} of 2" for i in (1, 2))
+        assert rows["budget", backend, first] < rows["budget", backend, second]
+        for place in (first, second):
+            assert rows["predicted latency", backend, place] <= rows["budget", backend, place]
+            assert rows["top-1", backend, place] in (0, 50, 100)
