@@ -24,7 +24,7 @@ from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.onnx.classifier import OnnxClassifier
 from autoformer_zoo.onnx.export import export_onnx
 from autoformer_zoo.onnx.metadata import OnnxMetadata, Precision
-from autoformer_zoo.published import SPACES, SUBNETS
+from autoformer_zoo.published import SUBNETS
 from hub.web.networks import NANO, ShownNetwork, has_predictor, nano_front, open_networks
 from hub.web.runtime import PACKAGE, download_runtime, place_runtime
 
@@ -191,7 +191,7 @@ def _about(network: ShownNetwork, metadata: OnnxMetadata) -> str:
     params, macs = count_params(model.cfg, *sizes), count_macs(model.cfg, *sizes)
     return (
         f"{model.cfg.depth} blocks of {model.cfg.embed_dim}, {params / 1e6:.1f} M parameters, "
-        f"{macs / 1e9:.2f} G multiply-adds"
+        f"{macs / 1e9:.2f} G MACs"
     )
 
 

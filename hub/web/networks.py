@@ -18,7 +18,7 @@ import numpy as np
 from autoformer_zoo.cli.inputs import load_model
 from autoformer_zoo.models.factory import create_model
 from autoformer_zoo.onnx.classifier import OnnxClassifier
-from autoformer_zoo.published import MODELS
+from autoformer_zoo.published import MODELS, SPACES
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.specialization.constraints import (
     Bounds,
@@ -63,15 +63,11 @@ class ShownNetwork:
         name: on the page.
         source: a model to export, or an ONNX file to copy.
         top1: its accuracy; None if it is not known.
-        params: number of parameters; None if it is not known, like the next.
-        macs: multiply-adds of one image.
     """
 
     name: str
     source: Any  # nn.Module | Path
     top1: ShownTop1 | None = None
-    params: int | None = None
-    macs: int | None = None
 
 
 def nano_front() -> list[ShownNetwork]:
@@ -81,8 +77,7 @@ def nano_front() -> list[ShownNetwork]:
     predicted = _predicted(spec.space, chosen)
     predicted[-1] = _known_top1(NANO)
     return [
-        _of_subnet(spec.space, subnet, top1)
-        for subnet, top1 in zip(chosen, predicted, strict=True)
+        _of_subnet(spec.space, subnet, top1) for subnet, top1 in zip(chosen, predicted, strict=True)
     ]
 
 
@@ -114,8 +109,6 @@ def open_networks(sources: tuple[str, ...]) -> Iterator[ShownNetwork]:
 
 def _below(space_name: str, largest: SubnetConfig) -> list[SubnetConfig]:
     """Return subnets for budgets from the smallest to less than `largest`, evenly spaced."""
-    from autoformer_zoo.published import SPACES
-
     space = SPACES[space_name]
     cost = macs_cost(space)
     low, high = reachable(space, cost)[0], cost.value(largest)
@@ -138,16 +131,12 @@ def _predicted(space: str, subnets: list[SubnetConfig]) -> list[ShownTop1 | None
 
 
 def _of_subnet(space_name: str, subnet: SubnetConfig, top1: ShownTop1 | None) -> ShownNetwork:
-    from autoformer_zoo.published import SPACES
-
     space = SPACES[space_name]
     params = int(params_cost(space).value(subnet))
     return ShownNetwork(
         f"{space_name} {params / 1e6:.1f}M",
         create_model(NANO, pretrained=True, subnet=subnet).eval(),
         top1,
-        params,
-        int(macs_cost(space).value(subnet)),
     )
 
 

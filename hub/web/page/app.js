@@ -44,9 +44,9 @@ function say(text, isError = false) {
 // Images
 
 async function readFile(file) {
-  if (!file) return;
+  if (!file) return; // text was dropped or pasted, or the dialogue was closed
   stopCamera();
-  const name = file.name || "the pasted image";
+  const name = file.name || "The pasted image";
   try {
     // As Python reads it: upright, colour profile ignored.
     const image = await createImageBitmap(file, {
@@ -117,7 +117,7 @@ async function classify() {
     if (!state.stream) say(`${name}: ${best}.`);
     if (!measured.has(file) && !state.isMeasuring) await measure(file);
   } catch (error) {
-    say(`${error.message}.`, true);
+    if (image === state.image && file === state.file) say(`${error.message}.`, true);
   }
 }
 
@@ -198,7 +198,7 @@ async function startCamera() {
   $("camera").setAttribute("aria-pressed", "true");
   say("The webcam is on: images are classified one after the other.");
   while (state.stream === stream) {
-    await take(await createImageBitmap(video), "webcam");
+    await take(await createImageBitmap(video), "Webcam");
     await new Promise((resolve) => setTimeout(resolve, PAUSE));
   }
   for (const track of stream.getTracks()) track.stop();
@@ -230,7 +230,7 @@ $("file").onchange = ({ target }) => {
 $("camera").onclick = () => (state.stream ? stopCamera() : startCamera());
 $("sample").onclick = async () => {
   const response = await fetch("sample.jpg");
-  readFile(new File([await response.blob()], "sample image"));
+  readFile(new File([await response.blob()], "Sample image"));
 };
 $("measure").onclick = measureAll;
 for (const choice of choices) choice.onchange = () => choose(choice.value);

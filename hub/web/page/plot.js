@@ -1,7 +1,7 @@
 // Accuracy over latency as SVG. A line for each network is there from the beginning; its points
 // appear on it as the browser measures them.
 
-const BOX = { left: 44, right: 396, top: 22, bottom: 284, width: 520 };
+const BOX = { left: 44, right: 366, top: 22, bottom: 284, width: 520 };
 const SHAPES = {
   first: (x, y) => make("circle", { cx: x, cy: y, r: 5, class: "first" }),
   second: (x, y) => make("rect", { x: x - 4.5, y: y - 4.5, width: 9, height: 9, class: "second" }),
@@ -58,7 +58,7 @@ function guide({ name, top1 }, y, labelY) {
   const drawn = [
     line(BOX.left, level, BOX.right, level),
     line(BOX.right, level, BOX.right + 12, labelY),
-    text(BOX.right + 16, labelY + 4, `${name}: ${top1.percent.toFixed(1)}`, "start", "name"),
+    text(BOX.right + 16, labelY + 4, `${short(name)}: ${top1.percent.toFixed(1)}`, "start", "name"),
   ];
   if (isNumber(top1.low)) {
     drawn.push(line(BOX.left, y(top1.low), BOX.left, y(top1.high), "interval"));
@@ -112,6 +112,7 @@ function widened(percents) {
 }
 
 const kind = (index) => (index % 2 ? "second" : "first");
+const short = (name) => name.replace(/^autoformer_/, "");
 const isNumber = (value) => typeof value === "number";
 const line = (x1, y1, x2, y2, name = "") => make("line", { x1, y1, x2, y2, class: name });
 

@@ -6,13 +6,15 @@ import { prepare } from "./prepare.js";
 
 // One thread: more need headers that static hosts do not send, and times compare better.
 ort.env.wasm.numThreads = 1;
-ort.env.wasm.wasmPaths = new URL("runtime/", import.meta.url).href;
+ort.env.wasm.wasmPaths = {
+  wasm: new URL("runtime/ort-wasm-simd-threaded.wasm", import.meta.url).href,
+};
 ort.env.logLevel = "error";
 
 const MAX_PIXELS = 2 ** 24; // larger images are reduced by the canvas first
 const RUNS = { warmUp: 3, least: 5, most: 30, milliseconds: 1500 };
 
-const current = { file: null, session: null, feeds: null }; // one network in memory at a time
+const current = { file: null, session: null }; // one network in memory at a time
 let last = Promise.resolve();
 
 onmessage = ({ data: question }) => {
