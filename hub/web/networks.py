@@ -146,11 +146,11 @@ def _known_top1(name: str) -> ShownTop1 | None:
     model, _, tag = name.partition(".")
     spec = MODELS.get(model)
     weights = spec and spec.weights.get(tag or next(iter(spec.weights), ""))
-    if not weights:
-        return None
-    if weights.measured:
+    if weights and weights.measured:
         return ShownTop1(weights.measured.top1_percent, "measured")
-    return weights.published and ShownTop1(weights.published.top1_percent, "published")
+    if weights and weights.published:
+        return ShownTop1(weights.published.top1_percent, "published")
+    return None
 
 
 def _require_usable(path: Path) -> None:
