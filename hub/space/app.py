@@ -8,6 +8,7 @@ Needs the extra `space` (gradio). All blocks of a subnet have the same heads and
 
 from __future__ import annotations
 
+import itertools
 import os
 import statistics
 import sys
@@ -36,6 +37,7 @@ VARIABLE = "AUTOFORMER_ZOO_SUPERNET"
 DEFAULT = "autoformer_nano"
 KEPT = 8  # subnets in memory
 OVERLAY = 448  # pixels, height
+CSS = "#answer { min-height: 284px; }"  # so that nothing moves when an answer comes
 WARM_UP, LEAST_RUNS, MOST_SECONDS = 3, 5, 0.5
 
 
@@ -170,7 +172,7 @@ def make_app(cutter: Cutter) -> gradio.Blocks:
     space = cutter.space
 
     def slider(label: str, choices: tuple[float, ...], chosen: float) -> gr.Slider:
-        step = min((b - a for a, b in zip(choices, choices[1:], strict=False)), default=1)
+        step = min((b - a for a, b in itertools.pairwise(choices)), default=1)
         return gr.Slider(choices[0], choices[-1], min(chosen, choices[-1]), step=step, label=label)
 
     def run(image: str | None, *sizes: Any) -> tuple[Any, str, Any]:
@@ -193,6 +195,8 @@ def make_app(cutter: Cutter) -> gradio.Blocks:
                 image = gr.Image(
                     type="filepath", label="Image", height=300, sources=["upload", "webcam"]
                 )
+                # The file as it came: gradio would encode it again, and fail on a broken one.
+                image.preprocess = lambda given: given and given.path
                 most = space.supernet
                 sizes = [
                     slider("Blocks", space.depth, most.depth),
@@ -201,7 +205,7 @@ def make_app(cutter: Cutter) -> gradio.Blocks:
                     slider("MLP ratio of each block", space.mlp_ratio, max(most.mlp_ratio)),
                 ]
             with gr.Column():
-                classes = gr.Label(num_top_classes=5, label="Answer")
+                classes = gr.Label(num_top_classes=5, label="Answer", elem_id="answer")
                 facts = gr.Markdown(min_height=90)
                 overlay = gr.Image(
                     label="Where it looks", height=300, interactive=False, buttons=["download"]
@@ -229,10 +233,10 @@ def launch(source: str, **options: Any) -> Any:
     import gradio as gr
 
     # Fonts of the visitor's system; gradio's own come from another server.
-    sans, mono = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
-    theme = gr.themes.Default(primary_hue="blue", font=sans, font_mono=mono)
+    fonts = ["system-ui", "sans-serif"]
+    theme = gr.themes.Default(primary_hue="blue", font=fonts, font_mono=fonts)
     app = make_app(Cutter(source))
-    return app.launch(theme=theme, ssr_mode=False, footer_links=[], **options)
+    return app.launch(theme=theme, css=CSS, ssr_mode=False, footer_links=[], **options)
 
 
 if __name__ == "__main__":
