@@ -28,7 +28,7 @@ CAT = Path(__file__).parents[2] / "docs" / "cat.jpg"
 BROKEN = b"\x89PNG\r\n\x1a\nbroken"
 RUNTIME = os.environ.get("AUTOFORMER_ZOO_ONNXRUNTIME_WEB")
 CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
-PATIENCE = 60_000  # milliseconds
+PATIENCE = 30_000  # milliseconds
 DROP = """([content, name]) => {
   const bytes = Uint8Array.from(atob(content), (each) => each.charCodeAt(0));
   const given = new DataTransfer();
@@ -36,6 +36,7 @@ DROP = """([content, name]) => {
   const event = new DragEvent("drop", { dataTransfer: given, bubbles: true });
   document.getElementById("drop").dispatchEvent(event);
 }"""
+STORED = "navigator.serviceWorker.getRegistration().then((found) => Boolean(found?.active))"
 SHIFT = """() => new Promise((resolve) => {
   new PerformanceObserver((list) => {
     resolve(list.getEntries().reduce((sum, { value }) => sum + value, 0));
@@ -209,7 +210,10 @@ def test_page_fits_400_pixels_and_nothing_moves(narrow_page: Any) -> None:
 
 
 def test_page_works_offline(page: Any) -> None:
-    page.evaluate("async () => { await navigator.serviceWorker.ready; }")
+    for _ in range(PATIENCE // 100):
+        if page.evaluate(STORED):
+            break
+        page.wait_for_timeout(100)
     page.context.set_offline(True)
     page.reload()
     until(page, "#status", "Ready")
