@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autoformer_zoo.network.relpos import is_tracing_graph, positions, relative_index
-from autoformer_zoo.network.workspace import augmented, is_plain_inference
+from autoformer_zoo.network.workspace import MAX_TOKENS, augmented, is_plain_inference
 from autoformer_zoo.space import SCALE
 
 AttentionForm = Literal["auto", "explicit", "augmented", "decomposed"]
@@ -77,11 +77,11 @@ def _attend(
     tokens = qkv.shape[3]
     if tokens != 1 + grid[0] * grid[1]:
         raise ValueError(f"{tokens} tokens given; a grid of {grid} needs 1 + {grid[0]} * {grid[1]}")
+    in_place = not dropout and qkv.dtype == tables.dtype and is_plain_inference(qkv)
     if check_form(form) == "auto":
         training, is_graph = torch.is_grad_enabled(), is_tracing_graph()
-        form = choose_form(tokens, qkv.device.type, training, qkv.dtype, is_graph)
-    is_exact = not dropout and qkv.dtype == tables.dtype
-    if form == "augmented" and is_exact and is_plain_inference(qkv):
+        form = choose_form(tokens, qkv.device.type, training, qkv.dtype, is_graph, in_place)
+    if form == "augmented" and in_place:
         return augmented(qkv, tables, grid)
     q, k, v = qkv.unbind(0)
     return _FORMS[form](q, k, v, tables, grid, dropout, shared)
@@ -106,8 +106,11 @@ def choose_form(
     training: bool,
     dtype: torch.dtype = torch.float32,
     is_graph: bool = False,
+    in_place: bool = False,
 ) -> AttentionForm:
     """Return the form that was measured as the fastest; in a graph, the one of fewest operators.
+
+    `in_place` is True where the augmented form is that of `workspace.py`.
 
     The environment variable AUTOFORMER_ZOO_ATTENTION overrules it.
 
@@ -120,9 +123,10 @@ def choose_form(
         return "augmented"
     # On 2 cores a training step in the decomposed form took 0.75 to 0.85 of the augmented one at 65
     # and 197 tokens; its N x N weights are kept for the backward pass, too many beyond that. In
-    # inference the augmented form, written in place, was never behind by more than the noise; in
-    # bf16 the decomposed form took 0.5 to 0.95 of it, 1 to 125 images (Zen 5).
-    if device == "cpu" and (training or dtype.itemsize == 2) and num_tokens <= 1024:
+    # inference the augmented form, written in place, was never behind by more than the noise in
+    # fp32 and bf16; in fp16, and where it is not in place, the decomposed form is ahead.
+    is_half = dtype.itemsize == 2 and not (in_place and dtype == torch.bfloat16)
+    if device == "cpu" and (training or is_half) and num_tokens <= MAX_TOKENS:
         return "decomposed"
     return "augmented"
 

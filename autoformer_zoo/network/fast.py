@@ -61,7 +61,7 @@ def fast_blocks(
     if (
         not is_plain_inference(x, ())
         or not x.numel()
-        or choose_form(x.shape[1], "cpu", False, x.dtype) != "augmented"
+        or choose_form(x.shape[1], "cpu", False, x.dtype, in_place=True) != "augmented"
         or any(kind.forward is not forward for kind, forward in _FORWARDS.items())
     ):
         return steps

@@ -41,6 +41,12 @@ def is_onednn_faster() -> bool:
     return HAS_ONEDNN and has_avx512 and "Intel" not in processor("vendor_id")
 
 
+@cache
+def has_bf16_products() -> bool:
+    """Return True if oneDNN multiplies bf16 on this processor."""
+    return HAS_ONEDNN and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def processor(field: Literal["vendor_id", "model name"]) -> str:
     """Return a field of the first processor on Linux; elsewhere what Python has, maybe nothing."""
     lines = CPUINFO.read_text().splitlines() if CPUINFO.exists() else []
@@ -69,6 +75,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -
 
 def _suits_onednn(weight: Tensor) -> bool:
     """Return True if oneDNN is the faster library for a weight that is not packed, too."""
+    if weight.dtype == torch.bfloat16:  # PyTorch's own choice as well, but without GELU
+        return has_bf16_products() and weight.is_contiguous()
     return is_onednn_faster() and weight.dtype == torch.float32 and weight.is_contiguous()
 
 
@@ -142,7 +150,8 @@ def require_no_conversion(fn: Any, dtype: torch.dtype) -> None:
 
 
 def _pack(weight: Tensor) -> Tensor:
-    if weight.dtype == torch.float32 and weight.is_cpu and is_onednn_faster():
+    weight = weight.contiguous()
+    if weight.is_cpu and _suits_onednn(weight):
         packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS)
         return packed
     return weight.clone()

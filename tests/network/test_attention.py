@@ -206,6 +206,8 @@ def test_choose_form_follows_its_table(
     tokens: int, device: str, training: bool, dtype: torch.dtype, expected: str
 ) -> None:
     assert choose_form(tokens, device, training, dtype) == expected
+    in_place = choose_form(tokens, device, training, dtype, in_place=True)
+    assert in_place == ("augmented" if dtype == torch.bfloat16 else expected)
     assert choose_form(tokens, device, training, dtype, is_graph=True) == "augmented"
 
 

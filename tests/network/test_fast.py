@@ -23,7 +23,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from autoformer_zoo.network import workspace
-from autoformer_zoo.network.attention import FORM_VARIABLE
 from autoformer_zoo.network.block import Mlp, RelPosAttention
 from autoformer_zoo.network.fast import fast_blocks
 from autoformer_zoo.network.vit import AutoFormer
@@ -64,9 +63,8 @@ def assert_agrees(model: AutoFormer, x: Tensor, tolerance: float = 1e-6) -> None
     ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6), (torch.bfloat16, 3e-2)]
 )
 def test_agrees_with_the_modules(
-    dtype: torch.dtype, tolerance: float, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, tolerance: float, size: tuple[int, int]
 ) -> None:
-    monkeypatch.setenv(FORM_VARIABLE, "augmented")  # or bf16 takes another form
     model, x = make_model(dynamic_img_size=True, dtype=dtype), make_images(3, size).to(dtype)
     assert is_fast(model, x) == [True] * CFG.depth
     assert_agrees(model, x, tolerance)
