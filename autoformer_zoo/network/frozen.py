@@ -31,7 +31,8 @@ def freeze(model: AutoFormer) -> AutoFormer:
     """Return a copy of a model that is faster on some processors, and that cannot be changed.
 
     On AMD's processors with AVX-512 it took 0.94 to 0.98 of the time in fp32, 0.91 to 0.96 in bf16
-    (Zen 4); in fp32 on others it computes as `model` does. Needs as much memory as `model`, which you may drop.
+    (Zen 4); in fp32 on others it computes as `model` does. Needs as much memory as `model`, which
+    you may drop.
 
     Args:
         model: an AutoFormer; left as it is.

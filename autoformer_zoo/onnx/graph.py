@@ -1,15 +1,18 @@
-"""The network as onnxruntime runs it fastest: AutoFormer's arithmetic, ordered for an ONNX graph.
+"""The network as engines run it fastest: AutoFormer's attention, rewritten for an ONNX graph.
 
-Tokens come before images, and most of the network is on (N * B, C), so that linear layers become
-Gemm with their bias, and attention needs no transposes. `export.py` exports what
-`rewrite_for_graph` returns; its outputs equal the network's up to rounding. Cannot be trained.
+`export.py` exports what `rewrite_for_graph` returns; its outputs equal the network's up to
+rounding. Cannot be trained.
 
 Relative positions are a Fourier series. The table's vector at distance d is a sum of waves in d,
-and cos f(j - i) = cos fj cos fi + sin fj sin fi, so that a logit's q . table[j - i] splits into
-factors of the query's place i and of the key's place j: three small products with constants that
-all blocks share, and neither gathers nor slices by distance, which cost more than attention itself.
+and a wave of j - i is a product of complex numbers, one of the query's place i and one of the key's
+place j. So a logit's q . table[j - i] is two small products with constants that all blocks share,
+and nothing gathers or slices by distance, which costs more than attention itself. A product of
+complex numbers takes three real ones (Gauss): with coefficients a and b of cosine and sine, u and v
+the query's, x and y the key's cosine and sine,
 
-Axes as in `vit.py`; P: waves on both axes, twice (cosines and sines), M: rows and columns.
+    a cos f(j - i) + b sin f(j - i) = (a + b) u (x + y) + a (v - u) y - b (u + v) x
+
+Axes as in `vit.py`; P: the mean, and three for each wave on each axis; M: rows and columns.
 """
 
 from __future__ import annotations
@@ -20,7 +23,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import global_pool_nlc
 from torch import Tensor, nn
 
 from autoformer_zoo.network.block import PARTS, RelPosAttention, require_plain
@@ -32,7 +34,8 @@ from autoformer_zoo.space import HEAD_DIM, SCALE
 def rewrite_for_graph(model: nn.Module) -> nn.Module:
     """Return a copy of a classifier, in eval mode, written for the graph.
 
-    Any classifier gets a GELU that onnxruntime recognises; an AutoFormer is rewritten as a whole.
+    Any classifier gets a GELU that engines recognise; an AutoFormer gets another attention, for its
+    input size.
 
     Raises:
         ValueError: a part of an AutoFormer was replaced, as adapters do.
@@ -45,60 +48,22 @@ def rewrite_for_graph(model: nn.Module) -> nn.Module:
         for name, child in parent.named_children():
             if type(child) is nn.GELU and child.approximate == "none":
                 setattr(parent, name, ErfGelu())
-    return OnnxAutoFormer(model).eval() if isinstance(model, AutoFormer) else model
+    if isinstance(model, AutoFormer):
+        model.dynamic_img_size = False
+        grid = model.patch_embed.grid_size
+        shared = GridConstants(grid)
+        block: Any  # what a ModuleList yields is a Module to mypy
+        for block in model.blocks:
+            block.attn = OnnxAttention(block.attn, grid, shared)
+    return model
 
 
 class ErfGelu(nn.Module):
-    """The exact GELU in the order of operators that onnxruntime fuses to one."""
+    """The exact GELU in the order of operators that engines fuse to one."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Activate x of any shape."""
         return x * (1 + torch.erf(x / math.sqrt(2))) * 0.5
-
-
-class OnnxAutoFormer(nn.Module):
-    """An AutoFormer for one input size.
-
-    Args:
-        model: the network, whose parts are used.
-    """
-
-    def __init__(self, model: AutoFormer) -> None:
-        super().__init__()
-        grid = model.patch_embed.grid_size
-        shared = GridConstants(grid)
-        self.patch_embed = model.patch_embed
-        self.cls_token = model.cls_token
-        self.pos_embed = nn.Parameter(model.pos_embed.detach().transpose(0, 1).clone())
-        self.blocks = nn.ModuleList(_OnnxBlock(block, grid, shared) for block in model.blocks)
-        self.norm = model.norm
-        self.global_pool = model.global_pool
-        self.head = model.head
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Classify images (B, in_chans, height, width) to logits (B, num_classes)."""
-        x = self.patch_embed(images).transpose(0, 1)  # (N - 1, B, C)
-        x = torch.cat([self.cls_token.expand(-1, x.shape[1], -1), x]) + self.pos_embed
-        N, _, C = x.shape
-        x = x.reshape(-1, C)  # (N * B, C)
-        for block in self.blocks:
-            x = block(x)
-        x = self.norm(x).reshape(N, -1, C).transpose(0, 1)  # (B, N, C)
-        return self.head(global_pool_nlc(x, self.global_pool, num_prefix_tokens=1))
-
-
-class _OnnxBlock(nn.Module):
-    def __init__(self, block: Any, grid: tuple[int, int], shared: GridConstants) -> None:
-        super().__init__()
-        # Any, not Block: what a ModuleList yields is a Module to mypy.
-        self.norm1, self.norm2 = block.norm1, block.norm2
-        self.attn = OnnxAttention(block.attn, grid, shared)
-        self.fc1, self.act, self.fc2 = block.mlp.fc1, block.mlp.act, block.mlp.fc2
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform x (N * B, C)."""
-        x = x + self.attn(self.norm1(x))
-        return x + self.fc2(self.act(self.fc1(self.norm2(x))))
 
 
 class OnnxAttention(nn.Module):
@@ -110,9 +75,8 @@ class OnnxAttention(nn.Module):
         shared: the grid's constants.
     """
 
-    table_k: Tensor  # (P / 2, D)
-    table_v: Tensor  # (P / 2, D)
-    cls_v: Tensor  # (1, D)
+    table_k: Tensor  # (D, P)
+    table_v: Tensor  # (P + 2, D)
 
     def __init__(
         self, attention: RelPosAttention, grid: tuple[int, int], shared: GridConstants
@@ -120,35 +84,29 @@ class OnnxAttention(nn.Module):
         super().__init__()
         self.num_heads = attention.num_heads
         self.shared = shared
-        weights = attention.qkv.weight.detach().chunk(3)
-        biases = attention.qkv.bias.detach().chunk(3)
         # The scale is a power of 2: exact here, and one multiplication of all logits less.
-        self.q = _linear(weights[0] * SCALE, biases[0] * SCALE)
-        self.k, self.v = (_linear(weights[i], biases[i]) for i in (1, 2))
+        scale = torch.tensor([SCALE, 1, 1]).repeat_interleave(self.num_heads * HEAD_DIM)
+        weight, bias = attention.qkv.weight.detach(), attention.qkv.bias.detach()
+        self.qkv = _linear(weight * scale[:, None], bias * scale)
         self.proj = _linear(attention.proj.weight.detach(), attention.proj.bias.detach())
         table_k, table_v = split_tables(attention.rel_pos.detach(), grid)
-        axes = [2 * grid[0] - 1, 2 * grid[1] - 1]
-        for name, table in (("table_k", table_k), ("table_v", table_v[:-1])):
-            parts = [_coefficients(part) for part in table.split(axes)]
-            self.register_buffer(name, torch.cat(parts).float())
-        self.register_buffer("cls_v", table_v[-1:].clone())
+        cls_v = table_v[-1:]
+        self.register_buffer("table_k", _coefficients(table_k, grid).T.contiguous())
+        of_values = [_coefficients(table_v[:-1], grid), cls_v, cls_v]
+        self.register_buffer("table_v", torch.cat(of_values))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Attend; x and result (N * B, C), all of a token's images together."""
-        shared, N = self.shared, len(self.shared.phases)
-        M, P = shared.places, 2 * len(self.table_k)
-        q, k, v = (layer(x).reshape(N, -1, HEAD_DIM) for layer in (self.q, self.k, self.v))
-        # Cosines and sines have the same coefficients: doubled here, stored once.
-        table_k = torch.cat([self.table_k, self.table_k]).T  # (D, P)
-        table_v = torch.cat([self.table_v, self.table_v, self.cls_v, self.cls_v])  # (P + 2, D)
-        phased = q @ table_k * shared.phases[:, None, :P]  # (N, B * H, P)
-        bias = phased @ shared.waves[:M, :P].T  # (N, B * H, M)
-        logits = q.transpose(0, 1) @ k.permute(1, 2, 0)  # (B * H, N, N)
-        logits = logits + bias.transpose(0, 1) @ shared.marks[:, :M].T
-        weights = logits.softmax(-1)
-        by_wave = weights @ shared.marks @ shared.waves * shared.phases  # (B * H, N, P + 2)
-        out = weights @ v.transpose(0, 1) + by_wave @ table_v  # (B * H, N, D)
-        return self.proj(out.transpose(0, 1).reshape(-1, self.num_heads * HEAD_DIM))
+    def forward(self, x: Tensor, grid: tuple[int, int], shared: Any = None) -> Tensor:
+        """Attend; x and result (B, N, C), the other arguments are not used."""
+        B, N, _ = x.shape
+        phases, waves, marks = self.shared.phases, self.shared.waves, self.shared.marks
+        P, M = phases.shape[1] - 2, marks.shape[1] - 2
+        qkv = self.qkv(x).reshape(B, N, 3, self.num_heads, HEAD_DIM)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, N, D) each
+        bias = (q @ self.table_k * phases[:, :P]) @ waves[:M, :P].T  # (B, H, N, M)
+        weights = (q @ k.transpose(-2, -1) + bias @ marks[:, :M].T).softmax(-1)  # (B, H, N, N)
+        by_wave = weights @ marks @ waves * phases  # (B, H, N, P + 2)
+        out = weights @ v + by_wave @ self.table_v  # (B, H, N, D)
+        return self.proj(out.transpose(1, 2).reshape(B, N, self.num_heads * HEAD_DIM))
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
@@ -157,15 +115,16 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     return layer
 
 
-def _coefficients(table: Tensor) -> Tensor:
-    """Return the Fourier coefficients, cosines then sines, of vectors by distance: (2G - 1, D)."""
-    count = len(table)
-    side = (count + 1) // 2
-    distances = torch.arange(1 - side, side, dtype=torch.float64)
-    angles = 2 * math.pi / count * torch.arange(side)[:, None] * distances  # (G, 2G - 1)
-    basis = torch.cat([angles.cos(), angles[1:].sin()])
-    basis[1:] *= 2
-    return basis @ table.double() / count
+def _coefficients(table: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Return the factors by wave (P, D) of vectors by row distance, then by column distance."""
+    mean = torch.zeros(1, table.shape[1], dtype=torch.float64)
+    factors = []
+    for side, vectors in zip(grid, table.double().split([2 * g - 1 for g in grid]), strict=True):
+        angles = _angles(side, torch.arange(1 - side, side))  # (2G - 1, G - 1)
+        mean += vectors.mean(0, keepdim=True)
+        a, b = (2 / len(vectors) * wave.T @ vectors for wave in (angles.cos(), angles.sin()))
+        factors += [a + b, a, b]
+    return torch.cat([mean, *factors]).float()
 
 
 class GridConstants(nn.Module):
@@ -185,53 +144,35 @@ class GridConstants(nn.Module):
     def __init__(self, grid: tuple[int, int]) -> None:
         super().__init__()
         height, width = grid
-        by_row = [part.repeat_interleave(width, 0) for part in _phases(height)]
-        by_column = [part.repeat(height, 1) for part in _phases(width)]
-        patches = torch.cat([by_row[0], by_column[0], by_row[1], by_column[1]], 1)  # (N - 1, P)
-        waves = _block_diagonal(_waves(height), _waves(width))  # (M, P)
-        ones = torch.ones(height * width, 1)
+        of_rows, of_columns = (_angles(side, torch.arange(side)) for side in grid)  # (G, G - 1)
+        one = torch.ones(height * width, 1)
+        by_row = _phases(of_rows).repeat_interleave(width, 0)
+        by_column = _phases(of_columns).repeat(height, 1)
+        # The class token's phases are zero except in the last wave.
+        phases = F.pad(torch.cat([one, by_row, by_column, one], 1), (0, 1, 1, 0))
+        phases[0, -1] = 1
+        # The mean of both axes is counted once, with the row.
+        mean = F.pad(torch.ones(height, 1), (0, 0, 0, width))
+        waves = torch.cat([mean, torch.block_diag(_waves(of_rows), _waves(of_columns))], 1)
         marks = patch_marks(grid, torch.float32, torch.device("cpu"))  # (N, M + 1)
-        self.register_buffer("phases", _with_cls(torch.cat([patches, ones], 1)))
+        self.register_buffer("phases", phases.float())
         self.register_buffer("waves", torch.block_diag(waves, torch.eye(2)).float())
         self.register_buffer("marks", F.pad(marks, (0, 1), value=1.0))
 
-    @property
-    def places(self) -> int:
-        """M, the number of rows and columns."""
-        return self.marks.shape[1] - 2
+
+def _angles(side: int, places: Tensor) -> Tensor:
+    """Return the angle of each place or distance, by wave: (places, G - 1)."""
+    frequencies = 2 * math.pi / (2 * side - 1) * torch.arange(1, side, dtype=torch.float64)
+    return places[:, None] * frequencies
 
 
-def _phases(side: int) -> tuple[Tensor, Tensor]:
-    """Return the factors of a query's place, cos fi and sin fi: (G, 2G - 1) each.
-
-    cos f(j - i) = cos fj cos fi + sin fj sin fi and sin f(j - i) = sin fj cos fi - cos fj sin fi:
-    coefficients of cosines and of sines are multiplied with the same cos fi and sin fi.
-    """
-    angles = _angles(side)
-    cos, sin = angles.cos(), angles.sin()
-    return torch.cat([cos, cos[:, 1:]], 1), torch.cat([sin, sin[:, 1:]], 1)
+def _phases(angles: Tensor) -> Tensor:
+    """Return a query's factors, in the order of the coefficients a + b, a, b."""
+    u, v = angles.cos(), angles.sin()
+    return torch.cat([u, v - u, u + v], 1)
 
 
-def _waves(side: int) -> tuple[Tensor, Tensor]:
-    """Return the factors of a key's place, in the order of `_phases`."""
-    cos, sin = _angles(side).cos(), _angles(side).sin()
-    return torch.cat([cos, sin[:, 1:]], 1), torch.cat([sin, -cos[:, 1:]], 1)
-
-
-def _angles(side: int) -> Tensor:
-    """Return the angle of each place, by frequency: (G, G)."""
-    unit = 2 * math.pi / (2 * side - 1)
-    places = torch.arange(side, dtype=torch.float64)
-    return unit * places[:, None] * places
-
-
-def _block_diagonal(rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor]) -> Tensor:
-    halves = [torch.block_diag(*pair) for pair in zip(rows, columns, strict=True)]  # (M, P / 2)
-    return torch.cat(halves, 1)
-
-
-def _with_cls(patches: Tensor) -> Tensor:
-    """Add the class token's phases, zero except in the last wave: (N, P + 2)."""
-    phases = F.pad(patches, (0, 1, 1, 0))
-    phases[0, -1] = 1
-    return phases.float()
+def _waves(angles: Tensor) -> Tensor:
+    """Return a key's factors, in the same order."""
+    x, y = angles.cos(), angles.sin()
+    return torch.cat([x + y, y, -x], 1)

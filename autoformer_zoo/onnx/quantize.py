@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import onnx
 
 BATCH = 16  # calibration images at a time
-LINEAR = ("Gemm", "MatMul")  # as this package's networks have them, and timm's
 
 
 def quantize(
@@ -59,30 +58,32 @@ def quantize(
 
 
 def _to_quantize(proto: onnx.ModelProto) -> list[str]:
-    """Return the names of the linear layers of the blocks.
+    """Return the names of the linear layers of the blocks: products with a constant, and a bias.
 
-    This package writes every linear layer as Gemm, the head last. torch's exporter makes those of
-    timm's blocks products with a constant.
+    The head is a Gemm, and relative position has products without bias.
     """
     constants = {tensor.name for tensor in proto.graph.initializer}
-    gemms = [node.name for node in proto.graph.node if node.op_type == "Gemm"]
-    products = [
+    summed = {
+        name
+        for node in proto.graph.node
+        if node.op_type == "Add" and constants.intersection(node.input)
+        for name in node.input
+    }
+    return [
         node.name
         for node in proto.graph.node
-        if node.op_type == "MatMul" and node.input[1] in constants
+        if node.op_type == "MatMul" and node.input[1] in constants and node.output[0] in summed
     ]
-    return gemms[:-1] or products
 
 
 def _dynamic(source: Path, target: Path, nodes: Sequence[str]) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    # The quantizer turns Gemm to MatMul and Add first, and names the MatMul so.
     quantize_dynamic(
         source,
         target,
         op_types_to_quantize=["MatMul"],
-        nodes_to_quantize=[*nodes, *(f"{name}_MatMul" for name in nodes)],
+        nodes_to_quantize=list(nodes),
         per_channel=True,
         weight_type=QuantType.QInt8,
         extra_options={"MatMulConstBOnly": True},
@@ -103,13 +104,13 @@ def _static(
         target,
         _reader(calibration, name),
         quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=list(LINEAR),
+        op_types_to_quantize=["MatMul"],
         nodes_to_quantize=list(nodes),
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         # Residuals, logits and what goes into GELU stay in float.
-        extra_options={"OpTypesToExcludeOutputQuantization": list(LINEAR)},
+        extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"]},
     )
 
 
