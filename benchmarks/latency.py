@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +33,7 @@ from autoformer_zoo.specialization.latency.timing import (
     stopwatch_for,
     thread_count,
 )
+from benchmarks.measure.engines import ENGINES
 from benchmarks.measure.memory import MIB, in_new_process, onnx_peak, torch_peak
 from benchmarks.measure.models import (
     DEIT_OF_SIZE,
@@ -78,10 +80,10 @@ class LatencyOptions(BenchmarkOptions):
     models: tuple[str, ...] = DEFAULT_MODELS  # names; NAME@FORM fixes the form of the attention
     baseline: str | None = None  # model to divide all others by; None: DeiT, and @explicit
     batch_size: tuple[int, ...] = (1, 8)  # images a call
-    threads: tuple[int, ...] = (2,)  # threads of torch or onnxruntime, on the CPU
+    threads: tuple[int, ...] = (2,)  # threads of torch or the engine, on the CPU
     device: Literal["cpu", "cuda"] = "cpu"  # where to run
     backend: tuple[Backend, ...] = ("eager",)  # cudagraphs: torch.compile with CUDA graphs
-    precision: tuple[RunPrecision, ...] = ("fp32",)  # int8: onnxruntime's dynamic quantization
+    precision: tuple[RunPrecision, ...] = ("fp32",)  # int8: files that onnxruntime quantized
     img_size: tuple[int, ...] = ()  # input sides in pixels; empty: each model's own
     memory: bool = False  # measure peak memory too, in one new process for each row
     rounds: int = TIMING.rounds  # timed calls of each model, at most
@@ -121,7 +123,7 @@ def measure_latency(options: LatencyOptions) -> Iterator[list[Row]]:
         ValueError: an option is out of range, a model is unknown, or there is no CUDA.
     """
     options = validate(options)
-    packages = ["onnxruntime"] if "onnxruntime" in options.backend else []
+    packages = [engine for engine in ENGINES if engine in options.backend]
     environment = current_environment(options.device, packages)
     with tempfile.TemporaryDirectory() as folder:
         for side, precision in itertools.product(options.img_size or (None,), options.precision):
@@ -146,15 +148,17 @@ def validate(options: LatencyOptions) -> LatencyOptions:
         if not getattr(options, name):
             raise ValueError(f"{name} is empty; expected at least one")
     require_device(options.device)
-    if options.device == "cuda" and "onnxruntime" in options.backend:
-        raise ValueError("onnxruntime is measured on the CPU only; use --device cpu")
+    if options.device == "cuda" and (given := set(ENGINES) & set(options.backend)):
+        raise ValueError(f"{min(given)} is measured on the CPU only; use --device cpu")
+    if "openvino" in options.backend and find_spec("openvino") is None:
+        raise ValueError("OpenVINO is not installed: pip install openvino")
     if options.device == "cpu" and "cudagraphs" in options.backend:
         raise ValueError("cudagraphs needs --device cuda; on the CPU there is --backend compile")
     for precision in options.precision:
         if not any(supports_precision(backend, precision) for backend in options.backend):
             raise ValueError(
-                f"no backend of {', '.join(options.backend)} runs in {precision}: onnxruntime "
-                "is measured in fp32 and int8, the others in fp32, bf16 and fp16"
+                f"no backend of {', '.join(options.backend)} runs in {precision}: onnxruntime is "
+                "measured in fp32 and int8, openvino also in bf16, the others in fp32, bf16, fp16"
             )
     names = [name.strip() for given in options.models for name in given.split(",")]
     names += [options.baseline] if options.baseline else []

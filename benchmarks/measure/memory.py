@@ -20,7 +20,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from benchmarks.measure.models import DTYPES, build, frozen, make_session
+from benchmarks.measure.engines import make_session
+from benchmarks.measure.models import DTYPES, build, frozen
 from benchmarks.measure.rows import Setting
 
 Result = TypeVar("Result")

@@ -25,16 +25,17 @@ from autoformer_zoo.network.attention import check_form
 from autoformer_zoo.network.complexity import count_macs
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.specialization.latency.timing import Call
+from benchmarks.measure.engines import ENGINES, Engine, open_onnx
 from benchmarks.measure.rows import Setting
 
-Backend = Literal["eager", "compile", "cudagraphs", "onnxruntime"]
+Backend = Literal["eager", "compile", "cudagraphs", Engine]
 TorchPrecision = Literal["fp32", "bf16", "fp16"]
 RunPrecision = Literal[TorchPrecision, "int8"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # What the exporter calls them; dynamic quantization needs no images to calibrate with.
 ONNX_PRECISIONS: Mapping[str, Literal["fp32", "int8-dynamic"]] = MappingProxyType(
-    {"fp32": "fp32", "int8": "int8-dynamic"}
+    {"fp32": "fp32", "bf16": "fp32", "int8": "int8-dynamic"}
 )
 NUM_INPUTS = 4  # different images in turn, so that none is always in the cache
 
@@ -127,12 +128,14 @@ def pairs_of(models: Sequence[str], baseline: str | None) -> list[tuple[str, str
 
 def supports_precision(backend: Backend, precision: str) -> bool:
     """Return True if a backend is measured in a precision."""
-    return precision in (ONNX_PRECISIONS if backend == "onnxruntime" else DTYPES)
+    if backend == "openvino":
+        return precision in ONNX_PRECISIONS
+    return precision in (("fp32", "int8") if backend == "onnxruntime" else DTYPES)
 
 
 def supports_model(backend: Backend, spec: str) -> bool:
     """Return True if a model runs in a backend: the exporter chooses the form of attention."""
-    return backend != "onnxruntime" or not split_spec(spec)[1]
+    return backend not in ENGINES or not split_spec(spec)[1]
 
 
 def make_call(
@@ -145,13 +148,16 @@ def make_call(
         backend: what runs it.
         setting: precision, batch and threads; the caller sets torch's number of threads.
         device: "cpu" or "cuda".
-        folder: for the exported files of onnxruntime.
+        folder: for the exported files.
     """
     generator = torch.Generator().manual_seed(0)
     shape = (setting.batch, *model.input_size)
     images = [torch.randn(shape, generator=generator) for _ in range(NUM_INPUTS)]
-    if backend == "onnxruntime":
-        call = _onnx_call(onnx_file(model, setting.precision, folder), setting.threads, images)
+    if backend == "onnxruntime" or backend == "openvino":
+        path = onnx_file(model, setting.precision, folder)
+        run = open_onnx(backend, path, setting.threads, setting.precision, setting.batch)
+        arrays = itertools.cycle([image.numpy() for image in images])
+        call: Call = lambda: run(next(arrays))  # noqa: E731
     else:
         call = _torch_call(model.module, backend, device, DTYPES[setting.precision], images)
     call()
@@ -176,13 +182,6 @@ def frozen(module: nn.Module) -> nn.Module:
     return module
 
 
-def _onnx_call(path: Path, threads: int, images: Sequence[Tensor]) -> Call:
-    session = make_session(path, threads)
-    name = session.get_inputs()[0].name
-    inputs = itertools.cycle([image.numpy() for image in images])
-    return lambda: session.run(None, {name: next(inputs)})
-
-
 def onnx_file(model: BenchmarkModel, precision: str, folder: Path) -> Path:
     """Return the model's ONNX file in a folder, exported at the first call.
 
@@ -190,23 +189,12 @@ def onnx_file(model: BenchmarkModel, precision: str, folder: Path) -> Path:
     """
     from autoformer_zoo.onnx.export import export_onnx
 
-    path = folder / f"{model.name.replace('/', '_')}-{model.input}-{precision}.onnx"
+    of_weights = ONNX_PRECISIONS[precision]
+    path = folder / f"{model.name.replace('/', '_')}-{model.input}-{of_weights}.onnx"
     if not path.exists():
-        _log.info("exporting %s, %s, %s", model.name, model.input, precision)
-        export_onnx(model.module, path, precision=ONNX_PRECISIONS[precision])
+        _log.info("exporting %s, %s, %s", model.name, model.input, of_weights)
+        export_onnx(model.module, path, precision=of_weights)
     return path
-
-
-def make_session(path: Path, threads: int) -> Any:
-    """Open an ONNX file in onnxruntime on the CPU."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # Otherwise its threads spin after a call, and slow down whatever is timed next.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def macs_of(model: BenchmarkModel) -> float:

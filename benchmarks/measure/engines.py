@@ -1,0 +1,66 @@
+"""ONNX files in the engines that are measured on the CPU: onnxruntime and OpenVINO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Engine = Literal["onnxruntime", "openvino"]
+ENGINES = get_args(Engine)
+Array = NDArray[np.float32]
+
+# What arithmetic OpenVINO is asked for; the int8 parts of a file stay int8.
+_OPENVINO_PRECISIONS = {"fp32": "f32", "int8": "f32", "bf16": "bf16"}
+
+
+def open_onnx(
+    engine: Engine, path: Path, threads: int, precision: str = "fp32", batch: int | None = None
+) -> Callable[[Array], Array]:
+    """Open an ONNX file of one input and one output, and return what runs it.
+
+    Args:
+        engine: what runs it.
+        path: the file.
+        threads: of one operator.
+        precision: "bf16" lets OpenVINO compute a file in fp32 so; otherwise the file's own.
+        batch: images of each call, for which OpenVINO compiles the file; any if None.
+    """
+    if engine == "onnxruntime":
+        session = make_session(path, threads)
+        name = session.get_inputs()[0].name
+        return lambda images: session.run(None, {name: images})[0]
+    request = _openvino_request(path, threads, precision, batch)
+    return lambda images: request.infer([images], share_inputs=True)[0]
+
+
+def make_session(path: Path, threads: int) -> Any:
+    """Open an ONNX file in onnxruntime on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Otherwise its threads spin after a call, and slow down whatever is timed next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def _openvino_request(path: Path, threads: int, precision: str, batch: int | None) -> Any:
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(path)
+    if batch is not None:
+        shape = model.inputs[0].get_partial_shape()
+        shape[0] = batch
+        model.reshape(shape)
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": _OPENVINO_PRECISIONS[precision],
+    }
+    return core.compile_model(model, "CPU", settings).create_infer_request()

@@ -1,0 +1,31 @@
+"""ONNX files in other engines than the one that the export compares with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+
+from autoformer_zoo.onnx.check import TOLERANCES, made_inputs
+from autoformer_zoo.onnx.export import export_onnx
+from benchmarks.measure.engines import open_onnx
+from tests.helpers.onnx_models import IN_ONE_PROCESS, reuse_exports, small_model
+
+pytestmark = IN_ONE_PROCESS
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8-dynamic"])
+def test_openvino_gives_the_outputs_of_onnxruntime(
+    precision: Literal["fp32", "int8-dynamic"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    reuse_exports(monkeypatch)
+    path, images = tmp_path / "net.onnx", made_inputs(3, (16, 24))
+    export_onnx(small_model(), path, precision=precision)
+    expected = open_onnx("onnxruntime", path, threads=1)(images)
+    tolerance = TOLERANCES[precision] * np.abs(expected).max()
+    for batch in (3, None):
+        found = open_onnx("openvino", path, threads=1, batch=batch)(images)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
