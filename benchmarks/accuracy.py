@@ -34,6 +34,7 @@ from benchmarks.measure.classifiers import (
     open_classifier,
     open_subnets,
 )
+from benchmarks.measure.engines import ENGINES, Engine, require_installed
 from benchmarks.measure.evaluation import AnswerCounts, evaluate, open_dataset, open_real_labels
 from benchmarks.measure.models import TorchPrecision
 from benchmarks.measure.options import BenchmarkOptions, check_positive, print_document
@@ -61,7 +62,8 @@ class AccuracyOptions(BenchmarkOptions):
     real: str | None = None  # ReaL labels: a JSON file, or timm for the labels that timm ships
     batch_size: int = 100  # images at a time
     workers: int = 0  # processes that prepare images
-    threads: int = 2  # threads of torch or onnxruntime, on the CPU
+    threads: int = 2  # threads of torch or the engine, on the CPU
+    engine: Engine = "onnxruntime"  # what runs ONNX files
     device: Literal["cpu", "cuda"] = "cpu"  # where to run
     precision: TorchPrecision = "fp32"  # precision of weights; an ONNX file has its own
     limit: int | None = None  # stop after about this many images
@@ -136,6 +138,7 @@ def score_all(options: AccuracyOptions) -> tuple[list[ScoredModel], dict[str, st
         ValueError: an option, a file or the data set is refused.
     """
     check_positive(options, "batch_size", "threads")
+    require_installed(options.engine)
     if options.limit is not None:
         check_positive(options, "limit")
     if not options.root.exists():
@@ -170,7 +173,7 @@ def openers_of(options: AccuracyOptions) -> dict[str, Callable[[], Classifier]]:
 
     def opener(spec: str) -> Callable[[], Classifier]:
         device, precision, threads = options.device, options.precision, options.threads
-        return lambda: open_classifier(spec, device, precision, threads)
+        return lambda: open_classifier(spec, device, precision, threads, options.engine)
 
     names = [*options.models, *(PUBLISHED if options.published else ())]
     openers = {name: opener(name) for name in names}
@@ -209,7 +212,7 @@ def read_subnets(path: Path) -> list[SubnetConfig]:
 def rows_of(scored: ScoredModel, options: AccuracyOptions) -> list[Row]:
     """Return the rows of a model's answers."""
     classifier, counts = scored.classifier, scored.counts
-    packages = ["onnxruntime"] if classifier.backend == "onnxruntime" else []
+    packages = [engine for engine in ENGINES if engine == classifier.backend]
     environment = current_environment(options.device, packages)
     height, width = classifier.data["input_size"][-2:]
     limited = f" (first {counts.images})" if options.limit is not None else ""

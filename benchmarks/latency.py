@@ -21,7 +21,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -33,7 +32,7 @@ from autoformer_zoo.specialization.latency.timing import (
     stopwatch_for,
     thread_count,
 )
-from benchmarks.measure.engines import ENGINES
+from benchmarks.measure.engines import ENGINES, require_installed
 from benchmarks.measure.memory import MIB, in_new_process, onnx_peak, torch_peak
 from benchmarks.measure.models import (
     DEIT_OF_SIZE,
@@ -150,8 +149,7 @@ def validate(options: LatencyOptions) -> LatencyOptions:
     require_device(options.device)
     if options.device == "cuda" and (given := set(ENGINES) & set(options.backend)):
         raise ValueError(f"{min(given)} is measured on the CPU only; use --device cpu")
-    if "openvino" in options.backend and find_spec("openvino") is None:
-        raise ValueError("OpenVINO is not installed: pip install openvino")
+    require_installed(*options.backend)
     if options.device == "cpu" and "cudagraphs" in options.backend:
         raise ValueError("cudagraphs needs --device cuda; on the CPU there is --backend compile")
     for precision in options.precision:

@@ -4,7 +4,7 @@
     NAME=FILE       weights from a file, images prepared as for that name; of a supernet's file
                     the name's subnet is cut
     FILE            one subnet's file of this package, as autoformer_subnet=FILE
-    FILE.onnx       in onnxruntime, with the preprocessing that the file records
+    FILE.onnx       in an engine, with the preprocessing that the file records
 
 What a file's header records (class names, mean, std, crop) applies; what it does not record is as
 for NAME. Without NAME a file that records nothing must have ImageNet's 1000 classes. Missing
@@ -39,6 +39,7 @@ from autoformer_zoo.weights.checkpoint import (
     open_checkpoint,
 )
 from autoformer_zoo.weights.header import notes_to_cfg
+from benchmarks.measure.engines import Engine, open_onnx
 from benchmarks.measure.models import DTYPES, frozen, is_zoo_model, split_spec
 
 ANY_SUBNET = "autoformer_subnet"  # the name that says nothing about the file
@@ -69,14 +70,17 @@ class Classifier:
         return len(self.labels)
 
 
-def open_classifier(spec: str, device: str, precision: str, threads: int) -> Classifier:
+def open_classifier(
+    spec: str, device: str, precision: str, threads: int, engine: Engine = "onnxruntime"
+) -> Classifier:
     """Make a classifier from one of the forms above.
 
     Args:
         spec: what to score.
         device: "cpu" or "cuda".
         precision: "fp32", "bf16" or "fp16"; an ONNX file has its own.
-        threads: of onnxruntime.
+        threads: of the engine.
+        engine: what runs an ONNX file.
 
     Raises:
         ValueError: the name is unknown, or the file is not for this.
@@ -84,7 +88,7 @@ def open_classifier(spec: str, device: str, precision: str, threads: int) -> Cla
         CheckpointError: a file is refused.
     """
     if spec.endswith(".onnx"):
-        return _open_onnx(Path(spec), threads)
+        return _open_onnx(Path(spec), threads, engine)
     return of_model(spec, _open_model(spec), device, precision)
 
 
@@ -228,7 +232,7 @@ def _open_timm_file(name: str, file: Path) -> nn.Module:
         raise ValueError(f"{file} does not hold the weights of {name}: {text[:200]}") from None
 
 
-def _open_onnx(file: Path, threads: int) -> Classifier:
+def _open_onnx(file: Path, threads: int, engine: Engine) -> Classifier:
     import onnx
 
     if not file.is_file():
@@ -243,13 +247,14 @@ def _open_onnx(file: Path, threads: int) -> Classifier:
         "interpolation": about.interpolation,
         "crop_pct": about.crop_pct,
     }
+    run = classifier.run if engine == "onnxruntime" else open_onnx(engine, file, threads)
     return Classifier(
         file.name,
-        lambda images: torch.from_numpy(classifier.run(images.numpy())).float(),
+        lambda images: torch.from_numpy(run(images.numpy())).float(),
         classifier.prepare,
         classifier.labels or tuple(f"class {i}" for i in range(about.num_classes)),
         sum(math.prod(tensor.dims) for tensor in graph.initializer),
         data,
-        "onnxruntime",
+        engine,
         about.precision,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,6 +16,12 @@ Array = NDArray[np.float32]
 
 # What arithmetic OpenVINO is asked for; the int8 parts of a file stay int8.
 _OPENVINO_PRECISIONS = {"fp32": "f32", "int8": "f32", "bf16": "bf16"}
+
+
+def require_installed(*backends: str) -> None:
+    """Raise ValueError if OpenVINO is among the backends and not installed."""
+    if "openvino" in backends and find_spec("openvino") is None:
+        raise ValueError("OpenVINO is not installed: pip install openvino")
 
 
 def open_onnx(

@@ -101,6 +101,23 @@ def _onnx(results: Path, device: str) -> str:
     return _by_machine(rows, lines.merge(ratios, on=COMPETITOR, how="left"), columns)
 
 
+def _engines(results: Path, device: str) -> str:
+    """Compare engines: each size at batch 1, and in brackets its time over that of DeiT."""
+    plain = "what == 'latency' and batch == 1 and input == '224x224'"
+    rows = _read(results, "latency", device).query(plain)
+    rows = rows[rows.model.isin(list(DEIT_OF_SIZE))]
+    ratios = _read(results, "latency_ratios", device)
+    ratios = ratios[ratios.model.map(DEIT_OF_SIZE) == ratios.baseline]
+    over = ratios.assign(over=_texts(ratios, " ({value})", "{:.2f}".format))[[*COMPETITOR, "over"]]
+    cells = rows.merge(over, on=COMPETITOR, how="left")
+    cells["cell"] = cells["median"] + cells.over.fillna("")
+    place = ["machine", "backend", "precision"]
+    lines = cells.pivot_table(index=place, columns="model", values="cell", aggfunc="last")
+    sizes = {f"{name}, ms (over DeiT's)": name for name in DEIT_OF_SIZE}
+    columns = {**{"engine": "backend"}, **_same("precision"), **sizes}
+    return _by_machine(rows, lines.reset_index(), columns)
+
+
 def _ratios(results: Path, device: str) -> str:
     rows = _read(results, "latency_ratios", device)
     columns = {
@@ -333,6 +350,7 @@ TABLES: Mapping[str, Callable[[Path], str]] = MappingProxyType(
                 ("ratios", _ratios),
                 ("speed", _speed),
                 ("onnx", _onnx),
+                ("engines", _engines),
                 ("attention", _attention),
                 ("operators", _operators),
                 ("training", _training),

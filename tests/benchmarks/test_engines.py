@@ -10,10 +10,18 @@ import pytest
 
 from autoformer_zoo.onnx.check import TOLERANCES, made_inputs
 from autoformer_zoo.onnx.export import export_onnx
+from benchmarks.latency import LatencyOptions, validate
+from benchmarks.measure import engines
 from benchmarks.measure.engines import open_onnx
 from tests.helpers.onnx_models import IN_ONE_PROCESS, reuse_exports, small_model
 
 pytestmark = IN_ONE_PROCESS
+
+
+def test_openvino_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="OpenVINO is not installed: pip install"):
+        validate(LatencyOptions(backend=("openvino",)))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8-dynamic"])

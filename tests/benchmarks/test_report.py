@@ -37,7 +37,9 @@ def results(tmp_path: Path) -> Path:
         replace(tiny, baseline=f"{TINY}@explicit", value=0.1),
         replace(tiny, baseline=DEIT_TINY, precision="bf16"),
     ]
-    latencies = [ROW, memory, replace(ROW, **ONNX, value=50.0), base, tiny]
+    single = {"model": TINY, "batch": 1, "backend": "openvino"}
+    ratios.append(replace(RATIO, **single, baseline=DEIT_TINY, value=1.21))
+    latencies = [ROW, memory, replace(ROW, **ONNX, value=50.0), base, tiny, replace(ROW, **single)]
     save_rows(folder, "latency", [*latencies, replace(deit, value=40.0), *ratios])
     grid = replace(ROW, input="7x7 grid, 3 heads", value=2.0)
     forms = [replace(grid, model=form) for form in ("plain", "explicit", "augmented")]
@@ -66,6 +68,7 @@ def test_tables_hold_the_rows_and_state_where_they_come_from(results: Path) -> N
     [
         ("ratios-cpu", "| `a_model` | `other` | onnxruntime | fp32 | 224x224 | 8 | 1.50 (1.25 to"),
         ("onnx-cpu", "| `a_model` | fp32 | 8 | 50.0 | - | - | 1.50 (1.25 to 1.75) |"),
+        ("engines-cpu", "| openvino | fp32 | 123 (1.21) | - | - |"),
         ("attention-cpu", "| 14x14 grid, 3 heads | 8.00 | - | - | 8.00 | - | (9000) | - | - |"),
         ("startup", "| `a_model` | warm | 70.0 | 900 |"),
         ("accuracy-nano", "| 10000 | 64.33 | - | - |"),
