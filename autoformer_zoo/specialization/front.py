@@ -19,7 +19,7 @@ import numpy as np
 
 from autoformer_zoo.network.complexity import count_params
 from autoformer_zoo.published import MODELS
-from autoformer_zoo.specialization.constraints import Bounds, reachable
+from autoformer_zoo.specialization.constraints import INFINITE, Bounds, reachable
 from autoformer_zoo.specialization.evolution import pareto_front
 from autoformer_zoo.specialization.latency.profile import LatencyProfile, RunSetting
 from autoformer_zoo.specialization.selection import Choices, Specialized
@@ -51,19 +51,26 @@ class KnownPoint:
     latency_ms: float | None
 
 
-def find_front(choices: Choices, cost: str, seed: int = 0) -> list[Specialized]:
+def find_front(
+    choices: Choices, cost: str, seed: int = 0, highest: float = INFINITE
+) -> list[Specialized]:
     """Search under budgets from the smallest to the largest cost.
 
     Args:
         choices: the space, and its costs.
         cost: "latency_ms" or "params".
         seed: of the searches.
+        highest: largest budget; what the space reaches by default.
 
     Returns:
         Subnets that no other found one beats, cheapest first.
+
+    Raises:
+        ValueError: no subnet is within `highest`; the text has the range that can be reached.
     """
     (bounded,) = (each for each in choices.costs if each.name == cost)
     low, high = reachable(choices.space, bounded)
+    high = min(high, highest)
     found = [
         choices.search(Bounds(**{f"max_{cost}": float(budget)}), 1, seed)[0]
         for budget in np.linspace(low, high, BUDGETS)
@@ -124,6 +131,8 @@ def draw_front(
     known: Sequence[KnownPoint],
     cost: str,
     profile: LatencyProfile | None,
+    measured: Sequence[float] = (),
+    images: str = "ImageNet",
 ) -> list[dict[str, Any]]:
     """Draw a front and write its figures beside the plot, as FILE.csv.
 
@@ -133,10 +142,13 @@ def draw_front(
         known: published networks; those without the cost are in the table only.
         cost: of the horizontal axis, "latency_ms" or "params".
         profile: where latencies come from.
+        measured: top-1 of the front's subnets in percent, if it was measured, too.
+        images: name of the images that accuracies are of.
 
     Returns:
         The rows of the table.
     """
+    import matplotlib
     from matplotlib.figure import Figure
 
     from autoformer_zoo.weights.whole_files import write_whole
@@ -149,24 +161,31 @@ def draw_front(
     lows, highs = [each.top1.low for each in front], [each.top1.high for each in front]
     axes.fill_between(costs, lows, highs, alpha=0.2, label="90 % interval")
     markers = {"autoformer": "o", "prenas": "s", "deit": "^"}
+    if measured:
+        axes.plot(costs, measured, "x", label="measured")
     for point in known:
         value = getattr(point, cost)
         if value is not None:
             marker = markers[point.name.partition("_")[0]]
             axes.plot(value / unit, point.top1_percent, marker, label=f"{point.name} (published)")
     axes.set_xlabel(LABELS[cost])
-    axes.set_ylabel("ImageNet top-1, %")
+    axes.set_ylabel(f"{images} top-1, %")
     if cost == "latency_ms" and profile is not None:
         axes.set_title(f"{profile.machine}: {profile.setting}", fontsize=9)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     temporary = path.with_name(f".{path.name}{path.suffix}")
+    # The same front gives the same file: ids and the date of an SVG would differ.
+    metadata = {"Date": None} if path.suffix == ".svg" else None
     try:
-        figure.savefig(temporary, dpi=150)
+        with matplotlib.rc_context({"svg.hashsalt": "autoformer_zoo"}):
+            figure.savefig(temporary, dpi=150, metadata=metadata)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     rows = _rows(front, known)
+    for row, value in zip(rows, measured, strict=False):
+        row["measured_top1_percent"] = round(value, 3)
     write_whole(path.with_suffix(".csv"), _csv(rows))
     return rows
 

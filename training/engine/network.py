@@ -1,7 +1,7 @@
 """Make the network that a config trains: a supernet or one subnet, random or from trained weights.
 
-Official and PreNAS supernets keep their own rule for the bias of q, k and v. A subnet may get
-another head and another input size; a supernet keeps both.
+Official and PreNAS supernets keep their own rule for the bias of q, k and v. Weights for other
+classes get a new head. A subnet may get another input size; a supernet keeps its own.
 """
 
 from __future__ import annotations
@@ -86,6 +86,8 @@ def make_network(config: TrainConfig) -> Network:
     space = space_of(config)
     if config.sampling == "fixed":
         subnet = _make_subnet(config, space)
+        if config.weights.new_head:
+            subnet.reset_classifier(space.num_classes)
         if config.freeze_blocks:
             _freeze(subnet, config.freeze_blocks)
         return FixedSubnet(subnet).train()
@@ -149,16 +151,20 @@ def _make_supernet(
     if not path:
         return Supernet(space, drop_path_rate=drop_path_rate)
     weights = load_supernet(path, weights_config.layout or None)
-    given = (weights.num_classes, weights.img_size[0], weights.patch_size[0], weights.in_chans)
-    own = (space.num_classes, space.img_size, space.patch_size, CHANNELS)
+    given = (weights.img_size[0], weights.patch_size[0], weights.in_chans)
+    own = (space.img_size, space.patch_size, CHANNELS)
     if not same_sizes(weights.sizes, space.supernet) or given != own:
         raise ValueError(
-            f"{path} holds the supernet {weights.sizes.to_json()} for (classes, pixels, patch, "
-            f"channels) {given}; the config's space has {space.supernet.to_json()} for "
-            f"{own}: name its space"
+            f"{path} holds the supernet {weights.sizes.to_json()} for (pixels, patch, channels) "
+            f"{given}; the config's space has {space.supernet.to_json()} for {own}: name its space"
         )
     supernet = Supernet(space, weights.bias_rule, drop_path_rate)
-    supernet.weights.load_state_dict({name: t.float() for name, t in weights.tensors.items()})
+    state = {name: tensor.float() for name, tensor in weights.tensors.items()}
+    _log_head(path, weights.num_classes, space.num_classes)
+    if weights_config.new_head or weights.num_classes != space.num_classes:
+        head = supernet.weights.head.state_dict()
+        state |= {f"head.{name}": tensor for name, tensor in head.items()}
+    supernet.weights.load_state_dict(state)
     return supernet
 
 

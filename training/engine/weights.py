@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from safetensors import safe_open
 from timm import get_pretrained_cfg
 
+from autoformer_zoo.published import MODELS
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.weights.checkpoint import (
     SubnetWeights,
@@ -19,6 +20,7 @@ from autoformer_zoo.weights.checkpoint import (
 )
 from autoformer_zoo.weights.header import cfg_to_notes
 from autoformer_zoo.weights.layouts import Architecture
+from autoformer_zoo.weights.pretrained import open_weights
 from training.data.classes import read_classes
 from training.data.transforms import NORMALISATIONS
 from training.run.checkpoints import load_checkpoint
@@ -88,15 +90,18 @@ def _notes(config: TrainConfig, class_names: Sequence[str]) -> dict[str, str]:
         cfg["origin"] += f", from the weights of {start.model}"
         cfg["license"] = get_pretrained_cfg(start.model).license
     elif start.checkpoint:
-        before = _header_of(Path(start.checkpoint))
+        before = _header_of(start.checkpoint)
         origin = f" ({before['origin']})" if "origin" in before else ""
         cfg["origin"] += f", from {Path(start.checkpoint).name}{origin}"
         cfg["license"] = before.get("license")
     return cfg_to_notes(cfg)
 
 
-def _header_of(path: Path) -> dict[str, str]:
-    """Return the notes of the file that a run started from; empty if it has none or is gone."""
+def _header_of(source: str) -> Mapping[str, str]:
+    """Return the notes of the file or model that a run started from; empty if it has none."""
+    path = Path(source)
+    if not path.exists() and source.partition(".")[0] in MODELS:
+        return open_weights(source).metadata
     if path.suffix != ".safetensors" or not path.exists():
         return {}
     with safe_open(path, "pt") as file:

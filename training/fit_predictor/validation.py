@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,9 +126,9 @@ def summarise(measured: Measured, predicted: Array) -> list[dict[str, Any]]:
                 "subnets": int(rows.sum()),
                 "rmse": float(np.sqrt(np.square(found - true).mean(1)).mean()),
                 "rmse_spread": float(np.ptp(np.sqrt(np.square(found - true).mean(1)))),
-                "spearman": float(np.mean([spearmanr(true, one).statistic for one in found])),
-                "kendall": float(np.mean([kendalltau(true, one).statistic for one in found])),
-                "spearman_of_params": float(spearmanr(true, params[rows]).statistic),
+                "spearman": float(np.mean([_rank(spearmanr, true, one) for one in found])),
+                "kendall": float(np.mean([_rank(kendalltau, true, one) for one in found])),
+                "spearman_of_params": _rank(spearmanr, true, params[rows]),
                 "coverage": float(held[:, rows].mean()),
                 "lost_under_budgets": float(
                     np.mean([lost_under_budgets(params[rows], true, one) for one in found])
@@ -136,6 +136,12 @@ def summarise(measured: Measured, predicted: Array) -> list[dict[str, Any]]:
             }
             lines.append({k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()})
     return lines
+
+
+def _rank(correlation: Callable[[Array, Array], Any], one: Array, other: Array) -> float:
+    """Return a rank correlation; 0 if either is constant, as with few images and subnets."""
+    is_constant = np.ptp(one) == 0 or np.ptp(other) == 0
+    return 0.0 if is_constant else float(correlation(one, other).statistic)
 
 
 def lost_under_budgets(params: Array, top1: Array, predicted: Array) -> float:

@@ -212,6 +212,7 @@ class WeightsConfig:
 
     model: str = ""  # model of the zoo to start from, with pretrained weights (sampling fixed)
     checkpoint: str = ""  # file to start from: a supernet (official, PreNAS, canonical), a subnet
+    new_head: bool = False  # start with a new head even if the weights have as many classes
     layout: Literal["", "packed_prefix", "packed_interleaved"] = ""  # qkv packing of a .pth file
 
     def __post_init__(self) -> None:
@@ -219,6 +220,8 @@ class WeightsConfig:
             raise ValueError("weights.model and weights.checkpoint both name weights: give one")
         if self.layout and not self.checkpoint:
             raise ValueError("weights.layout describes a file: give weights.checkpoint with it")
+        if self.new_head and not (self.model or self.checkpoint):
+            raise ValueError("weights.new_head is given, but no weights whose head is replaced")
 
 
 @config_dataclass()

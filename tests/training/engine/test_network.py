@@ -27,7 +27,7 @@ from tests.helpers.made_training import ALONE, MINI, MINI_CONFIG, train_quickly
 from training.engine.loop import make_state
 from training.engine.network import make_network
 from training.engine.sampling import parse_subnet
-from training.engine.weights import WEIGHTS
+from training.engine.weights import WEIGHTS, averaged_weights
 from training.reproduce.separate import make_separate
 from training.run.checkpoints import load_checkpoint, save_checkpoint
 from training.settings.config import DataConfig, Stage, TrainConfig, WeightsConfig
@@ -213,6 +213,15 @@ def test_supernet_trained_from_an_official_one_has_its_bias_rule(
     assert load_supernet(tmp_path / "run" / WEIGHTS).bias_rule == "packed_prefix"
 
 
+def test_origin_and_license_of_a_models_weights_are_kept(tmp_path: Path) -> None:
+    weights = WeightsConfig(checkpoint="autoformer_nano")
+    config = replace(MINI_CONFIG, space="nano", stages=(Stage(1, 8),), weights=weights)
+    train_quickly(tmp_path / "run", config, stop_at=1)
+    notes = averaged_weights(tmp_path / "run").metadata
+    assert notes["origin"].startswith("trained by autoformer_zoo on cifar10, from autoformer_nano")
+    assert notes["license"] == "mit"
+
+
 def test_origin_and_license_of_the_first_weights_are_kept(
     tmp_path: Path, supernet_file: Path
 ) -> None:
@@ -228,6 +237,25 @@ def test_origin_and_license_of_the_first_weights_are_kept(
     )
     assert kept["license"] == "bsd"
     assert notes_to_cfg(kept)["interpolation"] == "bilinear"  # of CIFAR-10 in memory
+
+
+@pytest.mark.parametrize("classes", [4, 7])
+@pytest.mark.parametrize("config", [MINI_CONFIG, ALONE], ids=["supernet", "subnet"])
+def test_new_head_follows_from_the_seed_and_the_rest_is_kept(
+    supernet_file: Path, config: TrainConfig, classes: int
+) -> None:
+    weights = WeightsConfig(checkpoint=str(supernet_file), new_head=classes == 4)
+    config = replace(config, num_classes=classes, weights=weights)
+    one, same, other = (
+        make_network(replace(config, seed=seed)).weights.state_dict() for seed in (0, 0, 1)
+    )
+    assert one["head.weight"].shape[0] == classes
+    assert torch.equal(one["head.weight"], same["head.weight"])
+    assert not torch.equal(one["head.weight"], other["head.weight"])
+    before = load_supernet(supernet_file).tensors["head.weight"]
+    assert not torch.equal(one["head.weight"][:4], before[:, : one["head.weight"].shape[1]])
+    kept = [name for name in one if not name.startswith("head")]
+    assert all(torch.equal(one[name], other[name]) for name in kept)
 
 
 def test_supernet_of_another_space_is_refused(supernet_file: Path) -> None:
