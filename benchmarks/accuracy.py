@@ -54,7 +54,7 @@ class AccuracyOptions(BenchmarkOptions):
     models: tuple[str, ...] = ()  # NAME, NAME=FILE, FILE or FILE.onnx
     published: bool = False  # score every model whose authors state an accuracy
     supernet: str | None = None  # NAME, NAME=FILE or FILE: whose subnets --subnets lists
-    subnets: Path | None = None  # JSON file with a list of subnet configs
+    subnets: Path | None = None  # JSON file with a list of subnet configs, or a front.json
     root: Path = Path("data")  # folder of the data set
     data: str = ""  # timm's name: "" for folders by class, wds/, hfds/NAME, torch/cifar10
     split: str = "validation"  # timm's name of the split; of folders, a subfolder or --root itself
@@ -189,7 +189,7 @@ def openers_of(options: AccuracyOptions) -> dict[str, Callable[[], Classifier]]:
 
 
 def read_subnets(path: Path) -> list[SubnetConfig]:
-    """Read a JSON list of subnet configs.
+    """Read a JSON list of subnet configs, or the subnets of a front.json of `training.adapt`.
 
     Raises:
         ValueError: it is not such a list; the text names the entry.
@@ -198,6 +198,8 @@ def read_subnets(path: Path) -> list[SubnetConfig]:
         values = json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
+    if isinstance(values, dict) and isinstance(values.get("results"), list):
+        values = [row.get("subnet") if isinstance(row, dict) else row for row in values["results"]]
     if not isinstance(values, list) or not values:
         raise ValueError(f"{path} holds no list; expected [{{subnet config}}, ...]")
     subnets = []

@@ -3,7 +3,7 @@
 Read `settings` (what can be set), then `train`: it joins `data` (batches), `engine`
 (network, step, loop) and `run` (the run directory). `finetune` and `choose` are small commands
 beside it; `engine.teacher` stores soft answers to learn from. `search` looks for subnets of a
-trained supernet, `reproduce` compares whole methods.
+trained supernet, `reproduce` compares whole methods, `adapt` makes a front from a folder of images.
 """
 
 from importlib.util import find_spec

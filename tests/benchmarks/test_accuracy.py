@@ -304,11 +304,18 @@ def test_subnets_that_cannot_be_cut_are_refused(supernet: Path, subnet_file: Pat
         open_subnets(f"autoformer_nano={supernet}", [large], "cpu", "fp32")[0]()
 
 
+@pytest.mark.parametrize("is_front", [False, True])
 def test_list_of_subnets_is_cut_from_one_supernet(
-    folder: Path, supernet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    supernet: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    is_front: bool,
 ) -> None:
     subnets = tmp_path / "subnets.json"
-    subnets.write_text(json.dumps([SMALLEST.to_dict(), NANO.largest.to_dict()]))
+    listed = [SMALLEST.to_dict(), NANO.largest.to_dict()]
+    front = {"results": [{"subnet": subnet, "latency_ms": 1.0} for subnet in listed]}
+    subnets.write_text(json.dumps(front if is_front else listed))
     args = ["--supernet", f"autoformer_nano={supernet}", "--subnets", str(subnets)]
     assert main([*args, "--root", str(folder), "--threads", "1"]) == 0
 
@@ -324,6 +331,7 @@ def test_list_of_subnets_is_cut_from_one_supernet(
         ("[" * 100_000, "is not JSON"),
         ("[]", "holds no list"),
         ('[{"depth": 1}]', "entry 0: SubnetConfig: unknown keys"),
+        ('{"results": []}', "holds no list"),
     ],
 )
 def test_wrong_list_of_subnets_is_refused(text: str, message: str, tmp_path: Path) -> None:
