@@ -201,11 +201,11 @@ MODELS: Mapping[str, ModelSpec] = MappingProxyType({
     "prenas_base_66m": _prenas("base", SubnetConfig(
         14, 624, (9, 10, 10, 9, 9, 10, 10, 9, 10, 9, 9, 9, 10, 10),
         (4, 4, 3.5, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4))),
-    # Chosen on held-out images by training.choose, see docs/nano.md.
+    # Chosen on held-out images by training.search.choose, see docs/nano.md.
     "autoformer_nano": ModelSpec(
         "nano", SubnetConfig(7, 192, (3, 3, 3, 3, 3, 2, 3), (4, 3, 3.5, 4, 4, 3.5, 3)),
         {"cifar10": WeightsSpec(None, measured=Accuracy(
-            82.34, None, "CIFAR-10 test", "training.choose, see docs/nano.md"))},
+            82.34, None, "CIFAR-10 test", "training.search.choose, see docs/nano.md"))},
         CIFAR10),
     # Any other subnet: `subnet=` or a file says which, the tiny one is only the default.
     GENERIC: ModelSpec("tiny", _TINY, {}),

@@ -116,7 +116,7 @@ CIFAR10 = ReproduceConfig()
 
 # The same questions within about an hour on 2 cores with bf16: images of 16 px, few epochs.
 # Differences are what counts: a network trained alone had 45 % on the test set. The report is in
-# docs/results/cifar10-cpu.
+# training/results/cifar10-cpu.
 # python -m training.reproduce --preset cifar10-cpu --data-dir DIR --out runs/reproduce
 CIFAR10_CPU = ReproduceConfig(
     train=TrainConfig(stages=(Stage(3, 16),), batch_size=128, lr=1.5e-3, evaluate_every=1),

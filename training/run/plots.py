@@ -52,7 +52,7 @@ def plot_run(run: Path, results: Mapping[str, Any], out: Path) -> None:
 
     Args:
         run: run directory with log.jsonl.
-        results: what `training.choose` returned.
+        results: what `training.search.choose` returned.
         out: image to write; its suffix is the format.
     """
     with figure(out, 3) as (left, middle, right):

@@ -1,6 +1,6 @@
 """Choose a subnet of a supernet trained on CIFAR-10, and keep the supernet as a file.
 
-    python -m training.choose --run-dir runs/nano --data-dir DATA --out nano.safetensors
+    python -m training.search.choose --run-dir runs/nano --data-dir DATA --out nano.safetensors
 
 Candidates are compared on the held-out images with inherited weights, as they will be after
 rounding to fp16. The test set is opened once, after the choice is made: for the chosen subnet and,
@@ -125,7 +125,7 @@ def main(argv: list[str] | None = None) -> int:
             plot_run(run_dir, measured, plot)
         print(json.dumps({key: measured[key] for key in measured if key != "held_out"}))
 
-    return run_command("python -m training.choose", command, argv)
+    return run_command("python -m training.search.choose", command, argv)
 
 
 if __name__ == "__main__":
