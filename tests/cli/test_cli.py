@@ -180,7 +180,6 @@ def test_extract_of_what_does_not_fit_changes_nothing(
         ("export autoformer_nano n.onnx --calibration docs", "--calibration FOLDER need each"),
         ("export autoformer_nano n.onnx --layout packed_prefix", "describe a file"),
         ("specialize --space smal", "space 'smal' is unknown; expected one of tiny, small, base"),
-        ("specialize --space nano", "'nano' has no accuracy predictor; expected one of base"),
         ("specialize --space small --max-params 2e6", "the space reaches 13,057,320 to 34,790,4"),
         ("specialize --space small --min-params -1", "min_params is -1; expected a number of 0"),
         ("specialize --space small --top 0", "--top is 0; expected 1 or more"),
