@@ -28,6 +28,14 @@ for size in $sizes; do
     --backend compile --save
 done
 
+# Engines at batch 1, 6 minutes; needs the extra `openvino`.
+models="autoformer_tiny deit_tiny_patch16_224 autoformer_small deit_small_patch16_224 \
+  autoformer_base deit_base_patch16_224"
+python -m benchmarks.latency --models $models --backend onnxruntime openvino --batch-size 1 \
+  --rounds 200 --seconds 55 --save
+python -m benchmarks.latency --models $models --backend openvino eager --precision bf16 \
+  --batch-size 1 --rounds 200 --seconds 50 --save
+
 # ONNX in int8, 4 minutes, and the small network, 1 minute.
 python -m benchmarks.latency --backend onnxruntime --precision int8 --batch-size 1 8 \
   --models autoformer_tiny autoformer_small autoformer_base --rounds 60 --seconds 30 --memory --save
