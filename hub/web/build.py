@@ -215,7 +215,7 @@ def _values(written: Mapping[str, Any]) -> dict[str, str]:
     precisions = list(dict.fromkeys(f["precision"] for each in networks for f in each["files"]))
     answers = min(ANSWERS, *(len(names) for names in written["labels"]))
     licenses = dict.fromkeys(
-        f"{each['origin'] or each['name']}: license {each['license']}" for each in networks
+        f"{each['origin'] or each['name']} (license: {each['license']})" for each in networks
     )
     count = {1: "One network", 4: "Four subnets"}.get(len(networks), f"{len(networks)} networks")
     return {
@@ -230,7 +230,7 @@ def _values(written: Mapping[str, Any]) -> dict[str, str]:
         "NETWORKS": "\n".join(
             _row(each, precisions, is_last=each is networks[-1]) for each in networks
         ),
-        "LICENSE": escape("; ".join(licenses) + "."),
+        "LICENSE": escape(f"Weights: {'; '.join(licenses)}."),
     }  # fmt: skip
 
 
