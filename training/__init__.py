@@ -3,7 +3,8 @@
 Read `settings` (what can be set), then `train`: it joins `data` (batches), `engine`
 (network, step, loop) and `run` (the run directory). `finetune` is a small command beside
 it; `engine.teacher` stores soft answers to learn from. `search` looks for subnets of a trained
-supernet and `search.choose` ships one, `reproduce` compares whole methods, `adapt` makes a front from a folder of images.
+supernet and `search.choose` ships one, `reproduce` compares whole methods, `adapt` makes a front
+from a folder of images.
 """
 
 from importlib.util import find_spec
