@@ -18,13 +18,13 @@ import torch
 
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.onnx.export import export_graph
-from autoformer_zoo.space import SearchSpace, SubnetConfig
+from autoformer_zoo.space import HEAD_DIM, SearchSpace, SubnetConfig
 
 if TYPE_CHECKING:
     import onnx
 
 Sizes = Mapping[int, int]  # a size of the template -> that of the subnet
-HEADS = 3  # of the template's blocks
+HEADS = (5, 7, 11, 13)  # of the template's blocks: the first that is no other size of the graph
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,7 @@ class OnnxParts:
         add(nodes[:first], width, {})
         x = nodes[first].input[0]
         for i in range(subnet.depth):
-            sizes = {
-                **width,
-                self.template.attn_dims[0]: subnet.attn_dims[i],
-                self.template.hidden_dims[0]: subnet.hidden_dims[i],
-            }
+            sizes = {**width, **dict(zip(_own(self.template, 0), _own(subnet, i), strict=True))}
             part = nodes[first:second] if i == 0 else nodes[second:rest]
             end = nodes[second].input[0] if i == 0 else end_of_second
             names = {name: f"{i}/{name}" for name in self._own_names(part, i == 0)}
@@ -115,7 +111,7 @@ class OnnxParts:
         """Yield what belongs to one block alone: its results, and initializers of its own sizes."""
         before = self.model.graph.node[: self.bounds[1]]
         shared = {name for node in before for name in node.input}
-        own = {self.template.attn_dims[0], self.template.hidden_dims[0]}
+        own = set(_own(self.template, 0))
         initializers = self._initializers
         for node in part:
             if not is_first:  # the first block has results that all blocks use
@@ -139,7 +135,8 @@ def resized(tensor: onnx.TensorProto, sizes: Sizes, name: str) -> onnx.TensorPro
 
     values = numpy_helper.to_array(tensor)
     if values.dtype == np.int64:
-        values = np.array([sizes.get(int(v), int(v)) for v in values.ravel()]).reshape(values.shape)
+        changed = [sizes.get(int(v), int(v)) for v in values.ravel()]
+        return numpy_helper.from_array(np.array(changed).reshape(values.shape), name)
     shape = [sizes.get(size, size) for size in values.shape]
     return numpy_helper.from_array(np.resize(values, shape), name)
 
@@ -147,19 +144,27 @@ def resized(tensor: onnx.TensorProto, sizes: Sizes, name: str) -> onnx.TensorPro
 def _sizes(tensor: onnx.TensorProto) -> list[int]:
     from onnx import TensorProto, numpy_helper
 
-    is_shape = tensor.data_type == TensorProto.INT64
-    values: Any = numpy_helper.to_array(tensor).ravel() if is_shape else []
-    return [*tensor.dims, *map(int, values)]
+    if tensor.data_type == TensorProto.INT64:  # a shape; its own length is no size
+        return list(map(int, numpy_helper.to_array(tensor).ravel()))
+    return list(tensor.dims)
+
+
+def _own(subnet: SubnetConfig, block: int) -> tuple[int, ...]:
+    """Return the sizes of a block that other blocks may have otherwise."""
+    heads, attn_dim = subnet.num_heads[block], subnet.attn_dims[block]
+    return heads, attn_dim, 3 * attn_dim, subnet.hidden_dims[block]
 
 
 def _template(space: SearchSpace) -> SubnetConfig:
     """Return a subnet of two blocks whose sizes are no others of the graph."""
     side = space.img_size // space.patch_size
-    places, waves = 2 * side, 4 * (2 * side - 1)
-    taken = {space.num_classes, side**2, side**2 + 1, places, places + 2, waves, waves + 2}
+    places, waves = 2 * side, 6 * (side - 1) + 1
+    taken = {space.num_classes, side, side**2, side**2 + 1, places, places + 2, waves, waves + 2}
+    taken |= {space.patch_size, 3, HEAD_DIM}
+    heads = next(heads for heads in HEADS if heads not in taken)
     for dim in itertools.count(88, 16):
-        subnet = SubnetConfig.uniform(2, dim, HEADS, 2.25)
-        sizes = {dim, subnet.attn_dims[0], subnet.hidden_dims[0]}
-        if len(sizes) == 3 and not sizes & (taken | {space.patch_size, 3, 64}):
+        subnet = SubnetConfig.uniform(2, dim, heads, 2.25)
+        sizes = {dim, *_own(subnet, 0)}
+        if len(sizes) == 5 and not sizes & taken:
             return subnet
     raise AssertionError("there are other sizes")
