@@ -14,7 +14,7 @@ from autoformer_zoo.published import SPACES
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.weights.pretrained import load_supernet
 from tests.helpers.made_training import make_images, split_in_memory, train_quickly
-from training import choose as choose_module
+from training.search import choose as choose_module
 from training.search.choose import choose, main
 from training.search.evaluation import accuracy_on, load_averaged, memory_batches
 from training.settings.config import Stage
