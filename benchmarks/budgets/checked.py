@@ -19,6 +19,7 @@ from pathlib import Path
 from torch import nn
 
 from autoformer_zoo import create_model, export_onnx
+from autoformer_zoo.onnx.metadata import Precision as OnnxPrecision
 from autoformer_zoo.published import SPACES
 from autoformer_zoo.specialization.constraints import Bounds, reachable
 from autoformer_zoo.specialization.latency.measure import profile_device, time_subnets
@@ -111,7 +112,7 @@ def _classifier(model: nn.Module, setting: Setting) -> Classifier:
     """Return what scores the model as the engine runs it."""
     if setting.backend == "eager":
         return of_model(MODEL, model, "cpu", setting.precision)
-    precision = "int8-dynamic" if setting.precision == "int8" else setting.precision
+    precision: OnnxPrecision = "int8-dynamic" if setting.precision == "int8" else "fp32"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         export_onnx(model, path, precision=precision)

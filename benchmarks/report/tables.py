@@ -271,15 +271,17 @@ def _profiles(results: Path) -> str:
 def _checked(results: Path) -> str:
     """Show predicted and measured figures of what was found under latency budgets."""
     rows = _read(results, "checked")
-    lines = _by_competitor(rows, "budget")
-    intervals = rows[rows.what == checked.PREDICTED].set_index(COMPETITOR).interval
-    lines = lines.drop(columns="interval").merge(intervals.reset_index(), on=COMPETITOR)
+    lines = _by_competitor(rows, "budget").drop(columns=["interval", "top-1"])
+    intervals = rows[rows.what == checked.PREDICTED][[*COMPETITOR, "interval"]]
+    top1 = rows[rows.what == "top-1"].assign(top1=rows.value.map("{:.2f}".format))
+    for column in (intervals, top1[[*COMPETITOR, "top1"]]):
+        lines = lines.merge(column, on=COMPETITOR)
     columns = {
         **_same("backend", "precision"),
         **{f"{what}, ms": what for what in ("budget", "predicted latency", "latency")},
         "parameters": "parameters",
         "predicted top-1 % (90 % interval)": "interval",
-        "top-1 %": "top-1",
+        "top-1 %": "top1",
     }
     return _by_machine(rows, lines, columns)
 
