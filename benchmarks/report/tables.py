@@ -271,7 +271,7 @@ def _profiles(results: Path) -> str:
 def _checked(results: Path) -> str:
     """Show predicted and measured figures of what was found under latency budgets."""
     rows = _read(results, "checked")
-    lines = _by_competitor(rows, "budget").drop(columns=["interval", "top-1"])
+    lines = _by_competitor(rows, "budget").drop(columns="interval")
     intervals = rows[rows.what == checked.PREDICTED][[*COMPETITOR, "interval"]]
     top1 = rows[rows.what == "top-1"].assign(top1=rows.value.map("{:.2f}".format))
     for column in (intervals, top1[[*COMPETITOR, "top1"]]):
