@@ -54,6 +54,7 @@ from autoformer_zoo.specialization.latency.profile import (
     Device,
     LatencyProfile,
     Precision,
+    export_precision,
 )
 from autoformer_zoo.specialization.predictor import Predictor, load_predictor
 from autoformer_zoo.specialization.selection import Choices
@@ -220,7 +221,7 @@ def adapt(
     front = _once(out / FRONT, header, work)
     _log.info("4 of 4: writing the most accurate one as %s", out / ONNX)
     chosen = SubnetConfig.from_dict(front["results"][-1]["subnet"])
-    precision = "int8-dynamic" if profile.setting.precision == "int8" else "fp32"
+    precision = export_precision(profile.setting.precision)
     header = {
         "subnet": chosen.to_dict(),
         "precision": precision,

@@ -173,12 +173,11 @@ class Specialize:
     def _export(self, best: Specialized) -> None:
         from autoformer_zoo.models.factory import create_model
         from autoformer_zoo.onnx.export import export_onnx
+        from autoformer_zoo.specialization.latency.profile import export_precision
 
         assert self.export is not None
         model = create_model(f"autoformer_{self.space}", pretrained=True, subnet=best.subnet)
-        export_onnx(
-            model, self.export, precision="int8-dynamic" if self.precision == "int8" else "fp32"
-        )
+        export_onnx(model, self.export, precision=export_precision(self.precision))
 
 
 @dataclass(frozen=True, slots=True)

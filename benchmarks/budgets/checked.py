@@ -19,11 +19,10 @@ from pathlib import Path
 from torch import nn
 
 from autoformer_zoo import create_model, export_onnx
-from autoformer_zoo.onnx.metadata import Precision as OnnxPrecision
 from autoformer_zoo.published import SPACES
 from autoformer_zoo.specialization.constraints import Bounds, reachable
 from autoformer_zoo.specialization.latency.measure import profile_device, time_subnets
-from autoformer_zoo.specialization.latency.profile import Backend, Precision
+from autoformer_zoo.specialization.latency.profile import Backend, Precision, export_precision
 from autoformer_zoo.specialization.selection import Choices, Specialized
 from benchmarks.measure.classifiers import Classifier, of_model, open_classifier
 from benchmarks.measure.evaluation import evaluate, open_dataset
@@ -112,11 +111,10 @@ def _classifier(model: nn.Module, setting: Setting) -> Classifier:
     """Return what scores the model as the engine runs it."""
     if setting.backend == "eager":
         return of_model(MODEL, model, "cpu", setting.precision)
-    precision: OnnxPrecision = "int8-dynamic" if setting.precision == "int8" else "fp32"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        export_onnx(model, path, precision=precision)
-        return open_classifier(str(path), "cpu", precision, setting.threads)
+        export_onnx(model, path, precision=export_precision(setting.precision))
+        return open_classifier(str(path), "cpu", setting.precision, setting.threads)
 
 
 if __name__ == "__main__":

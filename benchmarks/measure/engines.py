@@ -10,6 +10,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from autoformer_zoo.specialization.latency.network_runs import open_session
+
 Engine = Literal["onnxruntime", "openvino"]
 ENGINES = get_args(Engine)
 Array = NDArray[np.float32]
@@ -37,23 +39,11 @@ def open_onnx(
         batch: images of each call, for which OpenVINO compiles the file; any if None.
     """
     if engine == "onnxruntime":
-        session = make_session(path, threads)
+        session = open_session(path, threads)
         name = session.get_inputs()[0].name
         return lambda images: session.run(None, {name: images})[0]
     request = _openvino_request(path, threads, precision, batch)
     return lambda images: request.infer([images], share_inputs=True)[0]
-
-
-def make_session(path: Path, threads: int) -> Any:
-    """Open an ONNX file in onnxruntime on the CPU."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # Otherwise its threads spin after a call, and slow down whatever is timed next.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def _openvino_request(path: Path, threads: int, precision: str, batch: int | None) -> Any:

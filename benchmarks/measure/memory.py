@@ -20,7 +20,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from benchmarks.measure.engines import make_session
+from autoformer_zoo.specialization.latency.network_runs import open_session
 from benchmarks.measure.models import DTYPES, build, frozen
 from benchmarks.measure.rows import Setting
 
@@ -107,7 +107,7 @@ def onnx_peak(path: Path, input_size: tuple[int, int, int], setting: Setting) ->
     import onnxruntime  # noqa: F401  (its libraries are not part of the model)
 
     def run() -> None:
-        session = make_session(path, setting.threads)
+        session = open_session(path, setting.threads)
         images = np.zeros((setting.batch, *input_size), np.float32)
         for _ in range(PASSES):
             session.run(None, {session.get_inputs()[0].name: images})

@@ -127,6 +127,18 @@ def service_worker(folder: Path, stored: Sequence[str]) -> str:
     return template.replace('"@VERSION@"', version).replace('["@FILES@"]', files)
 
 
+def describe_input(metadata: OnnxMetadata) -> dict[str, Any]:
+    """Return what `page/prepare.js` prepares an image by."""
+    return {
+        "size": metadata.input_size,
+        "mean": metadata.mean,
+        "std": metadata.std,
+        "interpolation": metadata.interpolation,
+        "crop_pct": metadata.crop_pct,
+        "crop_mode": metadata.crop_mode,
+    }
+
+
 def _write_networks(networks: Sequence[ShownNetwork], folder: Path) -> dict[str, Any]:
     """Write the ONNX files, and return the content of models.json."""
     folder.mkdir(parents=True)
@@ -143,14 +155,7 @@ def _write_networks(networks: Sequence[ShownNetwork], folder: Path) -> dict[str,
                 "name": network.name,
                 "about": _about(network, metadata),
                 "top1": asdict(network.top1) if network.top1 else None,
-                "input": {
-                    "size": metadata.input_size,
-                    "mean": metadata.mean,
-                    "std": metadata.std,
-                    "interpolation": metadata.interpolation,
-                    "crop_pct": metadata.crop_pct,
-                    "crop_mode": metadata.crop_mode,
-                },
+                "input": describe_input(metadata),
                 "softmax": metadata.softmax,
                 "labels": labels.index(names),
                 "files": [asdict(file) for file in files],

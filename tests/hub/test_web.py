@@ -19,7 +19,7 @@ from autoformer_zoo.onnx.metadata import OnnxMetadata
 from autoformer_zoo.published import SPACES, SUBNETS
 from hub.web import networks
 from hub.web.__main__ import main
-from hub.web.build import fill
+from hub.web.build import describe_input, fill
 from tests.helpers.onnx_models import small_model
 
 HELPERS = Path(__file__).parents[1] / "helpers"
@@ -162,14 +162,7 @@ def test_page_prepares_images_as_python_does(
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
     (tmp_path / "pixels").write_bytes(image.convert("RGBA").tobytes())
-    described = {
-        "size": metadata.input_size,
-        "mean": metadata.mean,
-        "std": metadata.std,
-        "interpolation": metadata.interpolation,
-        "crop_pct": metadata.crop_pct,
-        "crop_mode": metadata.crop_mode,
-    }
+    described = describe_input(metadata)
     # An .mjs file that imports a .js one: node asks for its type, and warns.
     command = ["node", "--no-warnings", "--experimental-default-type=module"]
     words = [HELPERS / "prepare.mjs", tmp_path / "pixels", shape[1], shape[0]]

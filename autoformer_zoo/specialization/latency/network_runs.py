@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from autoformer_zoo.network.frozen import freeze
 from autoformer_zoo.network.supernet import Supernet
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.space import SearchSpace, SubnetConfig
-from autoformer_zoo.specialization.latency.profile import RunSetting
+from autoformer_zoo.specialization.latency.profile import RunSetting, export_precision
 from autoformer_zoo.specialization.latency.timing import Call, require_device
 from autoformer_zoo.weights.checkpoint import SupernetWeights
 from autoformer_zoo.weights.layouts import Architecture
@@ -74,7 +75,7 @@ def prepare_models(space: SearchSpace, setting: RunSetting) -> Callable[[str], C
         from autoformer_zoo.onnx.export import export_graph
 
         network = timm.create_model(name)
-        return export_graph(network, "int8-dynamic" if setting.precision == "int8" else "fp32")
+        return export_graph(network, export_precision(setting.precision))
 
     if setting.backend == "onnxruntime":
         return lambda name: _onnx_call(graph(name), setting, images)
@@ -113,8 +114,8 @@ def _onnx_call(model: onnx.ModelProto, setting: RunSetting, images: Sequence[Ten
     return lambda: session.run(None, {name: next(inputs)})
 
 
-def open_session(model: bytes, threads: int) -> Any:
-    """Open an ONNX model in onnxruntime on the CPU."""
+def open_session(model: bytes | str | os.PathLike[str], threads: int) -> Any:
+    """Open an ONNX model, or the file of one, in onnxruntime on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -43,6 +43,11 @@ PRECISIONS: dict[Backend, tuple[Precision, ...]] = {
 PRIOR_SD, ADAPT_SD, FIT_SD = 0.3, 0.1, 0.01
 
 
+def export_precision(precision: str) -> Literal["fp32", "int8-dynamic"]:
+    """Return what `export_onnx` calls the precision of the file that is timed."""
+    return "int8-dynamic" if precision == "int8" else "fp32"
+
+
 @dataclass(frozen=True, slots=True)
 class RunSetting:
     """How a network runs.
