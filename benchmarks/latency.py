@@ -82,7 +82,7 @@ class LatencyOptions(BenchmarkOptions):
     threads: tuple[int, ...] = (2,)  # threads of torch or the engine, on the CPU
     device: Literal["cpu", "cuda"] = "cpu"  # where to run
     backend: tuple[Backend, ...] = ("eager",)  # cudagraphs: torch.compile with CUDA graphs
-    precision: tuple[RunPrecision, ...] = ("fp32",)  # int8: files that onnxruntime quantized
+    precision: tuple[RunPrecision, ...] = ("fp32",)  # int8: dynamic ranges
     img_size: tuple[int, ...] = ()  # input sides in pixels; empty: each model's own
     memory: bool = False  # measure peak memory too, in one new process for each row
     rounds: int = TIMING.rounds  # timed calls of each model, at most
@@ -156,7 +156,8 @@ def validate(options: LatencyOptions) -> LatencyOptions:
         if not any(supports_precision(backend, precision) for backend in options.backend):
             raise ValueError(
                 f"no backend of {', '.join(options.backend)} runs in {precision}: onnxruntime is "
-                "measured in fp32 and int8, openvino also in bf16, the others in fp32, bf16, fp16"
+                "measured in fp32, int8 and int8-static, openvino also in bf16, the others in "
+                "fp32, bf16, fp16"
             )
     names = [name.strip() for given in options.models for name in given.split(",")]
     names += [options.baseline] if options.baseline else []

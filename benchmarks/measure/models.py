@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import timm
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -30,12 +31,12 @@ from benchmarks.measure.rows import Setting
 
 Backend = Literal["eager", "compile", "cudagraphs", Engine]
 TorchPrecision = Literal["fp32", "bf16", "fp16"]
-RunPrecision = Literal[TorchPrecision, "int8"]
+RunPrecision = Literal[TorchPrecision, "int8", "int8-static"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# What the exporter calls them; dynamic quantization needs no images to calibrate with.
-ONNX_PRECISIONS: Mapping[str, Literal["fp32", "int8-dynamic"]] = MappingProxyType(
-    {"fp32": "fp32", "bf16": "fp32", "int8": "int8-dynamic"}
+# What the exporter calls them.
+ONNX_PRECISIONS: Mapping[str, Literal["fp32", "int8-dynamic", "int8-static"]] = MappingProxyType(
+    {"fp32": "fp32", "bf16": "fp32", "int8": "int8-dynamic", "int8-static": "int8-static"}
 )
 NUM_INPUTS = 4  # different images in turn, so that none is always in the cache
 
@@ -130,7 +131,9 @@ def supports_precision(backend: Backend, precision: str) -> bool:
     """Return True if a backend is measured in a precision."""
     if backend == "openvino":
         return precision in ONNX_PRECISIONS
-    return precision in (("fp32", "int8") if backend == "onnxruntime" else DTYPES)
+    if backend == "onnxruntime":
+        return precision in ONNX_PRECISIONS and precision != "bf16"
+    return precision in DTYPES
 
 
 def supports_model(backend: Backend, spec: str) -> bool:
@@ -193,7 +196,10 @@ def onnx_file(model: BenchmarkModel, precision: str, folder: Path) -> Path:
     path = folder / f"{model.name.replace('/', '_')}-{model.input}-{of_weights}.onnx"
     if not path.exists():
         _log.info("exporting %s, %s, %s", model.name, model.input, of_weights)
-        export_onnx(model.module, path, precision=of_weights)
+        # Times do not depend on the ranges of activations, so any image sets them.
+        image = Image.effect_noise(model.input_size[:0:-1], sigma=64).convert("RGB")
+        calibration = [image] if of_weights == "int8-static" else None
+        export_onnx(model.module, path, precision=of_weights, calibration=calibration)
     return path
 
 

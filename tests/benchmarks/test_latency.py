@@ -134,7 +134,8 @@ def test_multiply_adds_are_those_of_the_model(spec: str, gmacs: float) -> None:
 @pytest.mark.slow
 def test_onnx_files_compete_with_torch(capsys: pytest.CaptureFixture[str]) -> None:
     args = ["--models", "autoformer_nano", "test_vit", "--backend", "eager", "onnxruntime"]
-    document = run([*args, "--precision", "fp32", "int8", "--batch-size", "2", "--memory"], capsys)
+    args += ["--precision", "fp32", "int8", "int8-static", "--batch-size", "2", "--memory"]
+    document = run(args, capsys)
 
     assert [(r["model"], r["backend"], r["precision"]) for r in document["latencies"]] == [
         ("autoformer_nano", "eager", "fp32"),
@@ -143,9 +144,11 @@ def test_onnx_files_compete_with_torch(capsys: pytest.CaptureFixture[str]) -> No
         ("test_vit", "onnxruntime", "fp32"),
         ("autoformer_nano", "onnxruntime", "int8"),
         ("test_vit", "onnxruntime", "int8"),
+        ("autoformer_nano", "onnxruntime", "int8-static"),
+        ("test_vit", "onnxruntime", "int8-static"),
     ]
     memory = [row["median"] for row in document["rows"] if row["what"] == "peak_memory"]
-    assert len(memory) == 6
+    assert len(memory) == 8
     assert min(memory) > 0
     assert "onnxruntime" in document["rows"][0]["versions"]
 
