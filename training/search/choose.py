@@ -33,7 +33,7 @@ from training.run.journal import write_json
 from training.search.evaluation import inherited_accuracy, load_averaged, memory_batches
 from training.settings.config import space_of
 
-METADATA = {"origin": "trained by autoformer_zoo on CIFAR-10", "license": "MIT"}
+METADATA = {"origin": "trained by autoformer_zoo on CIFAR-10", "license": "mit"}
 
 
 def choose(
