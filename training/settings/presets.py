@@ -12,7 +12,7 @@ from typing import Literal
 
 from training.settings.config import AugmentConfig, DataConfig, DistillConfig, Stage, TrainConfig
 
-# The supernet inside the package, on 2 cores with bf16 (see docs/nano.md): small images first,
+# The former supernet inside the package, from scratch on 2 cores with bf16: small images first,
 # which cost less, then the full size; the augmentation of small vision transformers (arXiv
 # 2104.05704), milder, as 76 epochs are few.
 # python -m training.train --data-dir DIR --out runs/nano --preset nano --workers 1
@@ -32,7 +32,8 @@ NANO = TrainConfig(
 # python -m training.engine.teacher --data-dir DIR --out teacher --preset nano-distilled
 # python -m training.train --data-dir DIR --out runs/nano --preset nano-distilled \
 #     --distill.answers teacher/answers.safetensors
-# Not run to its end yet, so there is no accuracy here.
+# A shorter form of it, 50 passes from the weights of `nano`, made the supernet inside the package:
+# 88.53 % on the test set (see docs/nano.md). These 200 passes were not run.
 NANO_DISTILLED = replace(
     NANO,
     stages=(Stage(100, 20), Stage(60, 24), Stage(40, 32)),
