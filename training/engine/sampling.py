@@ -14,7 +14,7 @@ from autoformer_zoo.space import SearchSpace, SubnetConfig
 
 
 def subnets_of_step(
-    space: SearchSpace, seed: int, step: int, sandwich_random: int = 0
+    space: SearchSpace, seed: int, step: int, sandwich_random: int = 0, smallest: bool = True
 ) -> tuple[SubnetConfig, ...]:
     """Return the subnets that a step trains, in order.
 
@@ -23,16 +23,18 @@ def subnets_of_step(
         seed: of the run.
         step: number of the step.
         sandwich_random: random subnets of a sandwich step; 0 for uniform sampling.
+        smallest: False leaves the smallest subnet out of a sandwich step.
 
     Returns:
         One random subnet; under sandwich the largest, the smallest, and random ones, of which all
-        but the first learn from the first.
+        but the first learn from the first. What is drawn is the same with and without the smallest.
     """
     rng = random.Random(f"{seed}/{step}")
     if not sandwich_random:
         return (space.sample(rng),)
     drawn = [space.sample(rng) for _ in range(sandwich_random)]
-    return (space.largest, space.smallest, *drawn)
+    extremes = (space.largest, space.smallest) if smallest else (space.largest,)
+    return (*extremes, *drawn)
 
 
 def sample_different(space: SearchSpace, count: int, rng: random.Random) -> list[SubnetConfig]:

@@ -92,8 +92,9 @@ class StepContext:
         """Return the subnets that a step trains."""
         if self.fixed is not None:
             return (self.fixed,)
-        drawn = self.config.sandwich_random if self.config.sampling == "sandwich" else 0
-        return subnets_of_step(self.space, self.config.seed, step, drawn)
+        config = self.config
+        drawn = config.sandwich_random if config.sampling == "sandwich" else 0
+        return subnets_of_step(self.space, config.seed, step, drawn, config.sandwich_smallest)
 
 
 def take_step(

@@ -238,6 +238,7 @@ class TrainConfig:
     batch_size: PositiveInt = 64  # images per step, over all processes and accumulated parts
     sampling: Literal["uniform", "sandwich", "fixed"] = "uniform"  # which subnets a step trains
     sandwich_random: PositiveInt = 2  # random subnets of a sandwich step, beside both extremes
+    sandwich_smallest: bool = True  # train the smallest subnet in every sandwich step
     subnet: str = ""  # subnet of sampling fixed: a name in SUBNETS, or a SubnetConfig as JSON
     opt: str = "adamw"  # optimizer: any that timm's create_optimizer_v2 knows
     lr: PositiveFloat = 1e-3  # learning rate after the warm-up
@@ -293,6 +294,13 @@ class TrainConfig:
     def epochs(self) -> int:
         """Epochs of all stages."""
         return sum(stage.epochs for stage in self.stages)
+
+    @property
+    def subnets_per_step(self) -> int:
+        """Subnets that a step trains."""
+        if self.sampling != "sandwich":
+            return 1
+        return 1 + self.sandwich_smallest + self.sandwich_random
 
     @property
     def largest_size(self) -> int:

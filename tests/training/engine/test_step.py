@@ -25,19 +25,22 @@ from tests.helpers.made_training import (
     ALONE,
     MINI,
     MINI_CONFIG,
+    QUICK,
     log_lines,
+    open_quickly,
     split_in_memory,
     train_quickly,
 )
 from training.data.batch import epoch_order
 from training.data.cifar10 import train_batch
 from training.engine import step
-from training.engine.loop import make_state
+from training.engine.loop import make_context, make_state
 from training.engine.losses import soft_cross_entropy
 from training.engine.network import FixedSubnet, make_network
 from training.engine.sampling import subnets_of_step
 from training.engine.step import make_optimizer, set_lr
 from training.engine.weights import WEIGHTS, averaged_weights
+from training.run.distributed import SINGLE
 from training.settings.config import AugmentConfig, DistillConfig, Stage, TrainConfig
 from training.train import resolve_precision
 
@@ -63,6 +66,17 @@ def test_sandwich_adds_random_subnets_to_both_extremes() -> None:
     assert len(drawn) == 2
     assert all(MINI.contains(subnet) for subnet in drawn)
     assert subnets_of_step(MINI, 0, 4, sandwich_random=2)[2:] != tuple(drawn)
+    without = subnets_of_step(MINI, 0, 3, sandwich_random=2, smallest=False)
+    assert without == (MINI.largest, *drawn)
+
+
+@pytest.mark.parametrize(
+    "config", [MINI_CONFIG, SANDWICH, replace(SANDWICH, sandwich_smallest=False)]
+)
+def test_config_knows_how_many_subnets_a_step_trains(config: TrainConfig) -> None:
+    source = open_quickly(config)
+    context = make_context(config, make_state(config, CPU), source, SINGLE, QUICK)
+    assert len(context.subnets(3)) == config.subnets_per_step
 
 
 def test_sandwich_teaches_the_others_by_the_largest(
