@@ -220,9 +220,11 @@ def test_command_makes_answers(
     monkeypatch.setattr(command, "load_train", split_in_memory)
     words = ["--data-dir", str(tmp_path), "--out", str(tmp_path / "teacher"), "--views", "2"]
     words += ["--epochs", "1", "--widths", "8", "8", "8", "--batch-size", "10"]
+    words += ["--student-seed", "1"]
     assert command.main(words) == 0
     assert "held_out_acc1_percent" in capsys.readouterr().out
-    stored = StoredAnswers(tmp_path / "teacher" / command.ANSWERS, CONFIG, 40, 4)
+    student = replace(CONFIG, seed=1)
+    stored = StoredAnswers(tmp_path / "teacher" / command.ANSWERS, student, 40, 4)
     assert stored.views == 2
     assert stored.of(torch.tensor([3, 1]), view=1).shape == (2, 4)
     assert command.main([*words, "--preset", "smokes"]) == 2

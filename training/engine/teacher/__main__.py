@@ -97,6 +97,7 @@ def main(argv: list[str] | None = None) -> int:
         data_dir: Path,
         out: Path,
         preset: Preset = "nano-distilled",
+        student_seed: int = 0,
         views: int = 16,
         model: str = "",
         checkpoint: str = "",
@@ -109,13 +110,14 @@ def main(argv: list[str] | None = None) -> int:
             data_dir: root of the data: holds cifar-10-batches-py, or train/CLASS/IMAGE.
             out: directory to write; an unfinished run in it is resumed.
             preset: of the student: images, held-out split and augmentation.
+            student_seed: of the student; it decides which images are held out.
             views: augmented views of each training image that are answered.
             model: a timm model to store the answers of; empty: train a network.
             checkpoint: the model's weights; empty: timm's pretrained ones.
             device: device by PyTorch's name; auto: CUDA if there is a GPU.
         """
         distill = DistillConfig(teacher=model, checkpoint=checkpoint)
-        config = replace(PRESETS[preset], distill=distill)
+        config = replace(PRESETS[preset], seed=student_seed, distill=distill)
         print(json.dumps(make_answers(config, teacher, data_dir, out, views, device_of(device))))
 
     return run_command("python -m training.engine.teacher", command, argv)
