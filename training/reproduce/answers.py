@@ -1,28 +1,82 @@
 """The questions of a reproduction, answered from what its phases measured.
 
 Pure: JSON-able values in and out. Every answer has its numbers, a verdict (yes, no, undecided) and
-the rule behind it; the text around them is in `report.py`.
+the rule behind it; the statistics are in `intervals.py`, the text around them in `report.py`.
 """
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from training.reproduce.config import ReproduceConfig
+from training.reproduce.intervals import (
+    Verdict,
+    difference,
+    exceeds,
+    is_positive,
+    mean_of,
+    rank_correlation,
+    rank_correlation_gain,
+    spread_of,
+)
+from training.reproduce.trainings import TrainingRun, compared_supernets
 
-Verdict = Literal["yes", "no", "undecided"]
-
-CONFIDENCE = 0.95  # of an interval around a mean
 # Points, of top-1 in percent: how far the paper's inherited accuracies are from retrained ones.
 INHERITED_MARGIN = 0.2
 # Of a parameter in training, in fp32: weight, gradient, AdamW's two moments, average.
 TRAINING_BYTES = 5 * 4
 WELL_TRAINED_COUNT = 200  # random subnets; fewer show little
 WELL_TRAINED_MARGIN = 2.0  # points between the 10th percentile and the best random subnet
+RANKED_COUNT = 8  # random subnets trained alone; the ranks of fewer show little
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two kinds of supernets to compare, seed by seed.
+
+    Args:
+        letter: of the question.
+        base: a kind of supernet.
+        other: another one.
+        better: the one that is expected to be better.
+        question: whether it is.
+    """
+
+    letter: str
+    base: str
+    other: str
+    better: str
+    question: str
+
+
+COMPARISONS = (
+    Comparison(
+        *("d", "uniform", "separate", "uniform"),
+        "Does weight entanglement beat classic weight sharing, equally long trained?",
+    ),
+    Comparison(
+        *("e", "uniform", "sandwich", "sandwich"),
+        "Do the sandwich rule and in-place distillation add something, in as many steps?",
+    ),
+    Comparison(
+        *("e2", "uniform", "sandwich_images", "sandwich_images"),
+        "Do they add something when networks see as many images in all?",
+    ),
+    Comparison(
+        *("e3", "uniform", "sandwich_no_smallest", "sandwich_no_smallest"),
+        "Do they add something without the smallest subnet, in as many steps?",
+    ),
+    Comparison(
+        *("e4", "sandwich", "sandwich_no_smallest", "sandwich_no_smallest"),
+        "Does training the smallest subnet in every step hurt the others?",
+    ),
+    Comparison(
+        *("h", "uniform", "taught", "taught"), "Does a teacher add something, in as many steps?"
+    ),
+)
 
 
 def answer(results: Mapping[str, Mapping[str, Any]], config: ReproduceConfig) -> dict[str, Any]:
@@ -34,29 +88,29 @@ def answer(results: Mapping[str, Mapping[str, Any]], config: ReproduceConfig) ->
 
     Returns:
         Answers by letter: question, rule, verdict, numbers. Without (a) if the test set was not
-        opened, and without (d) and (e) if their supernets were not trained.
+        opened, and without those whose trainings the config left out.
     """
     runs, evaluated = results["train"]["runs"], results["evaluate"]
-    scores = evaluated["compared_held_out_percent"]
-    answers: dict[str, Any] = {}
-    if "test_percent" in evaluated:
-        answers["a"] = _inherited(evaluated["test_percent"])
-    answers["b"] = _well_trained(evaluated["random_held_out_percent"])
+    scores, test = evaluated["compared_held_out_percent"], evaluated.get("test_percent", {})
+    answers: dict[str, Any] = {"b": _well_trained(evaluated["random_held_out_percent"])}
     evaluations = config.search.evolution.evaluations
     answers["c"] = _evolution(results["search"]["best_so_far"], evaluations)
-    if config.separate_seeds:
-        answers["d"] = {
-            "question": "Does weight entanglement beat classic weight sharing, equally long "
-            "trained?",
-            **_compare(runs, scores, "separate", config.separate_seeds, better="uniform"),
-        }
-    if config.sandwich_seeds:
-        answers["e"] = {
-            "question": "Do the sandwich rule and in-place distillation add something, in as many "
-            "steps?",
-            **_compare(runs, scores, "sandwich", config.sandwich_seeds, better="sandwich"),
-        }
-    return answers
+    if test:
+        answers["a"] = _inherited(test)
+    if "random" in test:
+        answers["a2"] = _inherited_by_random(test["random"])
+    for comparison in COMPARISONS:
+        if min(config.count(comparison.base), config.count(comparison.other)):
+            answers[comparison.letter] = _compare(comparison, runs, scores, config)
+    if "lengths" in test:
+        answers["f"] = _longer(test, config)
+    if alone := evaluated.get("alone_held_out_percent"):
+        answers["g"] = _ranking(scores, alone, config)
+        if config.taught_seeds:
+            answers["h"] |= _taught_ranking(scores, alone, config)
+    if "finetuned" in test:
+        answers["i"] = _finetuned(test, config)
+    return {letter: answers[letter] for letter in sorted(answers)}
 
 
 def _inherited(test: Mapping[str, list[float]]) -> dict[str, Any]:
@@ -68,6 +122,14 @@ def _inherited(test: Mapping[str, list[float]]) -> dict[str, Any]:
         "inherited_percent": asdict(mean_of(test["inherited"])),
         "alone_percent": asdict(mean_of(test["alone"])),
         "difference_points": asdict(gap),
+    }
+
+
+def _inherited_by_random(test: Mapping[str, list[float]]) -> dict[str, Any]:
+    return {
+        **_inherited(test),
+        "question": "Do they for random subnets, which were not chosen by inherited accuracy?",
+        "subnets": len(test["alone"]),
     }
 
 
@@ -102,37 +164,46 @@ def _evolution(traces: Mapping[str, list[list[float]]], evaluations: int) -> dic
 
 
 def _compare(
+    comparison: Comparison,
     runs: Mapping[str, Mapping[str, Any]],
     scores: Mapping[str, list[float]],
-    other: str,
-    seeds: int,
-    better: str,
+    config: ReproduceConfig,
 ) -> dict[str, Any]:
-    """Compare another kind of supernet with the uniform ones, seed by seed.
+    """Compare two kinds of supernets, seed by seed.
 
     Args:
+        comparison: which, and the question.
         runs: what training reported of each run.
         scores: of the same subnets in each run.
-        other: the other kind.
-        seeds: number of runs of that kind.
-        better: the kind that is expected to be better.
+        config: of the reproduction.
     """
-    kinds = ("uniform", other)
+    kinds = (comparison.base, comparison.other)
+    seeds, trained = min(map(config.count, kinds)), compared_supernets(config)
     ours, theirs = ([runs[f"{kind}-{i}"] for i in range(seeds)] for kind in kinds)
     means = {
         kind: [statistics.fmean(scores[f"{kind}-{i}"]) for i in range(seeds)] for kind in kinds
     }
-    worse = other if better == "uniform" else "uniform"
-    gap = difference(means[better], means[worse])
+    base, other = kinds
+    worse = other if comparison.better == base else base
+    gap = difference(means[comparison.better], means[worse])
+    seen = {
+        kind: run[0]["steps"] * train.batch_size * train.subnets_per_step
+        for kind, run in zip(kinds, (ours, theirs), strict=True)
+        for train in [trained[TrainingRun(kind, 0)]]
+    }
     params, other_params = ours[0]["params"], theirs[0]["params"]
     return {
+        "question": comparison.question,
         "rule": "the mean of the same random subnets on the held-out images, beyond doubt",
         "verdict": exceeds(gap),
-        "uniform_percent": asdict(mean_of(means["uniform"])),
+        f"{base}_percent": asdict(mean_of(means[base])),
         f"{other}_percent": asdict(mean_of(means[other])),
         "difference_points": asdict(gap),
         "steps": ours[0]["steps"],
-        **_steps_to_match(ours, theirs, other),
+        f"{other}_steps": theirs[0]["steps"],
+        "images_seen_by_networks": seen[base],
+        f"{other}_images_seen_by_networks": seen[other],
+        **_steps_to_match(ours, theirs, base, other),
         "params": params,
         f"{other}_params": other_params,
         "training_state_mib": params * TRAINING_BYTES / 2**20,
@@ -143,7 +214,7 @@ def _compare(
 
 
 def _steps_to_match(
-    ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], other: str
+    ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], base: str, other: str
 ) -> dict[str, int | None]:
     """Return how many steps each kind needs to reach the other's final accuracy, on average.
 
@@ -153,8 +224,8 @@ def _steps_to_match(
     if not all(run["held_out"] for run in (*ours, *theirs)):
         return {}
     return {
-        f"uniform_steps_to_match_{other}": _mean_steps(ours, theirs),
-        f"{other}_steps_to_match_uniform": _mean_steps(theirs, ours),
+        f"{base}_steps_to_match_{other}": _mean_steps(ours, theirs),
+        f"{other}_steps_to_match_{base}": _mean_steps(theirs, ours),
     }
 
 
@@ -171,64 +242,76 @@ def _mean_steps(
     return round(statistics.fmean(steps))
 
 
-# Statistics
-
-
-@dataclass(frozen=True, slots=True)
-class Mean:
-    """A mean of several measurements.
-
-    Args:
-        mean: of the values.
-        ci95: half the width of the 95 % interval by Student's t; None for a single value.
-        count: number of values.
-    """
-
-    mean: float
-    ci95: float | None
-    count: int
-
-    def __str__(self) -> str:
-        if self.ci95 is None:
-            return f"{self.mean:.2f} (one value, no error bar)"
-        return f"{self.mean:.2f} ± {self.ci95:.2f}"
-
-
-def mean_of(values: Sequence[float]) -> Mean:
-    """Return the mean of one or more values with its 95 % interval."""
-    if len(values) == 1:
-        return Mean(values[0], None, 1)
-    from scipy.stats import t  # takes a second to import
-
-    error = statistics.stdev(values) / math.sqrt(len(values))
-    ci95 = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
-    return Mean(statistics.fmean(values), ci95, len(values))
-
-
-def difference(ones: Sequence[float], others: Sequence[float]) -> Mean:
-    """Return the mean of paired differences, ones - others: seed by seed."""
-    return mean_of([one - other for one, other in zip(ones, others, strict=True)])
-
-
-def exceeds(mean: Mean, margin: float = 0.0) -> Verdict:
-    """Return whether a difference is above `margin`; undecided if its interval includes that."""
-    if mean.ci95 is None:
-        return "undecided"
-    if mean.mean - mean.ci95 > margin:
-        return "yes"
-    return "no" if mean.mean + mean.ci95 <= margin else "undecided"
-
-
-def spread_of(values: Sequence[float]) -> dict[str, float]:
-    """Return how two or more values are distributed."""
-    deciles = statistics.quantiles(values, n=10, method="inclusive")
+def _longer(test: Mapping[str, Any], config: ReproduceConfig) -> dict[str, Any]:
+    measured = {int(epochs): pair for epochs, pair in test["lengths"].items()}
+    measured[config.train.epochs] = test
+    gaps = {
+        epochs: [i - a for i, a in zip(pair["inherited"], pair["alone"], strict=True)]
+        for epochs, pair in sorted(measured.items())
+    }
+    shortest, longest = min(gaps), max(gaps)
+    seeds = config.length_seeds
+    change = difference(gaps[longest][:seeds], gaps[shortest][:seeds])
     return {
-        "count": len(values),
-        "mean": statistics.fmean(values),
-        "std": statistics.stdev(values),
-        "min": min(values),
-        "p10": deciles[0],
-        "median": statistics.median(values),
-        "p90": deciles[8],
-        "max": max(values),
+        "question": "Does the gap between inherited weights and the subnet trained alone close "
+        "with longer training?",
+        "rule": f"inherited minus alone on the test set is higher after {longest} epochs than "
+        f"after {shortest}, beyond doubt",
+        "verdict": exceeds(change),
+        "difference_points": asdict(change),
+        "gap_points_by_epochs": {str(n): asdict(mean_of(gap)) for n, gap in gaps.items()},
+    }
+
+
+def _ranking(
+    scores: Mapping[str, list[float]], alone: Sequence[float], config: ReproduceConfig
+) -> dict[str, Any]:
+    inherited = inherited_means(scores, "uniform", config.seeds, len(alone))
+    tau = rank_correlation(inherited, alone)
+    return {
+        "question": "Do inherited weights rank subnets as training each alone does?",
+        "rule": f"Kendall's tau on the held-out images above 0, beyond doubt, of at least "
+        f"{RANKED_COUNT} random subnets",
+        "verdict": is_positive(tau, RANKED_COUNT),
+        "kendall_tau": asdict(tau),
+        "subnets": len(alone),
+    }
+
+
+def _taught_ranking(
+    scores: Mapping[str, list[float]], alone: Sequence[float], config: ReproduceConfig
+) -> dict[str, Any]:
+    uniform, taught = (
+        inherited_means(scores, kind, config.taught_seeds, len(alone))
+        for kind in ("uniform", "taught")
+    )
+    return {
+        "uniform_kendall_tau": asdict(rank_correlation(uniform, alone)),
+        "taught_kendall_tau": asdict(rank_correlation(taught, alone)),
+        "kendall_tau_gain": asdict(rank_correlation_gain(taught, uniform, alone)),
+    }
+
+
+def inherited_means(
+    scores: Mapping[str, list[float]], kind: str, seeds: int, count: int
+) -> list[float]:
+    """Return the mean score over supernets of a kind, of each of the first `count` subnets."""
+    by_seed = [scores[f"{kind}-{i}"][:count] for i in range(seeds)]
+    return [statistics.fmean(of_subnet) for of_subnet in zip(*by_seed, strict=True)]
+
+
+def _finetuned(test: Mapping[str, list[float]], config: ReproduceConfig) -> dict[str, Any]:
+    tuned = test["finetuned"]
+    inherited, alone = test["inherited"][: len(tuned)], test["alone"][: len(tuned)]
+    gap, epochs = difference(tuned, alone), config.finetuned_epochs
+    return {
+        "question": f"Do inherited weights that are fine-tuned for {epochs} "
+        f"epoch{'s' * (epochs > 1)} match the subnet trained alone for {config.train.epochs}?",
+        "rule": f"not more than {INHERITED_MARGIN} points worse on the test set, beyond doubt",
+        "verdict": exceeds(gap, -INHERITED_MARGIN),
+        "inherited_percent": asdict(mean_of(inherited)),
+        "finetuned_percent": asdict(mean_of(tuned)),
+        "alone_percent": asdict(mean_of(alone)),
+        "difference_points": asdict(gap),
+        "gain_points": asdict(difference(tuned, inherited)),
     }

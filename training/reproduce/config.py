@@ -3,45 +3,47 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import NonNegativeInt, PositiveInt
 
 from autoformer_zoo.specialization.evolution import EvolutionConfig
 from training.search.config import DEFAULT_SEARCH, SearchConfig, config_to_dict
-from training.settings.config import Stage, TrainConfig, config_dataclass
+from training.settings.config import (
+    AugmentConfig,
+    DistillConfig,
+    Stage,
+    TrainConfig,
+    config_dataclass,
+)
 from training.settings.presets import PRESETS as TRAIN_PRESETS
 
 # Their results are stage-NAME.json. They are called phases here: `Stage` is a part of a training.
 PhaseName = Literal["train", "search", "extract", "retrain", "evaluate", "compare", "report"]
 PHASE_NAMES: tuple[PhaseName, ...] = get_args(PhaseName)
 
-RunKind = Literal["uniform", "sandwich", "separate", "alone"]
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingRun:
-    """One of the trainings of a reproduction.
-
-    Args:
-        kind: a supernet with uniform sampling, with the sandwich rule, or with separate weights per
-            choice; or the winner alone.
-        number: of its seed, from 0 on.
-    """
-
-    kind: RunKind
-    number: int
-
-    @property
-    def name(self) -> str:
-        """Name of its directory and in results."""
-        return f"{self.kind}-{self.number}"
+SEED = "{seed}"  # in the name of a file of answers: the seed of the run that learns from it
+# Numbers of seeds of what is compared with the uniform supernets, seed by seed.
+PAIRED = (
+    "sandwich_seeds",
+    "separate_seeds",
+    "sandwich_images_seeds",
+    "sandwich_no_smallest_seeds",
+    "taught_seeds",
+    "length_seeds",
+    "finetuned_seeds",
+)
 
 
 @config_dataclass()
 class ReproduceConfig:
     """Everything that decides what a reproduction computes.
+
+    A question whose number is 0 is left out; the defaults leave out those that earlier versions did
+    not ask, so that what these began can be finished.
 
     Raises:
         ValueError: a number is out of its range, or values do not go together.
@@ -52,6 +54,14 @@ class ReproduceConfig:
     seeds: PositiveInt = 3  # number of supernets, and of networks trained alone
     sandwich_seeds: NonNegativeInt = 3  # supernets under the sandwich rule; steps cost 4 times
     separate_seeds: NonNegativeInt = 3  # supernets with separate weights per choice
+    sandwich_images_seeds: NonNegativeInt = 0  # sandwich supernets that see as many images in all
+    sandwich_no_smallest_seeds: NonNegativeInt = 0  # sandwich supernets without the smallest subnet
+    taught_seeds: NonNegativeInt = 0  # supernets that learn from stored answers
+    distill: DistillConfig = DistillConfig(share=0.7)  # of these; {seed} in answers: the run's seed
+    lengths: tuple[PositiveInt, ...] = ()  # other lengths in epochs to train supernet and winner
+    length_seeds: NonNegativeInt = 0  # seeds of each length
+    alone_subnets: NonNegativeInt = 0  # random subnets to train alone, the first of those compared
+    finetuned_seeds: NonNegativeInt = 0  # winners to fine-tune from inherited weights
     search_seeds: PositiveInt = 3  # searches by evolution, and as many random ones
     random_subnets: PositiveInt = 200  # random subnets of the first supernet to score
     compared_subnets: PositiveInt = 20  # how many of these are scored in every other supernet
@@ -64,12 +74,33 @@ class ReproduceConfig:
                 f"random_subnets is {self.random_subnets}; expected 2 or more, and at least "
                 f"compared_subnets = {self.compared_subnets}"
             )
-        for name in ("sandwich_seeds", "separate_seeds"):
+        for name in PAIRED:
             if getattr(self, name) > self.seeds:
                 raise ValueError(
                     f"{name} is {getattr(self, name)}; expected at most seeds = {self.seeds}: each "
                     "is compared with the uniform supernet of the same seed"
                 )
+        if self.alone_subnets > self.compared_subnets:
+            raise ValueError(
+                f"alone_subnets is {self.alone_subnets}; expected at most compared_subnets = "
+                f"{self.compared_subnets}: they are scored in every uniform supernet"
+            )
+        if self.train.epochs in self.lengths or len(set(self.lengths)) < len(self.lengths):
+            raise ValueError(
+                f"lengths is {self.lengths}; expected different ones, other than the "
+                f"{self.train.epochs} epochs of train"
+            )
+        if bool(self.lengths) != bool(self.length_seeds):
+            raise ValueError(
+                f"lengths is {self.lengths} and length_seeds {self.length_seeds}; expected both, "
+                "or neither"
+            )
+        if not self.tests and (self.length_seeds or self.finetuned_seeds):
+            raise ValueError(
+                "tests is False, but lengths and fine-tuned winners are compared on the test set: "
+                "expected length_seeds 0 and finetuned_seeds 0 with it"
+            )
+        self._check_teacher()
         if not (self.train.held_out_per_class or self.train.data.held_out_split):
             raise ValueError(
                 "train.held_out_per_class is 0 and train.data.held_out_split empty; candidates are "
@@ -91,22 +122,60 @@ class ReproduceConfig:
         values = {**asdict(self), "search": config_to_dict(self.search)}
         return json.loads(json.dumps(values))  # type: ignore[no-any-return]
 
-    def supernets(self) -> dict[TrainingRun, TrainConfig]:
-        """Return the supernets to train; seed number i is the same for all kinds."""
-        counts: dict[RunKind, int] = {
-            "uniform": self.seeds,
-            "sandwich": self.sandwich_seeds,
-            "separate": self.separate_seeds,
-        }
-        return {
-            TrainingRun(kind, i): replace(
-                self.train,
-                seed=self.train.seed + i,
-                sampling="sandwich" if kind == "sandwich" else "uniform",
+    def count(self, kind: str) -> int:
+        """Return the number of supernets of a kind, one for each seed."""
+        return int(self.seeds if kind == "uniform" else getattr(self, f"{kind}_seeds"))
+
+    @property
+    def finetuned_epochs(self) -> int:
+        """Epochs of fine-tuning: a tenth of the training's."""
+        return max(1, self.train.epochs // 10)
+
+    def answers_of(self, seed: int) -> Path:
+        """Return the file of a teacher's answers for a run of this seed."""
+        return Path(self.distill.answers.replace(SEED, str(seed)))
+
+    def require_answers(self) -> None:
+        """Check that the files of a teacher's answers are there.
+
+        Raises:
+            FileNotFoundError: one is not; the text has the command that makes it.
+        """
+        for seed in range(self.train.seed, self.train.seed + self.taught_seeds):
+            if not self.answers_of(seed).is_file():
+                raise FileNotFoundError(
+                    f"distill.answers {self.answers_of(seed)} is not there; python -m "
+                    f"training.engine.teacher with --student-seed {seed} makes it"
+                )
+
+    def _check_teacher(self) -> None:
+        if not self.taught_seeds:
+            return
+        make = (
+            "python -m training.engine.teacher --data-dir DATA --out teacher-0 --preset PRESET "
+            "--student-seed 0 makes those of seed 0"
+        )
+        if not self.distill.answers:
+            raise ValueError(
+                f"taught_seeds is {self.taught_seeds}, but distill.answers is empty; {make}"
             )
-            for kind, count in counts.items()
-            for i in range(count)
-        }
+        if self.taught_seeds > 1 and SEED not in self.distill.answers:
+            raise ValueError(
+                f"distill.answers is {self.distill.answers} for {self.taught_seeds} seeds, each "
+                f"with other held-out images; expected {SEED} in it; {make}"
+            )
+
+
+def complete(recorded: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recorded config with the settings that an earlier version did not know."""
+    found = dict(defaults)
+    for name, value in recorded.items():
+        known = defaults.get(name)
+        if isinstance(value, Mapping) and isinstance(known, Mapping):
+            found[name] = complete(value, known)
+        else:
+            found[name] = value
+    return found
 
 
 # The whole method at CIFAR-10's scale, as in the paper. Meant for one GPU; not run to its end yet,
@@ -124,7 +193,36 @@ CIFAR10_CPU = ReproduceConfig(
     images=1000,
 )
 
-# All phases on real images, to see that everything works: under 2 minutes on 2 idle cores.
+# All questions at a size at which the answers mean something, but that about the teacher, which
+# needs its answers first. Not run yet, so there is no time or accuracy to quote: the plan that the
+# command prints has an estimate. Most of it is the sandwich at as many steps, whose steps cost 4
+# times as much; 32 epochs, as a fourth of them is a whole number in every stage. `auto` is bf16
+# where the processor has instructions for it.
+# python -m training.reproduce --preset cifar10-cpu-long --data-dir DIR --out runs/long
+# With the teacher, for each seed N of 0, 1, 2 first:
+# python -m training.engine.teacher --preset nano-distilled --student-seed N --data-dir DIR \
+#     --out teacher-N
+# python -m training.reproduce --preset cifar10-cpu-long --data-dir DIR --out runs/long \
+#     --taught-seeds 3 --distill.answers "teacher-{seed}/answers.safetensors"
+CIFAR10_CPU_LONG = replace(
+    CIFAR10_CPU,
+    train=TrainConfig(
+        stages=(Stage(20, 16), Stage(8, 20), Stage(4, 24)),
+        batch_size=256,
+        lr=2e-3,
+        evaluate_every=4,
+        augment=AugmentConfig(policy="batch-m4-n1"),  # the views of preset nano-distilled
+    ),
+    sandwich_images_seeds=3,
+    sandwich_no_smallest_seeds=3,
+    lengths=(3, 10),
+    length_seeds=3,
+    alone_subnets=8,
+    finetuned_seeds=3,
+)
+
+# All phases on real images, to see that everything works: under 2 minutes on 2 idle cores. Without
+# the question about the teacher, which needs its answers first.
 # python -m training.reproduce --preset smoke --data-dir DIR --out runs/smoke
 SMOKE = ReproduceConfig(
     train=replace(TRAIN_PRESETS["smoke"], held_out_per_class=4950, batch_size=50),
@@ -139,6 +237,12 @@ SMOKE = ReproduceConfig(
     random_subnets=12,
     compared_subnets=4,
     images=200,
+    sandwich_images_seeds=1,
+    sandwich_no_smallest_seeds=1,
+    lengths=(2,),
+    length_seeds=1,
+    alone_subnets=2,
+    finetuned_seeds=1,
 )
 
 # The paper's values, one supernet each. Without questions (d) and (e), which need other supernets.
@@ -154,11 +258,18 @@ _IMAGENET = ReproduceConfig(
 )
 
 Preset = Literal[
-    "cifar10", "cifar10-cpu", "smoke", "imagenet-tiny", "imagenet-small", "imagenet-base"
+    "cifar10",
+    "cifar10-cpu",
+    "cifar10-cpu-long",
+    "smoke",
+    "imagenet-tiny",
+    "imagenet-small",
+    "imagenet-base",
 ]
 PRESETS: dict[str, ReproduceConfig] = {
     "cifar10": CIFAR10,
     "cifar10-cpu": CIFAR10_CPU,
+    "cifar10-cpu-long": CIFAR10_CPU_LONG,
     "smoke": SMOKE,
     "imagenet-tiny": _IMAGENET,
     "imagenet-small": replace(_IMAGENET, train=TRAIN_PRESETS["imagenet-small"]),

@@ -10,7 +10,7 @@ import logging
 import random
 import statistics
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +24,12 @@ from training.data.open import open_source
 from training.engine.loop import make_context, make_state
 from training.engine.step import take_step
 from training.reproduce.config import PHASE_NAMES, PhaseName, ReproduceConfig
+from training.reproduce.trainings import (
+    TrainingRun,
+    compared_supernets,
+    single_networks,
+    supernets,
+)
 from training.run.distributed import Ranks, device_of
 from training.run.schedule import Schedule
 from training.run.signals import StopRequest
@@ -94,25 +100,18 @@ def expected_seconds(config: ReproduceConfig, measured: Measured) -> dict[PhaseN
 
     Opening data, the test set, comparing and reporting are left out: they take little time.
     """
-    train, counts = config.train, _counts(config)
-    held_out = measured.num_held_out or config.images
+    counts, held_out = _counts(config), measured.num_held_out or config.images
     images = min(config.images or held_out, held_out)
     candidate = measured.extraction + images * measured.image
 
-    per_epoch = Schedule(train, measured.num_train).steps_per_epoch
-    # The cost of a step is about proportional to the pixels of its images.
-    steps = sum(s.epochs * (s.img_size / train.largest_size) ** 2 for s in train.stages) * per_epoch
-    between_epochs = train.epochs / train.evaluate_every * 2 * held_out * measured.image
-    training = steps * measured.step + between_epochs
-    # A step under the sandwich rule trains this many subnets.
-    sandwich = training + steps * measured.step * (1 + train.sandwich_random)
+    def training(trains: Iterable[TrainConfig]) -> float:
+        return sum(_training_seconds(train, measured, held_out) for train in trains)
 
     return {
-        "train": (config.seeds + config.separate_seeds) * training
-        + config.sandwich_seeds * sandwich,
+        "train": training(supernets(config).values()),
         "search": counts["search"] * candidate,
         "extract": candidate,
-        "retrain": config.seeds * training,
+        "retrain": training(_single_networks(config).values()),
         "evaluate": counts["evaluate"] * candidate,
         "compare": 0.0,
         "report": 0.0,
@@ -135,10 +134,10 @@ def describe_plan(
     """
     counts = _counts(config)
     contents: dict[PhaseName, str] = {
-        "train": f"{len(config.supernets())} supernets, epochs: {config.train.epochs}",
+        "train": f"{len(supernets(config))} supernets, epochs: {config.train.epochs}",
         "search": f"{counts['search']} candidates at most",
         "extract": "the winner as a file",
-        "retrain": f"the winner alone, {config.seeds} times",
+        "retrain": f"{len(_single_networks(config))} trainings of single subnets",
         "evaluate": f"{counts['evaluate']} subnets" + (", the test set" if config.tests else ""),
         "compare": "the answers",
         "report": "report.md, figures",
@@ -154,11 +153,26 @@ def describe_plan(
 
 def _counts(config: ReproduceConfig) -> dict[PhaseName, int]:
     """Return how many subnets the phases score."""
-    others = len(config.supernets()) - 1
+    others = len(compared_supernets(config)) - 1
     return {
         "search": 2 * config.search_seeds * config.search.evolution.evaluations,
-        "evaluate": config.random_subnets + config.compared_subnets * others,
+        "evaluate": config.random_subnets + config.compared_subnets * others + config.alone_subnets,
     }
+
+
+def _single_networks(config: ReproduceConfig) -> dict[TrainingRun, TrainConfig]:
+    """Return the single networks to train; which subnets they will be is not known yet."""
+    subnet = space_of(config.train).largest
+    return single_networks(config, subnet, [subnet] * config.alone_subnets, lambda run: run.name)
+
+
+def _training_seconds(train: TrainConfig, measured: Measured, held_out: int) -> float:
+    """Return how long a training takes."""
+    per_epoch = Schedule(train, measured.num_train).steps_per_epoch
+    # The cost of a step is about proportional to the pixels of its images.
+    steps = sum(s.epochs * (s.img_size / train.largest_size) ** 2 for s in train.stages) * per_epoch
+    between_epochs = train.epochs / train.evaluate_every * 2 * held_out * measured.image
+    return steps * measured.step * train.subnets_per_step + between_epochs
 
 
 def _duration(seconds: float) -> str:

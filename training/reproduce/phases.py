@@ -6,102 +6,63 @@ from journals. Only `evaluate` opens the test set, for subnets that were chosen 
 
 Questions answered in report.md: (a) do inherited weights match a subnet trained alone; (b) are many
 subnets well trained; (c) does evolution beat random search; (d) does entanglement beat separate
-weights; (e) what do the sandwich rule and in-place distillation add.
+weights; (e) what do the sandwich rule and in-place distillation add; (f) does longer training close
+the gap of (a); (g) do inherited weights rank subnets rightly; (h) what does a teacher add; (i) does
+fine-tuning close the gap.
 
 Source: arXiv 2107.00651, sections 3 and 4.
 """
 
 from __future__ import annotations
 
-import random
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
 
-from autoformer_zoo.models.factory import build_subnet, create_model, extract_subnet
+from autoformer_zoo.models.factory import create_model, extract_subnet
 from autoformer_zoo.network.complexity import count_params
+from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.space import SubnetConfig
-from autoformer_zoo.specialization.constraints import Cost, Feasible
 from autoformer_zoo.specialization.evolution import Candidate, best_so_far, evolve, random_search
 from autoformer_zoo.specialization.latency.profile import LatencyProfile
-from autoformer_zoo.weights.checkpoint import open_checkpoint
-from training.data.open import open_test, settle_classes
+from training.data.open import open_test
 from training.data.splits import require_split
 from training.engine.network import make_network
-from training.engine.sampling import sample_different
 from training.engine.weights import WEIGHTS
 from training.reproduce.answers import answer
-from training.reproduce.config import PHASE_NAMES, PhaseName, ReproduceConfig, TrainingRun
+from training.reproduce.config import PHASE_NAMES, PhaseName
 from training.reproduce.report import write_report
-from training.reproduce.separate import load_separate, make_separate
+from training.reproduce.separate import make_separate
+from training.reproduce.trainings import (
+    FIRST,
+    TrainingRun,
+    compared_supernets,
+    single_networks,
+    supernets,
+)
+from training.reproduce.workspace import Workspace
 from training.run.directory import HELD_OUT, LOG, TIMING, describe_environment, read_log
-from training.run.distributed import Ranks, join
-from training.run.journal import read_json, require_same, write_json
+from training.run.distributed import Ranks
+from training.run.journal import write_json
 from training.search.config import config_to_dict
 from training.search.evaluation import (
-    SearchTask,
     accuracy_on,
     count_correct,
-    hash_tensors,
     keep_held_out,
-    open_task,
+    load_averaged,
     percent,
 )
-from training.search.scoring import JournaledScorer, share_threads
-from training.search.search import (
-    LATENCIES,
-    costs_of,
-    find_latencies,
-    in_bf16,
-    keep_latencies,
-    result_of,
-    winner_of,
-    write_result,
-)
-from training.settings.config import DEFAULT_RESOURCES, Resources, TrainConfig, space_of
+from training.search.search import in_bf16, keep_latencies, result_of, winner_of, write_result
+from training.settings.config import TrainConfig
 from training.train import train
 
-FIRST = TrainingRun("uniform", 0)  # the supernet that is searched
 
-
-class Reproduction:
-    """A reproduction in a directory of its own.
-
-    Args:
-        config: what to do.
-        data_dir: root of the data.
-        out: the directory; one that all processes see, if there are several.
-        resources: device, workers and the like, for training.
-        progress: show progress bars.
-
-    Raises:
-        ValueError: `out` holds another reproduction, or a batch cannot be divided equally.
-    """
-
-    def __init__(
-        self,
-        config: ReproduceConfig,
-        data_dir: Path,
-        out: Path,
-        resources: Resources = DEFAULT_RESOURCES,
-        progress: bool = True,
-    ) -> None:
-        self.data_dir, self.out = data_dir, out
-        self.resources, self.progress = resources, progress
-        self.ranks = join(resources, config.train.batch_size, config.train.augment.mixes)
-        settled = self.ranks.together(lambda: settle_classes(config.train, data_dir))
-        self.config = config = replace(config, train=settled)
-        self.space = space_of(config.train)
-        self.searched = out / "search"
-        share_threads(self.ranks.world)
-        if (out / "config.json").exists():
-            require_same(read_json(out / "config.json"), config.to_dict(), out)
+class Reproduction(Workspace):
+    """A reproduction in a directory of its own; arguments and errors as `Workspace`'s."""
 
     def select(self, first: PhaseName, last: PhaseName) -> tuple[PhaseName, ...]:
         """Return the phases from `first` to `last`, after checks that take no time.
@@ -109,7 +70,8 @@ class Reproduction:
         Raises:
             ValueError: the order is wrong, a phase before `first` is not done, or no subnet
                 satisfies the constraints.
-            FileNotFoundError: the test split of a folder, or the latency profile, does not exist.
+            FileNotFoundError: the test split of a folder, the latency profile, or a file of answers
+                does not exist.
         """
         start, end = PHASE_NAMES.index(first), PHASE_NAMES.index(last)
         if start > end:
@@ -121,6 +83,8 @@ class Reproduction:
             self.find_constraints()  # no latencies to measure first
         if self.config.tests and not self.is_done("evaluate"):  # not after days of training
             require_split(self.config.train.data, self.data_dir, self.config.train.data.test_split)
+        if not self.is_done("train"):
+            self.config.require_answers()
         return PHASE_NAMES[start : end + 1]
 
     def run(self, first: PhaseName, last: PhaseName) -> None:
@@ -153,107 +117,13 @@ class Reproduction:
         self.ranks.by_first(lambda: write_json(values, self._path(name)))
         self.log(f"{name}: {seconds:.0f} s")
 
-    def is_done(self, phase: PhaseName) -> bool:
-        """Return True if a phase has written its result."""
-        return self._path(phase).exists()
 
-    def result(self, phase: PhaseName) -> dict[str, Any]:
-        """Read what a phase has written.
-
-        Raises:
-            ValueError: the file is damaged.
-        """
-        return read_json(self._path(phase), "seconds")
-
-    def _path(self, phase: PhaseName) -> Path:
-        return self.out / f"stage-{phase}.json"
-
-    def log(self, text: str) -> None:
-        """Print a line on stderr, once for all processes."""
-        if self.ranks.is_first:
-            print(f"reproduce: {text}", file=sys.stderr)
-
-    # What several phases need
-
-    @property
-    def winner(self) -> SubnetConfig:
-        """The best subnet of the first search by evolution."""
-        return SubnetConfig.from_dict(self.result("search")["winner"])
-
-    def run_dir(self, run: TrainingRun) -> Path:
-        """Return the directory of a training."""
-        return self.out / "train" / run.name
-
-    def find_constraints(self) -> tuple[LatencyProfile | None, list[Cost], Feasible] | None:
-        """Return the latencies, the costs and the subnets to search; None once that is done.
-
-        Raises:
-            ValueError: no subnet satisfies the constraints, or the latency profile is another one
-                than before.
-        """
-        if self.is_done("search"):
-            return None
-        config = self.config.search
-        space = replace(self.space, img_size=self.config.train.largest_size)
-        header = {"config": self.config.to_dict()}
-        profile = find_latencies(space, config, self.searched, header, self.ranks)
-        costs = costs_of(space, profile)
-        feasible = Feasible(self.space, config.bounds.on(costs))
-        kept = self.searched / LATENCIES
-        if kept.exists() and LatencyProfile.load(kept) != profile:
-            raise ValueError(
-                f"{self.out} was begun with another latency profile than {config.latency_table} is "
-                "now; give that one, or another --out"
-            )
-        return profile, costs, feasible
-
-    def open_task(self, run: TrainingRun) -> SearchTask:
-        """Open a supernet with the run's own held-out images.
-
-        Which images those are depends on the seed: what one seed holds out, another one trains on.
-        """
-        search, device = self.config.search, str(self.ranks.device)
-        task = open_task(
-            self.data_dir,
-            self.run_dir(run),
-            half=search.half,
-            device=device,
-            images=self.config.images,
-        )
-        return replace(task, precision=search.precision)
-
-    def scorer(self, run: TrainingRun, task: SearchTask | None = None) -> JournaledScorer:
-        """Return the scorer of a supernet's subnets, on the run's own held-out images.
-
-        Args:
-            run: the supernet's.
-            task: the run's task, if it is open already: its images may fill gigabytes.
-        """
-        if run.kind == "separate":
-            # The uniform supernet of the same seed holds out the same images.
-            batches = self.open_task(TrainingRun("uniform", run.number)).batches
-            network = load_separate(self.run_dir(run))
-            identity = hash_tensors(network.state_dict())
-            device, precision = str(self.ranks.device), self.config.search.precision
-            network.to(device)
-
-            def score(subnet: SubnetConfig) -> float:
-                return accuracy_on(lambda x: network(x, subnet), batches, device, precision)
-        else:
-            task = task or self.open_task(run)
-            identity, score = task.identity["supernet_sha256"], task.accuracy
-        header = {"supernet_sha256": identity, "images": self.config.images}
-        folder = self.out / "scores" / run.name
-        return JournaledScorer(score, folder, header, self.ranks, self.progress)
-
-
-def train_supernets(whole: Reproduction) -> dict[str, Any]:
+def train_supernets(whole: Workspace) -> dict[str, Any]:
     """Train the supernets of all kinds and seeds."""
-    supernets = whole.config.supernets()
-    return {"runs": {run.name: _train(whole, run, config) for run, config in supernets.items()}}
+    return _train_all(whole, supernets(whole.config))
 
 
-def search_supernet(whole: Reproduction) -> dict[str, Any]:
+def search_supernet(whole: Workspace) -> dict[str, Any]:
     """Search the first supernet, by evolution and at random, with several seeds."""
     config, task = whole.config.search, whole.open_task(FIRST)
     constraints = whole.find_constraints()
@@ -282,7 +152,7 @@ def search_supernet(whole: Reproduction) -> dict[str, Any]:
     }
 
 
-def extract_winner(whole: Reproduction) -> dict[str, Any]:
+def extract_winner(whole: Workspace) -> dict[str, Any]:
     """Check that the winner's file is a model like any other, with the accuracy it had."""
     path, task = whole.searched / "subnet.safetensors", whole.open_task(FIRST)
     model = create_model("autoformer_subnet", checkpoint_path=path).eval().to(task.device)
@@ -300,50 +170,53 @@ def extract_winner(whole: Reproduction) -> dict[str, Any]:
     return {"file": file, "params": params, "held_out_percent": measured}
 
 
-def retrain_winner(whole: Reproduction) -> dict[str, Any]:
-    """Train the winner alone, for the same epochs and with the same seeds as the supernets."""
-    config = replace(whole.config.train, sampling="fixed", subnet=whole.winner.to_json())
-    runs = [TrainingRun("alone", i) for i in range(whole.config.seeds)]
-    return {
-        "runs": {
-            run.name: _train(whole, run, replace(config, seed=config.seed + run.number))
-            for run in runs
-        }
-    }
+def retrain_winner(whole: Workspace) -> dict[str, Any]:
+    """Train the winner alone, for the same epochs and with the same seeds as the supernets.
+
+    And what the config asks for beside it: the winner for other lengths, random subnets, and the
+    winner from inherited weights.
+    """
+
+    def weights_of(run: TrainingRun) -> str:
+        return str((whole.run_dir(run) / WEIGHTS).resolve())
+
+    return _train_all(
+        whole, single_networks(whole.config, whole.winner, whole.alone_subnets, weights_of)
+    )
 
 
-def evaluate_subnets(whole: Reproduction) -> dict[str, Any]:
+def evaluate_subnets(whole: Workspace) -> dict[str, Any]:
     """Score random subnets on held-out images, and the winner on the test set."""
-    config = whole.config
-    rng = random.Random(f"random subnets/{config.train.seed}")
-    drawn = sample_different(whole.space, config.random_subnets, rng)
+    config, drawn = whole.config, whole.random_subnets
     compared = drawn[: config.compared_subnets]
     task = whole.open_task(FIRST)
     result: dict[str, Any] = {
         "random_held_out_percent": whole.scorer(FIRST, task)(drawn),
         "compared_held_out_percent": {
             run.name: whole.scorer(run, task if run == FIRST else None)(compared)
-            for run in config.supernets()
+            for run in compared_supernets(config)
         },
     }
+    if alone := whole.alone_subnets:
+        result["alone_held_out_percent"] = whole.scorer_of_alone(task)(alone)
     if config.tests:
-        result["test_percent"] = _test_winner(whole)
+        result["test_percent"] = _test_subnets(whole)
     return result
 
 
-def compare_results(whole: Reproduction) -> dict[str, Any]:
+def compare_results(whole: Workspace) -> dict[str, Any]:
     """Answer the questions."""
     results = {name: whole.result(name) for name in ("train", "search", "evaluate")}
     return {"answers": answer(results, whole.config)}
 
 
-def write_results(whole: Reproduction) -> dict[str, Any]:
+def write_results(whole: Workspace) -> dict[str, Any]:
     """Write the report."""
     results: dict[str, Any] = {name: whole.result(name) for name in PHASE_NAMES[:-1]}
     return {"files": write_report(results, whole.config, whole.out)}
 
 
-PHASES: dict[PhaseName, Callable[[Reproduction], dict[str, Any]]] = {
+PHASES: dict[PhaseName, Callable[[Workspace], dict[str, Any]]] = {
     "train": train_supernets,
     "search": search_supernet,
     "extract": extract_winner,
@@ -355,7 +228,11 @@ PHASES: dict[PhaseName, Callable[[Reproduction], dict[str, Any]]] = {
 BY_FIRST: set[PhaseName] = {"extract", "compare", "report"}  # the others are shared by all ranks
 
 
-def _train(whole: Reproduction, run: TrainingRun, config: TrainConfig) -> dict[str, Any]:
+def _train_all(whole: Workspace, runs: Mapping[TrainingRun, TrainConfig]) -> dict[str, Any]:
+    return {"runs": {run.name: _train(whole, run, config) for run, config in runs.items()}}
+
+
+def _train(whole: Workspace, run: TrainingRun, config: TrainConfig) -> dict[str, Any]:
     """Train one network; returns what the comparison needs of its log."""
     whole.log(f"training {run.name}")
     folder = whole.run_dir(run)
@@ -378,19 +255,44 @@ def _train(whole: Reproduction, run: TrainingRun, config: TrainConfig) -> dict[s
     }
 
 
-def _test_winner(whole: Reproduction) -> dict[str, list[float]]:
-    """Measure the winner on the test set: with inherited weights, and trained alone."""
-    size, device = whole.config.train.largest_size, str(whole.ranks.device)
+def _test_subnets(whole: Workspace) -> dict[str, Any]:
+    """Measure subnets on the test set: with inherited weights, trained alone, and fine-tuned."""
+    config, device = whole.config, str(whole.ranks.device)
+    size = config.train.largest_size
     share = Ranks(torch.device("cpu"), whole.ranks.rank, whole.ranks.world)
-    source = open_test(whole.config.train, whole.data_dir, share)
-    batches = keep_held_out(source, size)[0]
-    found: dict[str, list[float]] = {"inherited": [], "alone": []}
-    for i in range(whole.config.seeds):
-        whole.log(f"testing the winner, seed {i}")
-        supernet = whole.open_task(TrainingRun("uniform", i)).supernet
-        alone = open_checkpoint(whole.run_dir(TrainingRun("alone", i)) / WEIGHTS).subnet()
-        networks = extract_subnet(supernet, whole.winner, size), build_subnet(alone, size)
-        for name, network in zip(found, networks, strict=True):
-            counts = count_correct(network.to(device), batches, device)
-            found[name].append(percent(*whole.ranks.sums(counts)))
+    batches = keep_held_out(open_test(config.train, whole.data_dir, share), size)[0]
+
+    def accuracy(network: AutoFormer, name: str) -> float:
+        whole.log(f"testing {name}")
+        counts = count_correct(network.to(device), batches, device)
+        return percent(*whole.ranks.sums(counts))
+
+    def alone(run: TrainingRun) -> float:
+        return accuracy(whole.load_single(run), run.name)
+
+    def inherited(run: TrainingRun, subnet: SubnetConfig) -> float:
+        supernet = load_averaged(whole.run_dir(run), config.search.half)
+        return accuracy(extract_subnet(supernet, subnet, size), f"a subnet of {run.name}")
+
+    def pairs(seeds: int, suffix: str = "") -> dict[str, list[float]]:
+        """Measure the winner in supernets of one length, and trained alone as long."""
+        numbers = range(seeds)
+        return {
+            "inherited": [
+                inherited(TrainingRun(f"uniform{suffix}", i), whole.winner) for i in numbers
+            ],
+            "alone": [alone(TrainingRun(f"alone{suffix}", i)) for i in numbers],
+        }
+
+    found: dict[str, Any] = pairs(config.seeds)
+    if config.lengths:
+        found["lengths"] = {str(n): pairs(config.length_seeds, f"_{n}") for n in config.lengths}
+    if others := whole.alone_subnets:
+        found["random"] = {
+            "inherited": [inherited(FIRST, subnet) for subnet in others],
+            "alone": [alone(TrainingRun("random", n)) for n in range(len(others))],
+        }
+    if config.finetuned_seeds:
+        runs = [TrainingRun("finetuned", i) for i in range(config.finetuned_seeds)]
+        found["finetuned"] = [alone(run) for run in runs]
     return found

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.reproduce.answers import Mean
+from training.reproduce.answers import inherited_means
 from training.reproduce.config import ReproduceConfig
+from training.reproduce.intervals import Mean, RankCorrelation
 from training.run.directory import write_text
 from training.run.journal import read_json, write_json
 from training.run.plots import figure
@@ -17,6 +18,22 @@ FIGURES = {
     "b": "![Held-out accuracy of random subnets of one supernet.](subnets.svg)",
     "c": "![Best subnet so far over evaluations; a line for each seed.](search.svg)\n\n"
     "![All candidates of the first search by evolution.](search/front.svg)",
+    "f": "![Inherited minus alone over the epochs of both.](gap.svg)",
+    "g": "![Held-out accuracy of random subnets, alone over inherited.](ranking.svg)",
+}
+
+# What to keep in mind with an answer.
+NOTES = {
+    "a": "The winner of (a) was chosen by its inherited accuracy on held-out images, which favours "
+    "inherited weights.",
+    "a2": "The subnets of (a2) were drawn at random and trained alone once each.",
+    "e2": "The sandwich of (e2) has whole epochs, at least one, so networks see only about as many "
+    "images: both numbers are below.",
+    "g": "Tau in (g) is lowered by the noise of training each subnet alone only once.",
+    "h": "The networks trained alone had no teacher, also where (h) ranks those of taught "
+    "supernets.",
+    "i": "Fine-tuning in (i) comes after the whole training, so these weights were trained a tenth "
+    "longer than those that they are compared with.",
 }
 
 
@@ -41,10 +58,21 @@ def write_report(
         "stages": results,
     }
     write_json(document, out / "results.json")
-    _plot_subnets(results["evaluate"]["random_held_out_percent"], out / "subnets.svg")
+    evaluated, answers = results["evaluate"], results["compare"]["answers"]
+    _plot_subnets(evaluated["random_held_out_percent"], out / "subnets.svg")
     _plot_traces(results["search"]["best_so_far"], out / "search.svg")
+    _plot_differences(answers, out / "differences.svg")
+    written = ["results.json", "report.md", "subnets.svg", "search.svg", "differences.svg"]
+    if "f" in answers:
+        _plot_gap(answers["f"]["gap_points_by_epochs"], out / "gap.svg")
+        written.append("gap.svg")
+    if alone := evaluated.get("alone_held_out_percent"):
+        scores = evaluated["compared_held_out_percent"]
+        inherited = inherited_means(scores, "uniform", config.seeds, len(alone))
+        _plot_ranking(inherited, alone, out / "ranking.svg")
+        written.append("ranking.svg")
     write_text(out / "report.md", "\n\n".join(_paragraphs(results, config, environment)) + "\n")
-    return ["results.json", "report.md", "subnets.svg", "search.svg"]
+    return written
 
 
 def _paragraphs(
@@ -66,14 +94,18 @@ def _paragraphs(
         f"({environment['cores']} cores, {environment['threads']} threads)."
     )
     yield (
-        "Errors are 95 % intervals by Student's t over seeds. “Undecided” means that the interval "
-        "includes the rule's threshold, or that there is one seed and so no interval. Accuracies "
-        "are top-1 in percent."
+        "Errors are 95 % intervals by Student's t over seeds, or over subnets in (a2); those of "
+        "Kendall's tau are by resampling subnets. “Undecided” means that the interval includes the "
+        "rule's threshold, or that there are too few values for one. Accuracies are top-1 in "
+        "percent."
     )
     yield _table(
         ("", "question", "answer", "numbers"),
         ((f"({k})", a["question"], a["verdict"], _headline(a)) for k, a in answers.items()),
     )
+    yield "![Differences that the answers rest on, with 95 % intervals.](differences.svg)"
+    if notes := [text for letter, text in NOTES.items() if letter in answers]:
+        yield " ".join(notes)
     for letter, answer in answers.items():
         yield f"## ({letter}) {answer['question']}"
         yield f"Answer: {answer['verdict']}. Rule: {answer['rule']}."
@@ -110,6 +142,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def _headline(answer: Mapping[str, Any]) -> str:
     if "difference_points" in answer:
         return f"{Mean(**answer['difference_points'])} points"
+    if "kendall_tau" in answer:
+        return f"tau {RankCorrelation(**answer['kendall_tau'])}"
     spread = answer["held_out_percent"]
     return f"{spread['min']:.2f} to {spread['max']:.2f}, mean {spread['mean']:.2f}"
 
@@ -121,15 +155,15 @@ def _details(answer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         label = label.replace("mib", "MiB")
         if name in ("question", "rule", "verdict"):
             continue
-        if isinstance(value, dict) and "ci95" in value:
-            yield label, str(Mean(**value))
-        elif isinstance(value, dict):
-            yield from ((f"{label}, {part}", _number(number)) for part, number in value.items())
+        if isinstance(value, dict) and not value.keys() & {"ci95", "tau"}:
+            yield from ((f"{label}, {part}", _text(number)) for part, number in value.items())
         else:
-            yield label, _number(value)
+            yield label, _text(value)
 
 
-def _number(value: float | None) -> str:
+def _text(value: float | dict[str, Any] | None) -> str:
+    if isinstance(value, dict):
+        return str(RankCorrelation(**value) if "tau" in value else Mean(**value))
     if value is None:
         return "never"
     return f"{value:,}" if isinstance(value, int) else f"{value:.2f}"
@@ -149,3 +183,45 @@ def _plot_traces(traces: Mapping[str, list[list[float]]], out: Path) -> None:
                 axes.plot(range(1, len(trace) + 1), trace, color=color, linewidth=1, label=label)
         axes.set(xlabel="evaluations", ylabel="best held-out top-1 so far, %")
         axes.legend()
+
+
+def _plot_differences(answers: Mapping[str, Any], out: Path) -> None:
+    shown = {k: a["difference_points"] for k, a in answers.items() if "difference_points" in a}
+    with figure(out, 1, width=6, height=1 + 0.3 * len(shown)) as (axes,):
+        _draw_means(axes, list(shown.values()), range(len(shown)), along="x")
+        axes.axvline(0, color="gray", linewidth=0.8)
+        axes.set_yticks(range(len(shown)), [f"({letter})" for letter in shown])
+        axes.invert_yaxis()
+        axes.set(xlabel="difference, points of top-1")
+
+
+def _plot_gap(gaps: Mapping[str, Mapping[str, Any]], out: Path) -> None:
+    from matplotlib.ticker import NullLocator
+
+    epochs = [int(name) for name in gaps]
+    with figure(out, 1, width=6) as (axes,):
+        axes.set_xscale("log")
+        axes.set_xticks(epochs, epochs)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.plot(epochs, [gap["mean"] for gap in gaps.values()], color="tab:blue", linewidth=1)
+        _draw_means(axes, list(gaps.values()), epochs, along="y")
+        axes.axhline(0, color="gray", linewidth=0.8)
+        axes.set(xlabel="epochs", ylabel="inherited minus alone, points of test top-1")
+
+
+def _plot_ranking(inherited: Sequence[float], alone: Sequence[float], out: Path) -> None:
+    with figure(out, 1, width=4) as (axes,):
+        axes.scatter(inherited, alone, s=16)
+        axes.set(xlabel="held-out top-1, %, inherited", ylabel="held-out top-1, %, alone")
+
+
+def _draw_means(
+    axes: Any, means: Sequence[Mapping[str, Any]], positions: Sequence[int], along: str
+) -> None:
+    """Draw means with their intervals; one of a single value has none."""
+    values, errors = [m["mean"] for m in means], [m["ci95"] or 0.0 for m in means]
+    style = {"fmt": "o", "color": "tab:blue", "capsize": 3, "markersize": 4}
+    if along == "x":
+        axes.errorbar(values, positions, xerr=errors, **style)
+    else:
+        axes.errorbar(positions, values, yerr=errors, **style)

@@ -1,4 +1,4 @@
-"""Answers: statistics, and verdicts that follow the figures."""
+"""Answers: verdicts that follow the figures."""
 
 from __future__ import annotations
 
@@ -8,51 +8,22 @@ from typing import Any
 
 import pytest
 
-from training.reproduce.answers import answer, difference, exceeds, mean_of, spread_of
+from training.reproduce.answers import answer
 from training.reproduce.config import ReproduceConfig
+from training.settings.config import DistillConfig
 
 CONFIG = ReproduceConfig()
-
-
-@pytest.mark.parametrize(
-    ("values", "ci95", "text"),
-    [
-        ([1.0, 2.0, 3.0], 2.4841377, "2.00 ± 2.48"),  # 4.302653 / sqrt(3), from a printed table
-        ([2.0, 4.0], 12.706205, "3.00 ± 12.71"),
-        ([5.0, 5.0, 5.0], 0.0, "5.00 ± 0.00"),
-        ([5.0], None, "5.00 (one value, no error bar)"),
-    ],
+ALL = replace(
+    CONFIG,
+    sandwich_images_seeds=3,
+    sandwich_no_smallest_seeds=3,
+    taught_seeds=3,
+    distill=DistillConfig(answers="answers-{seed}.safetensors"),
+    lengths=(2, 4),
+    length_seeds=3,
+    alone_subnets=8,
+    finetuned_seeds=3,
 )
-def test_means_have_students_intervals(values: list[float], ci95: float | None, text: str) -> None:
-    assert mean_of(values).ci95 == (None if ci95 is None else pytest.approx(ci95))
-    assert str(mean_of(values)) == text
-
-
-def test_difference_is_seed_by_seed() -> None:
-    gap = difference([10.0, 20.0, 30.0], [9.0, 19.0, 29.0])
-    assert (gap.mean, gap.ci95) == (1.0, 0.0)
-
-
-@pytest.mark.parametrize(
-    ("values", "margin", "verdict"),
-    [
-        ([1.0, 1.1, 0.9], 0.0, "yes"),
-        ([-1.0, -1.1, -0.9], 0.0, "no"),
-        ([1.0, -1.0, 0.5], 0.0, "undecided"),
-        ([-0.1, -0.1, -0.1], -0.2, "yes"),
-        ([3.0], 0.0, "undecided"),
-    ],
-    ids=["above", "below", "across", "margin", "one seed"],
-)
-def test_verdict_needs_an_interval_on_one_side(
-    values: list[float], margin: float, verdict: str
-) -> None:
-    assert exceeds(mean_of(values), margin) == verdict
-
-
-def test_spread_orders_its_figures() -> None:
-    spread = spread_of([float(i) for i in range(11)])
-    assert [spread[name] for name in ("min", "p10", "median", "p90", "max")] == [0, 1, 5, 9, 10]
 
 
 def made_results(gap: float, noise: Callable[[int], float]) -> dict[str, dict[str, Any]]:
@@ -104,3 +75,87 @@ def test_questions_without_their_measurements_are_left_out() -> None:
     del results["evaluate"]["test_percent"]
     answers = answer(results, replace(CONFIG, sandwich_seeds=0, separate_seeds=0))
     assert list(answers) == ["b", "c"]
+
+
+def made_results_of_all(gap: float, noise: Callable[[int], float]) -> dict[str, dict[str, Any]]:
+    """Make up results in which the new questions' methods are better by `gap`."""
+    results, evaluate = made_results(gap, noise), dict[str, Any]()
+    ranks = [float(n) for n in range(8)]
+    scores = {}
+    for kind, offset, slope in (
+        ("uniform", 0, gap),
+        ("sandwich", 0, 0),
+        ("separate", 0, 0),
+        ("sandwich_images", gap, 0),
+        ("sandwich_no_smallest", gap, 0),
+        ("taught", gap, 2 * gap),
+    ):
+        for i in range(3):
+            mean = 50 + offset + noise(i)
+            scores[f"{kind}-{i}"] = [mean + slope * (rank - 3.5) for rank in ranks]
+            run = {"steps": 10, "seconds": 1.0, "params": 5, "skipped": 0, "held_out": []}
+            results["train"]["runs"][f"{kind}-{i}"] = run
+    evaluate["compared_held_out_percent"] = scores
+    evaluate["alone_held_out_percent"] = ranks
+    alone = [60.0 + noise(i) for i in range(3)]
+    evaluate["test_percent"] = {
+        "inherited": [58.0] * 3,
+        "alone": [60.0] * 3,
+        "random": {"inherited": [60 + gap + noise(i) for i in range(3)], "alone": [60.0] * 3},
+        "lengths": {
+            str(n): {"inherited": [a - 2 - gap * (10 - n) for a in alone], "alone": [60.0] * 3}
+            for n in (4, 2)
+        },
+        "finetuned": [60 + gap + noise(i) for i in range(3)],
+    }
+    results["evaluate"] |= evaluate
+    return results
+
+
+@pytest.mark.parametrize(
+    ("gap", "noise", "verdict"),
+    [(1.0, 0.1, "yes"), (-1.0, 0.1, "no"), (0.01, 3.0, "undecided")],
+    ids=["better", "worse", "noisy"],
+)
+def test_further_answers_follow_the_figures(gap: float, noise: float, verdict: str) -> None:
+    answers = answer(made_results_of_all(gap, lambda seed: noise * (seed - 1)), ALL)
+    assert list(answers) == ["a", "a2", "b", "c", "d", "e", "e2", "e3", "e4", "f", "g", "h", "i"]
+    expected = dict.fromkeys(["a2", "f", "i"], verdict)
+    # Differences between supernets of one seed have no noise.
+    expected |= dict.fromkeys(["e2", "e3", "e4", "h", "g"], "no" if gap < 0 else "yes")
+    assert {letter: answers[letter]["verdict"] for letter in expected} == expected
+
+
+def test_gap_is_that_of_each_length() -> None:
+    answers = answer(made_results_of_all(1.0, lambda seed: 0.0), ALL)
+    gaps = answers["f"]["gap_points_by_epochs"]
+    assert {n: gap["mean"] for n, gap in gaps.items()} == {"2": -10, "4": -8, "300": -2}
+    assert answers["f"]["difference_points"]["mean"] == 8
+    assert answers["i"]["gain_points"]["mean"] == 3
+
+
+def test_images_are_counted_by_networks() -> None:
+    answers = answer(made_results_of_all(1.0, lambda seed: 0.0), ALL)
+    batch = ALL.train.batch_size
+    assert answers["e"]["images_seen_by_networks"] == 10 * batch
+    assert answers["e"]["sandwich_images_seen_by_networks"] == 10 * batch * 4
+    assert answers["e3"]["sandwich_no_smallest_images_seen_by_networks"] == 10 * batch * 3
+
+
+def test_few_ranks_decide_nothing() -> None:
+    results = made_results_of_all(1.0, lambda seed: 0.0)
+    del results["evaluate"]["alone_held_out_percent"][-1]
+    answers = answer(results, ALL)
+    assert (answers["g"]["verdict"], answers["g"]["kendall_tau"]["tau"]) == ("undecided", 1.0)
+
+
+def test_taught_supernets_are_compared_by_their_ranking_too() -> None:
+    results = made_results_of_all(1.0, lambda seed: 0.0)
+    scores = results["evaluate"]["compared_held_out_percent"]
+    for i in range(3):
+        scores[f"uniform-{i}"].reverse()
+    taught = answer(results, ALL)["h"]
+    assert taught["uniform_kendall_tau"]["tau"] == pytest.approx(-1)
+    assert taught["taught_kendall_tau"]["tau"] == pytest.approx(1)
+    gain = taught["kendall_tau_gain"]
+    assert (gain["tau"], gain["low"]) == (pytest.approx(2), pytest.approx(2))

@@ -34,8 +34,17 @@ MEASURED = Measured(step=1, extraction=0, image=0, num_train=40, num_held_out=8)
         (ONE, replace(MEASURED, image=1.0, extraction=2.0), "search", 2 * 8 * (6 + 2)),
         (ONE, replace(MEASURED, num_held_out=4, image=1.0), "search", 2 * 8 * 4),
         (replace(ONE, seeds=3), MEASURED, "retrain", 3 * 2),
+        (replace(ONE, sandwich_images_seeds=1), MEASURED, "train", 2 + 4 * 2),  # one epoch at least
+        (replace(ONE, sandwich_no_smallest_seeds=1), MEASURED, "train", 2 + 3 * 2),
+        (replace(ONE, lengths=(5,), length_seeds=1), MEASURED, "train", 2 + 5 * 2),
+        (replace(ONE, lengths=(5,), length_seeds=1), MEASURED, "retrain", 2 + 5 * 2),
+        (replace(ONE, alone_subnets=2, finetuned_seeds=1), MEASURED, "retrain", 4 * 2),
+        (replace(ONE, alone_subnets=2), replace(MEASURED, image=1.0), "evaluate", (6 + 2) * 6),
     ],
-    ids=["uniform", "sandwich", "separate", "sizes", "search", "few images", "retrain"],
+    ids=[
+        *("uniform", "sandwich", "separate", "sizes", "search", "few images", "retrain"),
+        *("equal images", "no smallest", "longer", "longer alone", "single", "scored alone"),
+    ],
 )
 def test_expected_time_grows_with_the_work(
     config: ReproduceConfig, measured: Measured, phase: PhaseName, seconds: float

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import NoReturn, get_args
 
 import pytest
+import torch
 
 from autoformer_zoo.space import SearchSpace
 from autoformer_zoo.specialization.constraints import Bounds
 from autoformer_zoo.specialization.latency.profile import LatencyProfile
 from tests.helpers.made_reproduction import CONFIG, use_made_images
 from tests.helpers.made_search import make_profile
-from tests.helpers.made_training import MINI, MINI_CONFIG, QUICK
+from tests.helpers.made_training import MINI, MINI_CONFIG, QUICK, open_quickly
+from training.engine.teacher.answers import require_views, store_answers
 from training.reproduce import phases
 from training.reproduce.__main__ import main
 from training.reproduce.config import PHASE_NAMES, PRESETS, Preset, ReproduceConfig
@@ -22,6 +24,7 @@ from training.reproduce.phases import Reproduction
 from training.search import evaluation
 from training.search import search as search_module
 from training.search.config import SearchConfig
+from training.settings.config import DistillConfig, TrainConfig
 
 FEW = replace(CONFIG, seeds=1, sandwich_seeds=0, separate_seeds=0, search_seeds=1)
 
@@ -39,27 +42,52 @@ def bounded(**bounds: float) -> ReproduceConfig:
     return replace(FEW, search=replace(FEW.search, bounds=Bounds(**bounds)))
 
 
+def store_made_answers(tmp_path: Path, config: TrainConfig) -> str:
+    """Store the answers of a teacher that knows nothing; returns the file."""
+    path = tmp_path / f"answers-{config.seed}.safetensors"
+    source = require_views(config, open_quickly(config))
+    store_answers(lambda x: torch.zeros(len(x), 4), source, config, 1, path, 8)
+    return str(path).replace(f"-{config.seed}.", "-{seed}.")
+
+
 def test_reproduction_answers_every_question(tmp_path: Path, opened_tests: list[int]) -> None:
-    whole, out = reproduction(tmp_path, CONFIG), tmp_path / "out"
+    answers_file = store_made_answers(tmp_path, CONFIG.train)
+    config = replace(
+        CONFIG,
+        sandwich_images_seeds=1,
+        sandwich_no_smallest_seeds=1,
+        taught_seeds=1,
+        distill=DistillConfig(answers=answers_file),
+        lengths=(2,),
+        length_seeds=1,
+        alone_subnets=2,
+        finetuned_seeds=1,
+    )
+    whole, out = reproduction(tmp_path, config), tmp_path / "out"
     whole.run("train", "retrain")
     assert not opened_tests
     whole.run("evaluate", "report")
     assert opened_tests == [1]
     results = json.loads((out / "results.json").read_text(), parse_constant=pytest.fail)
     answers = results["answers"]
-    assert list(answers) == ["a", "b", "c", "d", "e"]
+    letters = ["a", "a2", "b", "c", "d", "e", "e2", "e3", "e4", "f", "g", "h", "i"]
+    assert list(answers) == letters
     assert {answer["verdict"] for answer in answers.values()} <= {"yes", "no", "undecided"}
     assert answers["b"]["held_out_percent"]["count"] == 6
     assert answers["d"]["separate_params"] > 2 * answers["d"]["params"]
     text = (out / "report.md").read_text()
     for part in (
-        *(f"## ({letter}) " for letter in "abcde"),
+        *(f"## ({letter}) " for letter in letters),
+        "| random-1 | ",
+        "| alone_2-0 | ",
+        "| gap points by epochs, 2 | ",
         "(one value, no error bar)",
         "| separate training state MiB | ",
         "| uniform steps to match separate | ",
     ):
         assert part in text
-    for name in ("subnets.svg", "search.svg", "search/front.svg"):
+    figures = ("subnets", "search", "search/front", "differences", "gap", "ranking")
+    for name in (f"{figure}.svg" for figure in figures):
         assert f"({name})" in text
         assert "<svg" in (out / name).read_text()
 
@@ -84,6 +112,26 @@ def test_done_phases_are_not_repeated(tmp_path: Path, monkeypatch: pytest.Monkey
         reproduction(tmp_path).run("extract", "extract")
     with pytest.raises(ValueError, match=r"was begun with train\.lr=0\.001, .* 0\.5"):
         reproduction(tmp_path, replace(FEW, train=replace(FEW.train, lr=0.5)))
+
+
+def test_what_an_earlier_version_began_is_continued(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    reproduction(tmp_path).run("train", "train")
+    recorded = json.loads((out / "config.json").read_text())
+    del recorded["alone_subnets"]
+    del recorded["train"]["sandwich_smallest"]
+    (out / "config.json").write_text(json.dumps(recorded))
+    assert reproduction(tmp_path).is_done("train")
+    with pytest.raises(ValueError, match="was begun with alone_subnets=0, requested 1"):
+        reproduction(tmp_path, replace(FEW, alone_subnets=1))
+
+
+def test_missing_answers_are_reported_before_training(tmp_path: Path) -> None:
+    config = replace(FEW, taught_seeds=1, distill=DistillConfig(answers="a-{seed}.safetensors"))
+    with pytest.raises(
+        FileNotFoundError, match=r"a-0\.safetensors is not there; .* --student-seed"
+    ):
+        reproduction(tmp_path, config).select("train", "report")
 
 
 @pytest.mark.parametrize(
@@ -121,6 +169,16 @@ def test_damaged_file_is_named(tmp_path: Path, name: str, text: str, reason: str
     [
         ({"seeds": 0}, "seeds is 0; expected"),
         ({"sandwich_seeds": 5}, "sandwich_seeds is 5; expected at most seeds = 2"),
+        ({"finetuned_seeds": 5}, "finetuned_seeds is 5; expected at most seeds = 2"),
+        ({"alone_subnets": 3}, "alone_subnets is 3; expected at most compared_subnets = 2"),
+        ({"lengths": (1,), "length_seeds": 1}, r"lengths is \(1,\); expected different ones"),
+        ({"lengths": (2,)}, r"lengths is \(2,\) and length_seeds 0; expected both, or"),
+        ({"tests": False, "finetuned_seeds": 1}, "tests is False, but lengths and fine-tuned"),
+        ({"taught_seeds": 1}, "distill.answers is empty; python -m training.engine.teacher"),
+        (
+            {"taught_seeds": 2, "distill": DistillConfig(answers="one")},
+            "distill.answers is one for 2 seeds, .* expected {seed} in it",
+        ),
         ({"random_subnets": 1}, "random_subnets is 1; expected 2 or more, and at least"),
         ({"train": replace(MINI_CONFIG, sampling="sandwich")}, "train.sampling is 'sandwich'"),
         (
@@ -129,7 +187,10 @@ def test_damaged_file_is_named(tmp_path: Path, name: str, text: str, reason: str
         ),
         ({"search": SearchConfig(method="random")}, "search.method is 'random'; expected evo"),
     ],
-    ids=["seeds", "sandwich", "random", "sampling", "nothing held out", "method"],
+    ids=[
+        *("seeds", "sandwich", "finetuned", "alone", "same length", "no length seeds", "tests"),
+        *("no answers", "one file", "random", "sampling", "nothing held out", "method"),
+    ],
 )
 def test_meaningless_configs_are_refused(values: dict[str, object], text: str) -> None:
     with pytest.raises(ValueError, match=text):
