@@ -221,7 +221,7 @@ CIFAR10_CPU_LONG = replace(
     finetuned_seeds=3,
 )
 
-# All phases on real images, to see that everything works: under 2 minutes on 2 idle cores. Without
+# All phases on real images, to see that everything works: a few minutes on 2 cores. Without
 # the question about the teacher, which needs its answers first.
 # python -m training.reproduce --preset smoke --data-dir DIR --out runs/smoke
 SMOKE = ReproduceConfig(
