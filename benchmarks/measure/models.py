@@ -196,9 +196,9 @@ def onnx_file(model: BenchmarkModel, precision: str, folder: Path) -> Path:
     path = folder / f"{model.name.replace('/', '_')}-{model.input}-{of_weights}.onnx"
     if not path.exists():
         _log.info("exporting %s, %s, %s", model.name, model.input, of_weights)
-        # Times do not depend on the ranges of activations, so any image sets them.
-        image = Image.effect_noise(model.input_size[:0:-1], sigma=64).convert("RGB")
-        calibration = [image] if of_weights == "int8-static" else None
+        calibration = None
+        if of_weights == "int8-static":  # times do not depend on the ranges, so any image sets them
+            calibration = Image.effect_noise(model.input_size[:0:-1], sigma=64).convert("RGB")
         export_onnx(model.module, path, precision=of_weights, calibration=calibration)
     return path
 

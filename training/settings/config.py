@@ -237,7 +237,7 @@ class TrainConfig:
     stages: Annotated[Stages, Field(min_length=1)] = (Stage(10, 32),)  # input sizes, in order
     batch_size: PositiveInt = 64  # images per step, over all processes and accumulated parts
     sampling: Literal["uniform", "sandwich", "fixed"] = "uniform"  # which subnets a step trains
-    sandwich_random: PositiveInt = 2  # random subnets of a sandwich step, beside both extremes
+    sandwich_random: PositiveInt = 2  # random subnets of a sandwich step, beside the extremes
     sandwich_smallest: bool = True  # train the smallest subnet in every sandwich step
     subnet: str = ""  # subnet of sampling fixed: a name in SUBNETS, or a SubnetConfig as JSON
     opt: str = "adamw"  # optimizer: any that timm's create_optimizer_v2 knows
