@@ -26,6 +26,7 @@ from autoformer_zoo.network.complexity import count_params
 from autoformer_zoo.space import SearchSpace, SubnetConfig
 from autoformer_zoo.weights.checkpoint import SupernetWeights, save_supernet
 from autoformer_zoo.weights.files import check_output
+from autoformer_zoo.weights.header import cfg_to_notes
 from training.data.cifar10 import Images, load_test, load_train
 from training.run.command import run_command
 from training.run.directory import read_config
@@ -33,7 +34,14 @@ from training.run.journal import write_json
 from training.search.evaluation import inherited_accuracy, load_averaged, memory_batches
 from training.settings.config import space_of
 
-METADATA = {"origin": "trained by autoformer_zoo on CIFAR-10", "license": "mit"}
+# Photos are larger than the images that were trained on, which were resized to smaller ones only.
+METADATA = cfg_to_notes(
+    {
+        "origin": "trained by autoformer_zoo on CIFAR-10",
+        "license": "mit",
+        "interpolation": "bicubic",
+    }
+)
 
 
 def choose(

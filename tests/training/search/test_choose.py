@@ -12,6 +12,7 @@ from autoformer_zoo.models.factory import extract_subnet
 from autoformer_zoo.network.complexity import count_params
 from autoformer_zoo.published import SPACES
 from autoformer_zoo.space import SubnetConfig
+from autoformer_zoo.weights.header import notes_to_cfg
 from autoformer_zoo.weights.pretrained import load_supernet
 from tests.helpers.made_training import make_images, split_in_memory, train_quickly
 from training.search import choose as choose_module
@@ -38,6 +39,7 @@ def test_choose_scores_at_the_runs_size_and_opens_the_test_set_once(
     supernet = load_supernet(tmp_path / "nano.safetensors")
     assert supernet.sizes == NANO.supernet
     assert {tensor.dtype for tensor in supernet.tensors.values()} == {torch.float16}
+    assert notes_to_cfg(supernet.metadata)["interpolation"] == "bicubic"  # of larger images
     chosen = SubnetConfig.from_dict(measured["chosen"])
     best = max(each["acc1_percent"] for each in measured["held_out"])
     assert measured["held_out_acc1_percent"] == best
