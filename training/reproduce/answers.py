@@ -67,11 +67,11 @@ COMPARISONS = (
     ),
     Comparison(
         *("e3", "uniform", "sandwich_no_smallest", "sandwich_no_smallest"),
-        "Do they add something without the smallest subnet, in as many steps?",
+        "Do they add something without the smallest subnet, at as many images?",
     ),
     Comparison(
-        *("e4", "sandwich", "sandwich_no_smallest", "sandwich_no_smallest"),
-        "Does training the smallest subnet in every step hurt the others?",
+        *("e4", "sandwich_images", "sandwich_no_smallest", "sandwich_no_smallest"),
+        "Does training the smallest subnet in every step hurt the others, at as many images?",
     ),
     Comparison(
         *("h", "uniform", "taught", "taught"), "Does a teacher add something, in as many steps?"

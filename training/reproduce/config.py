@@ -55,7 +55,7 @@ class ReproduceConfig:
     sandwich_seeds: NonNegativeInt = 3  # supernets under the sandwich rule; steps cost 4 times
     separate_seeds: NonNegativeInt = 3  # supernets with separate weights per choice
     sandwich_images_seeds: NonNegativeInt = 0  # sandwich supernets that see as many images in all
-    sandwich_no_smallest_seeds: NonNegativeInt = 0  # sandwich supernets without the smallest subnet
+    sandwich_no_smallest_seeds: NonNegativeInt = 0  # such ones without the smallest subnet
     taught_seeds: NonNegativeInt = 0  # supernets that learn from stored answers
     distill: DistillConfig = DistillConfig(share=0.7)  # of these; {seed} in answers: the run's seed
     lengths: tuple[PositiveInt, ...] = ()  # other lengths in epochs to train supernet and winner
@@ -193,11 +193,11 @@ CIFAR10_CPU = ReproduceConfig(
     images=1000,
 )
 
-# All questions at a size at which the answers mean something, but that about the teacher, which
-# needs its answers first. Not run yet, so there is no time or accuracy to quote: the plan that the
-# command prints has an estimate. Most of it is the sandwich at as many steps, whose steps cost 4
-# times as much; 32 epochs, as a fourth of them is a whole number in every stage. `auto` is bf16
-# where the processor has instructions for it.
+# The questions at a size at which the answers mean something: about half a day by two processes on
+# 2 cores with bf16. Not run yet, so there is no accuracy to quote, and the time is the estimate of
+# the plan that the command prints. Left out are the sandwich at as many steps, each of which costs
+# 4 times as much (--sandwich-seeds 3 asks it), and the teacher, which needs its answers first.
+# `auto` is bf16 where the processor has instructions for it.
 # python -m training.reproduce --preset cifar10-cpu-long --data-dir DIR --out runs/long
 # With the teacher, for each seed N of 0, 1, 2 first:
 # python -m training.engine.teacher --preset nano-distilled --student-seed N --data-dir DIR \
@@ -207,16 +207,17 @@ CIFAR10_CPU = ReproduceConfig(
 CIFAR10_CPU_LONG = replace(
     CIFAR10_CPU,
     train=TrainConfig(
-        stages=(Stage(20, 16), Stage(8, 20), Stage(4, 24)),
+        stages=(Stage(25, 16), Stage(3, 20), Stage(2, 24)),
         batch_size=256,
         lr=2e-3,
         evaluate_every=4,
         augment=AugmentConfig(policy="batch-m4-n1"),  # the views of preset nano-distilled
     ),
+    sandwich_seeds=0,
     sandwich_images_seeds=3,
     sandwich_no_smallest_seeds=3,
     lengths=(3, 10),
-    length_seeds=3,
+    length_seeds=1,
     alone_subnets=8,
     finetuned_seeds=3,
 )

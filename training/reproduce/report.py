@@ -22,13 +22,28 @@ FIGURES = {
     "g": "![Held-out accuracy of random subnets, alone over inherited.](ranking.svg)",
 }
 
+# What an answer's difference is of.
+DIFFERENCES = {
+    "a": "inherited minus alone, winner",
+    "a2": "inherited minus alone, random subnets",
+    "c": "evolution minus random search",
+    "d": "entangled minus separate weights",
+    "e": "sandwich minus uniform, as many steps",
+    "e2": "sandwich minus uniform, as many images",
+    "e3": "as (e2), without the smallest subnet",
+    "e4": "sandwich without minus with the smallest",
+    "f": "gap of (a), longest minus shortest",
+    "h": "with minus without a teacher",
+    "i": "fine-tuned minus alone",
+}
+
 # What to keep in mind with an answer.
 NOTES = {
     "a": "The winner of (a) was chosen by its inherited accuracy on held-out images, which favours "
     "inherited weights.",
     "a2": "The subnets of (a2) were drawn at random and trained alone once each.",
-    "e2": "The sandwich of (e2) has whole epochs, at least one, so networks see only about as many "
-    "images: both numbers are below.",
+    "e2": "The sandwiches of (e2) to (e4) have whole epochs, at least one, so networks see only "
+    "about as many images: the numbers are below.",
     "g": "Tau in (g) is lowered by the noise of training each subnet alone only once.",
     "h": "The networks trained alone had no teacher, also where (h) ranks those of taught "
     "supernets.",
@@ -187,10 +202,11 @@ def _plot_traces(traces: Mapping[str, list[list[float]]], out: Path) -> None:
 
 def _plot_differences(answers: Mapping[str, Any], out: Path) -> None:
     shown = {k: a["difference_points"] for k, a in answers.items() if "difference_points" in a}
-    with figure(out, 1, width=6, height=1 + 0.3 * len(shown)) as (axes,):
+    names = [f"{DIFFERENCES[letter]} ({letter})" for letter in shown]
+    with figure(out, 1, width=8, height=1 + 0.3 * len(shown)) as (axes,):
         _draw_means(axes, list(shown.values()), range(len(shown)), along="x")
         axes.axvline(0, color="gray", linewidth=0.8)
-        axes.set_yticks(range(len(shown)), [f"({letter})" for letter in shown])
+        axes.set_yticks(range(len(shown)), names)
         axes.invert_yaxis()
         axes.set(xlabel="difference, points of top-1")
 

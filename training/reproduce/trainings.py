@@ -43,7 +43,15 @@ def _sandwich(config: ReproduceConfig, train: TrainConfig) -> TrainConfig:
 
 
 def _sandwich_images(config: ReproduceConfig, train: TrainConfig) -> TrainConfig:
-    changed = _sandwich(config, train)
+    return _with_as_many_images(train, _sandwich(config, train))
+
+
+def _sandwich_no_smallest(config: ReproduceConfig, train: TrainConfig) -> TrainConfig:
+    return _with_as_many_images(train, replace(_sandwich(config, train), sandwich_smallest=False))
+
+
+def _with_as_many_images(train: TrainConfig, changed: TrainConfig) -> TrainConfig:
+    """Shorten a training so that its networks see as many images as those of `train`."""
     epochs = max(1, round(train.epochs / changed.subnets_per_step))
     return replace(changed, stages=scale_stages(train.stages, epochs))
 
@@ -59,9 +67,7 @@ KINDS: dict[str, Change] = {
     "sandwich": _sandwich,
     "separate": lambda config, train: train,  # the network is another one
     "sandwich_images": _sandwich_images,
-    "sandwich_no_smallest": lambda config, train: replace(
-        _sandwich(config, train), sandwich_smallest=False
-    ),
+    "sandwich_no_smallest": _sandwich_no_smallest,
     "taught": _taught,
 }
 

@@ -87,7 +87,7 @@ def made_results_of_all(gap: float, noise: Callable[[int], float]) -> dict[str, 
         ("sandwich", 0, 0),
         ("separate", 0, 0),
         ("sandwich_images", gap, 0),
-        ("sandwich_no_smallest", gap, 0),
+        ("sandwich_no_smallest", 2 * gap, 0),
         ("taught", gap, 2 * gap),
     ):
         for i in range(3):
