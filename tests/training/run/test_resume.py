@@ -55,10 +55,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.parametrize("opt", ["adamw", "nmuon"])
 def test_run_killed_at_random_steps_equals_an_undisturbed_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opt: str
 ) -> None:
-    config = replace(MINI_CONFIG, log_every=2)  # so that lines reach over checkpoints
+    config = replace(MINI_CONFIG, opt=opt, log_every=2)  # so that lines reach over checkpoints
     train_quickly(tmp_path / "whole", config)
     take_step, rng = loop.take_step, random.Random(0)
     left = rng.randrange(1, 5)
