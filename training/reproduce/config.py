@@ -217,7 +217,7 @@ CIFAR10_CPU_LONG = replace(
     sandwich_images_seeds=3,
     sandwich_no_smallest_seeds=3,
     lengths=(3, 10),
-    length_seeds=1,
+    length_seeds=3,
     alone_subnets=8,
     finetuned_seeds=3,
 )
