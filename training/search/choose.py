@@ -1,11 +1,13 @@
 """Choose a subnet of a supernet trained on CIFAR-10, and keep the supernet as a file.
 
     python -m training.search.choose --run-dir runs/nano --data-dir DATA --out nano.safetensors
+    torchrun --nproc-per-node 2 -m training.search.choose --run-dir ... --data-dir ... --out ...
 
 Candidates are compared on the held-out images with inherited weights, as they will be after
 rounding to fp16. The test set is opened once, after the choice is made: for the chosen subnet and,
-to show how good the supernet is as a whole, for random ones. `training.search` searches by
-evolution and under constraints.
+to show how good the supernet is as a whole, for random ones. Every score is journaled beside the
+file, in the folder nano-scores for nano.safetensors; the same command resumes a stopped one.
+`training.search` searches by evolution and under constraints.
 
 Source: arXiv 2107.00651, section 3.3 (search with inherited weights).
 """
@@ -15,24 +17,23 @@ from __future__ import annotations
 import json
 import random
 import sys
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from autoformer_zoo.network.complexity import count_params
-from autoformer_zoo.space import SearchSpace, SubnetConfig
-from autoformer_zoo.weights.checkpoint import SupernetWeights, save_supernet
+from autoformer_zoo.space import SubnetConfig
+from autoformer_zoo.specialization.constraints import params_cost
+from autoformer_zoo.weights.checkpoint import save_supernet
 from autoformer_zoo.weights.files import check_output
 from autoformer_zoo.weights.header import cfg_to_notes
-from training.data.cifar10 import Images, load_test, load_train
+from training.data.open import open_test
 from training.run.command import run_command
 from training.run.directory import read_config
+from training.run.distributed import SINGLE, Ranks, join
 from training.run.journal import write_json
-from training.search.evaluation import inherited_accuracy, load_averaged, memory_batches
-from training.settings.config import space_of
+from training.search.evaluation import keep_held_out, open_task
+from training.search.scoring import JournaledScorer, share_threads
+from training.settings.config import DEFAULT_RESOURCES
 
 # Photos are larger than the images that were trained on, which were resized to smaller ones only.
 METADATA = cfg_to_notes(
@@ -45,7 +46,13 @@ METADATA = cfg_to_notes(
 
 
 def choose(
-    run: Path, data_dir: Path, out: Path, candidates: int = 60, random_tested: int = 20
+    run: Path,
+    data_dir: Path,
+    out: Path,
+    candidates: int = 60,
+    random_tested: int = 20,
+    ranks: Ranks = SINGLE,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Choose the best of random subnets on held-out images, test it, and write the supernet.
 
@@ -55,30 +62,36 @@ def choose(
         out: the canonical supernet file to write, in fp16.
         candidates: random subnets to choose from, beside the smallest and the largest.
         random_tested: of these, how many are tested too, at most.
+        ranks: this process among all.
+        progress: show progress bars.
 
     Returns:
         What was measured, JSON-able.
 
     Raises:
         OSError: the run has no checkpoint, the data is missing, or `out` cannot be written.
+        ValueError: the folder of scores belongs to other weights or images.
+        LostProcessError: another process ended.
     """
     config = read_config(run)
-    space = replace(space_of(config), img_size=config.largest_size)
-    supernet = load_averaged(run)
-    supernet = replace(supernet, metadata={**supernet.metadata, **METADATA})
-    _, held_out = load_train(data_dir, config.held_out_per_class, config.seed)
+    task = open_task(data_dir, run, device=str(ranks.device))
+    space, journals = task.scored_space, out.with_name(f"{out.stem}-scores")
     rng = random.Random(config.seed)
     drawn = [space.sample(rng) for _ in range(candidates)]
     subnets = [*drawn, space.smallest, space.largest]
-    sizes = (space.img_size, space.patch_size, space.num_classes)
+    scorer = JournaledScorer(task.accuracy, journals / "held-out", task.identity, ranks, progress)
+    cost = params_cost(space)
     scored: list[dict[str, Any]] = [
-        {"subnet": subnet.to_dict(), "params": count_params(subnet, *sizes), "acc1_percent": score}
-        for subnet, score in zip(subnets, scores(supernet, subnets, space, held_out), strict=True)
+        {"subnet": subnet.to_dict(), "params": cost.value(subnet), "acc1_percent": score}
+        for subnet, score in zip(subnets, scorer(subnets), strict=True)
     ]
     chosen = max(scored, key=lambda candidate: (candidate["acc1_percent"], -candidate["params"]))
-    save_supernet(supernet, out)
-    best = subnets[scored.index(chosen)]
-    tested = scores(supernet, [best, *drawn[:random_tested]], space, load_test(data_dir))
+    supernet = replace(task.supernet, metadata={**task.supernet.metadata, **METADATA})
+    ranks.by_first(lambda: save_supernet(supernet, out))
+    batches, identity = keep_held_out(open_test(config, data_dir), config.largest_size)
+    test = replace(task, batches=batches, identity={**task.identity, **identity, "split": "test"})
+    test_scorer = JournaledScorer(test.accuracy, journals / "test", test.identity, ranks, progress)
+    tested = test_scorer([SubnetConfig.from_dict(chosen["subnet"]), *drawn[:random_tested]])
     return {
         "chosen": chosen["subnet"],
         "params": chosen["params"],
@@ -87,17 +100,6 @@ def choose(
         "random_test_acc1_percent": tested[1:],
         "held_out": scored,
     }
-
-
-def scores(
-    supernet: SupernetWeights, subnets: Iterable[SubnetConfig], space: SearchSpace, images: Images
-) -> list[float]:
-    """Return top-1 in percent of subnets with inherited weights, on images of the space's size."""
-    batches = memory_batches(images, space.img_size)
-    return [
-        inherited_accuracy(supernet, subnet, batches, img_size=space.img_size)
-        for subnet in tqdm(list(subnets), unit="subnet", desc="scoring", file=sys.stderr)
-    ]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -125,7 +127,11 @@ def main(argv: list[str] | None = None) -> int:
         """
         for path in (out, results, *([plot] if plot else [])):
             check_output(path)
-        measured = choose(run_dir, data_dir, out, candidates, random_tested)
+        ranks = join(DEFAULT_RESOURCES, batch_size=0, makes_pairs=False)
+        share_threads(ranks.world)
+        measured = choose(run_dir, data_dir, out, candidates, random_tested, ranks)
+        if not ranks.is_first:
+            return
         write_json(measured, results)
         if plot is not None:
             from training.run.plots import plot_run

@@ -14,8 +14,9 @@ from autoformer_zoo.published import SPACES
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.weights.header import notes_to_cfg
 from autoformer_zoo.weights.pretrained import load_supernet
-from tests.helpers.made_training import make_images, split_in_memory, train_quickly
-from training.search import choose as choose_module
+from tests.helpers.made_training import make_images, train_quickly
+from training.data import open as data_open
+from training.search import evaluation
 from training.search.choose import choose, main
 from training.search.evaluation import accuracy_on, load_averaged, memory_batches
 from training.settings.config import Stage
@@ -28,15 +29,13 @@ def test_choose_scores_at_the_runs_size_and_opens_the_test_set_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made_up_images: None
 ) -> None:
     opened: list[Path] = []
-    monkeypatch.setattr(choose_module, "load_train", split_in_memory)
-    monkeypatch.setattr(
-        choose_module, "load_test", lambda root: opened.append(root) or make_images(20)
-    )
+    monkeypatch.setattr(data_open, "load_test", lambda root: opened.append(root) or make_images(20))
     config = replace(SMOKE, stages=(Stage(1, 8),), batch_size=20, num_classes=4)
     train_quickly(tmp_path / "run", config)
-    measured = choose(tmp_path / "run", tmp_path, tmp_path / "nano.safetensors", 3, 2)
+    out = tmp_path / "nano.safetensors"
+    measured = choose(tmp_path / "run", tmp_path, out, 3, 2, progress=False)
     assert len(opened) == 1
-    supernet = load_supernet(tmp_path / "nano.safetensors")
+    supernet = load_supernet(out)
     assert supernet.sizes == NANO.supernet
     assert {tensor.dtype for tensor in supernet.tensors.values()} == {torch.float16}
     assert notes_to_cfg(supernet.metadata)["interpolation"] == "bicubic"  # of larger images
@@ -47,6 +46,12 @@ def test_choose_scores_at_the_runs_size_and_opens_the_test_set_once(
     assert measured["params"] == count_params(chosen, 8, NANO.patch_size, 4)
     network = extract_subnet(load_averaged(tmp_path / "run"), chosen, 8)
     assert measured["test_acc1_percent"] == accuracy_on(network, memory_batches(make_images(20), 8))
+
+    def refuse(*arguments: object) -> float:
+        raise AssertionError("scored again")
+
+    monkeypatch.setattr(evaluation, "inherited_accuracy", refuse)
+    assert choose(tmp_path / "run", tmp_path, out, 3, 2, progress=False) == measured
 
 
 @pytest.mark.parametrize(
