@@ -168,7 +168,7 @@ def test_command_draws_the_image_and_the_overlay(
     ("options", "reason"),
     [
         (("--head", "1"), "--head is of one block: give --block with it"),
-        (("--block", "6"), "there is no block 6; expected -6 to 5"),
+        (("--block", "7"), "there is no block 7; expected -7 to 6"),
         (("--block", "5", "--head", "2"), "--head is 2; block 5 has 2"),
         (("--size", "0"), "--size is 0; expected a positive whole number"),
     ],
