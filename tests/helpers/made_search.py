@@ -14,7 +14,9 @@ from autoformer_zoo.specialization.latency.profile import (
 from autoformer_zoo.weights.checkpoint import SupernetWeights
 from autoformer_zoo.weights.layouts import Architecture
 from tests.helpers.made_training import MINI, make_images
-from training.search.evaluation import SearchTask, memory_batches
+from training.data.batch import Batch
+from training.data.cifar10 import Images, eval_batch
+from training.search.evaluation import SearchTask
 
 
 def make_weights(space: SearchSpace = MINI) -> SupernetWeights:
@@ -26,6 +28,11 @@ def make_weights(space: SearchSpace = MINI) -> SupernetWeights:
         network.pos_embed.normal_()
     tensors = {name: p.detach() for name, p in network.named_parameters()}
     return SupernetWeights(tensors, net, "prefix")
+
+
+def memory_batches(images: Images, img_size: int) -> list[Batch]:
+    """Resize and normalise images in memory, as one batch."""
+    return [Batch(eval_batch(images, img_size), images.labels)]
 
 
 def make_task() -> SearchTask:

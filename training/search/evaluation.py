@@ -21,8 +21,7 @@ from autoformer_zoo.space import SearchSpace, SubnetConfig
 from autoformer_zoo.weights.checkpoint import SupernetWeights
 from autoformer_zoo.weights.header import notes_to_cfg
 from autoformer_zoo.weights.pretrained import load_supernet
-from training.data.batch import EVAL_BATCH, Batch, DataSource
-from training.data.cifar10 import Images, eval_batch
+from training.data.batch import Batch, DataSource
 from training.data.classes import check_classes
 from training.data.open import open_source
 from training.engine.weights import averaged_weights
@@ -207,22 +206,6 @@ class _Spread:
             kept = (number + 1) * self._count // self._total > number * self._count // self._total
             if kept.any():
                 yield Batch(batch.x[kept], batch.labels[kept], batch.broken)
-
-
-def memory_batches(images: Images, img_size: int, batch_size: int = EVAL_BATCH) -> list[Batch]:
-    """Resize and normalise images in memory, once for all networks that classify them.
-
-    Args:
-        images: in memory.
-        img_size: side to resize to, in pixels.
-        batch_size: images per batch.
-    """
-    pairs = zip(
-        eval_batch(images, img_size).split(batch_size),
-        images.labels.split(batch_size),
-        strict=True,
-    )
-    return [Batch(x, labels) for x, labels in pairs]
 
 
 def inherited_accuracy(

@@ -14,11 +14,12 @@ from autoformer_zoo.published import SPACES
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.weights.header import notes_to_cfg
 from autoformer_zoo.weights.pretrained import load_supernet
+from tests.helpers.made_search import memory_batches
 from tests.helpers.made_training import make_images, train_quickly
 from training.data import open as data_open
 from training.search import evaluation
 from training.search.choose import choose, main
-from training.search.evaluation import accuracy_on, load_averaged, memory_batches
+from training.search.evaluation import accuracy_on, load_averaged
 from training.settings.config import Stage
 from training.settings.presets import SMOKE
 

@@ -12,7 +12,7 @@ import torch
 import autoformer_zoo as az
 from autoformer_zoo.models.factory import extract_subnet
 from autoformer_zoo.specialization.evolution import EvolutionConfig
-from tests.helpers.made_search import make_task
+from tests.helpers.made_search import make_task, memory_batches
 from tests.helpers.made_training import MINI, MINI_CONFIG, QUICK, make_images, split_in_memory
 from training.data import open as data_open
 from training.data.batch import Batch
@@ -20,7 +20,7 @@ from training.data.cifar10 import Images
 from training.run import plots
 from training.search import evaluation
 from training.search.config import SearchConfig
-from training.search.evaluation import accuracy_on, keep_held_out, memory_batches, open_task
+from training.search.evaluation import accuracy_on, keep_held_out, open_task
 from training.search.search import search
 from training.settings.config import Stage
 from training.train import train
