@@ -1,6 +1,6 @@
 """Build the page: `python -m hub.web`.
 
-    python -m hub.web site                             # some subnets of nano
+    python -m hub.web site                             # four subnets of nano
     python -m hub.web site autoformer_small net.onnx   # these
     python -m http.server --directory site             # look at it
 

@@ -71,7 +71,7 @@ class ShownNetwork:
 
 
 def nano_front() -> list[ShownNetwork]:
-    """Return up to four subnets of nano's supernet, the published one last."""
+    """Return four subnets of nano's supernet, the published one last."""
     spec = MODELS[NANO]
     chosen = [*_below(spec.space, spec.subnet), spec.subnet]
     predicted = _predicted(spec.space, chosen)
@@ -108,18 +108,14 @@ def open_networks(sources: tuple[str, ...]) -> Iterator[ShownNetwork]:
 
 
 def _below(space_name: str, largest: SubnetConfig) -> list[SubnetConfig]:
-    """Return subnets for budgets from the smallest to less than `largest`, evenly spaced.
-
-    One that is the best for two budgets comes once.
-    """
+    """Return subnets for budgets from the smallest to less than `largest`, evenly spaced."""
     space = SPACES[space_name]
     cost = macs_cost(space)
     low, high = reachable(space, cost)[0], cost.value(largest)
     budgets = [float(budget) for budget in np.linspace(low, high, ALONG_FRONT)[:-1]]
     if has_predictor(space_name):
         choices = Choices.of(space_name)
-        best = (choices.search(Bounds(max_macs=budget))[0].subnet for budget in budgets)
-        return list(dict.fromkeys(best))
+        return [choices.search(Bounds(max_macs=budget))[0].subnet for budget in budgets]
     step = (high - low) / 100
     return [
         Feasible(space, [Constraint(cost, budget - step, budget)]).sample(random.Random(0))
