@@ -26,8 +26,10 @@ from training.reproduce.trainings import TrainingRun, compared_supernets
 
 # Points, of top-1 in percent: how far the paper's inherited accuracies are from retrained ones.
 INHERITED_MARGIN = 0.2
-# Of a parameter in training, in fp32: weight, gradient, AdamW's two moments, average.
-TRAINING_BYTES = 5 * 4
+# What training keeps of a parameter, in fp32: weight, gradient, average, and moments: AdamW's two,
+# or the one of Muon, which leaves only vectors to AdamW.
+NUMBER_BYTES = 4
+KEPT_NUMBERS, KEPT_BY_MUON = 5, 4
 WELL_TRAINED_COUNT = 200  # random subnets; fewer show little
 WELL_TRAINED_MARGIN = 2.0  # points between the 10th percentile and the best random subnet
 RANKED_COUNT = 8  # random subnets trained alone; the ranks of fewer show little
@@ -192,6 +194,8 @@ def _compare(
         for train in [trained[TrainingRun(kind, 0)]]
     }
     params, other_params = ours[0]["params"], theirs[0]["params"]
+    kept = KEPT_BY_MUON if "muon" in config.train.opt else KEPT_NUMBERS
+    state_bytes = kept * NUMBER_BYTES
     return {
         "question": comparison.question,
         "rule": "the mean of the same random subnets on the held-out images, beyond doubt",
@@ -206,8 +210,8 @@ def _compare(
         **_steps_to_match(ours, theirs, base, other),
         "params": params,
         f"{other}_params": other_params,
-        "training_state_mib": params * TRAINING_BYTES / 2**20,
-        f"{other}_training_state_mib": other_params * TRAINING_BYTES / 2**20,
+        "training_state_mib": params * state_bytes / 2**20,
+        f"{other}_training_state_mib": other_params * state_bytes / 2**20,
         "seconds": asdict(mean_of([run["seconds"] for run in ours])),
         f"{other}_seconds": asdict(mean_of([run["seconds"] for run in theirs])),
     }
@@ -249,8 +253,11 @@ def _longer(test: Mapping[str, Any], config: ReproduceConfig) -> dict[str, Any]:
         epochs: [i - a for i, a in zip(pair["inherited"], pair["alone"], strict=True)]
         for epochs, pair in sorted(measured.items())
     }
-    shortest, longest = min(gaps), max(gaps)
-    seeds = config.length_seeds
+    # A length of one seed is shown, but decides nothing where others have more.
+    repeated = {epochs for epochs, gap in gaps.items() if len(gap) > 1}
+    compared = repeated if len(repeated) > 1 else gaps.keys()
+    shortest, longest = min(compared), max(compared)
+    seeds = min(len(gaps[shortest]), len(gaps[longest]))
     change = difference(gaps[longest][:seeds], gaps[shortest][:seeds])
     return {
         "question": "Does the gap between inherited weights and the subnet trained alone close "

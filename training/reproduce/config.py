@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import NonNegativeInt, PositiveInt
 
+from autoformer_zoo.space import SearchSpace, SubnetConfig
 from autoformer_zoo.specialization.evolution import EvolutionConfig
 from training.search.config import DEFAULT_SEARCH, SearchConfig, config_to_dict
 from training.settings.config import (
@@ -60,6 +61,7 @@ class ReproduceConfig:
     distill: DistillConfig = DistillConfig(share=0.7)  # of these; {seed} in answers: the run's seed
     lengths: tuple[PositiveInt, ...] = ()  # other lengths in epochs to train supernet and winner
     length_seeds: NonNegativeInt = 0  # seeds of each length
+    one_seed_lengths: tuple[PositiveInt, ...] = ()  # lengths to train with the first seed only
     alone_subnets: NonNegativeInt = 0  # random subnets to train alone, the first of those compared
     finetuned_seeds: NonNegativeInt = 0  # winners to fine-tune from inherited weights
     search_seeds: PositiveInt = 3  # searches by evolution, and as many random ones
@@ -85,9 +87,10 @@ class ReproduceConfig:
                 f"alone_subnets is {self.alone_subnets}; expected at most compared_subnets = "
                 f"{self.compared_subnets}: they are scored in every uniform supernet"
             )
-        if self.train.epochs in self.lengths or len(set(self.lengths)) < len(self.lengths):
+        lengths = self.lengths + self.one_seed_lengths
+        if self.train.epochs in lengths or len(set(lengths)) < len(lengths):
             raise ValueError(
-                f"lengths is {self.lengths}; expected different ones, other than the "
+                f"lengths is {lengths}; expected different ones, other than the "
                 f"{self.train.epochs} epochs of train"
             )
         if bool(self.lengths) != bool(self.length_seeds):
@@ -95,10 +98,10 @@ class ReproduceConfig:
                 f"lengths is {self.lengths} and length_seeds {self.length_seeds}; expected both, "
                 "or neither"
             )
-        if not self.tests and (self.length_seeds or self.finetuned_seeds):
+        if not self.tests and (lengths or self.finetuned_seeds):
             raise ValueError(
                 "tests is False, but lengths and fine-tuned winners are compared on the test set: "
-                "expected length_seeds 0 and finetuned_seeds 0 with it"
+                "expected no lengths and finetuned_seeds 0 with it"
             )
         self._check_teacher()
         if not (self.train.held_out_per_class or self.train.data.held_out_split):
@@ -125,6 +128,13 @@ class ReproduceConfig:
     def count(self, kind: str) -> int:
         """Return the number of supernets of a kind, one for each seed."""
         return int(self.seeds if kind == "uniform" else getattr(self, f"{kind}_seeds"))
+
+    @property
+    def seeds_of_lengths(self) -> dict[int, int]:
+        """Return the number of seeds of each other length in epochs."""
+        return dict.fromkeys(self.lengths, self.length_seeds) | dict.fromkeys(
+            self.one_seed_lengths, 1
+        )
 
     @property
     def finetuned_epochs(self) -> int:
@@ -193,12 +203,25 @@ CIFAR10_CPU = ReproduceConfig(
     images=1000,
 )
 
-# The questions at a size at which the answers mean something: about half a day by two processes on
-# 2 cores with bf16. Not run yet, so there is no accuracy to quote, and the time is the estimate of
-# the plan that the command prints. Left out are the sandwich at as many steps, each of which costs
-# 4 times as much (--sandwich-seeds 3 asks it), and the teacher, which needs its answers first.
-# `auto` is bf16 where the processor has instructions for it.
-# python -m training.reproduce --preset cifar10-cpu-long --data-dir DIR --out runs/long
+# A quarter of nano's multiply-adds, and choices that lie further apart, so that a set of some 40
+# trainings is affordable and subnets differ by more than the noise.
+WIDE = SearchSpace(
+    embed_dim=(64, 96, 128),
+    num_heads=(1, 2),
+    mlp_ratio=(2.0, 3.0, 4.0),
+    depth=(4, 5, 6),
+    supernet=SubnetConfig.uniform(6, 128, 2, 4.0),
+    img_size=24,
+    patch_size=4,
+    num_classes=10,
+)
+
+# The questions at a size at which the answers mean something. Left out are the sandwich at as many
+# steps, each of which costs 4 times as much (--sandwich-seeds 3 asks it), and the teacher, which
+# needs its answers first. Muon, since after three epochs the largest subnet of a pilot had 54.5 %
+# of the held-out images right with it, 38.9 % with AdamW. `auto` is bf16 where the processor has
+# instructions for it. On a CPU give the command twice, for two processes of half the cores each:
+# python -m training.reproduce --preset cifar10-cpu-long --data-dir DIR --out runs/long --threads 1
 # With the teacher, for each seed N of 0, 1, 2 first:
 # python -m training.engine.teacher --preset nano-distilled --student-seed N --data-dir DIR \
 #     --out teacher-N
@@ -207,17 +230,21 @@ CIFAR10_CPU = ReproduceConfig(
 CIFAR10_CPU_LONG = replace(
     CIFAR10_CPU,
     train=TrainConfig(
-        stages=(Stage(25, 16), Stage(3, 20), Stage(2, 24)),
+        space=WIDE.to_json(),
+        stages=(Stage(27, 16), Stage(3, 24)),
         batch_size=256,
+        opt="nmuon",
         lr=2e-3,
-        evaluate_every=4,
+        evaluate_every=5,
         augment=AugmentConfig(policy="batch-m4-n1"),  # the views of preset nano-distilled
     ),
+    images=0,
     sandwich_seeds=0,
     sandwich_images_seeds=3,
     sandwich_no_smallest_seeds=3,
     lengths=(3, 10),
     length_seeds=3,
+    one_seed_lengths=(100,),
     alone_subnets=8,
     finetuned_seeds=3,
 )

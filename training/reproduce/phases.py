@@ -4,6 +4,9 @@ Each phase is a function that returns JSON-able values; they are written to stag
 is done, and it is not repeated then. Within a phase, training resumes from checkpoints and scoring
 from journals. Only `evaluate` opens the test set, for subnets that were chosen without it.
 
+Processes that run in one directory at a time take different trainings, and the other phases one
+after another: locks keep them apart.
+
 Questions answered in report.md: (a) do inherited weights match a subnet trained alone; (b) are many
 subnets well trained; (c) does evolution beat random search; (d) does entanglement beat separate
 weights; (e) what do the sandwich rule and in-place distillation add; (f) does longer training close
@@ -47,7 +50,7 @@ from training.reproduce.trainings import (
 from training.reproduce.workspace import Workspace
 from training.run.directory import HELD_OUT, LOG, TIMING, describe_environment, read_log
 from training.run.distributed import Ranks
-from training.run.journal import write_json
+from training.run.journal import read_json, write_json
 from training.search.config import config_to_dict
 from training.search.evaluation import (
     accuracy_on,
@@ -92,7 +95,8 @@ class Reproduction(Workspace):
         names = self.select(first, last)
         constraints = self.find_constraints()
         profile = constraints[0] if constraints else None
-        self.ranks.by_first(lambda: self._begin(profile))
+        with self.hold("begin"):
+            self.ranks.by_first(lambda: self._begin(profile))
         for name in names:
             if self.ranks.by_first(lambda name=name: self.is_done(name)):  # type: ignore[misc]
                 self.log(f"{name}: done before")
@@ -100,6 +104,7 @@ class Reproduction(Workspace):
                 self._run_phase(name)
 
     def _begin(self, profile: LatencyProfile | None) -> None:
+        self.require_own()  # another process may have begun it since
         if profile is not None:
             keep_latencies(profile, {"config": self.config.to_dict()}, self.searched)
         if not (self.out / "config.json").exists():
@@ -111,10 +116,16 @@ class Reproduction(Workspace):
     def _run_phase(self, name: PhaseName) -> None:
         self.log(f"{name}: begins")
         started, work = time.perf_counter(), PHASES[name]
-        result = self.ranks.by_first(lambda: work(self)) if name in BY_FIRST else work(self)
-        seconds = time.perf_counter() - started
-        values = {"seconds": round(seconds, 1), **result}
-        self.ranks.by_first(lambda: write_json(values, self._path(name)))
+        result = work(self) if name in OF_TRAININGS else None
+        with self.hold(name):
+            if self.ranks.by_first(lambda: self.is_done(name)):
+                self.log(f"{name}: done by another process")
+                return
+            if result is None:
+                result = self.ranks.by_first(lambda: work(self)) if name in BY_FIRST else work(self)
+            seconds = time.perf_counter() - started
+            values = {"seconds": round(seconds, 1), **result}
+            self.ranks.by_first(lambda: write_json(values, self._path(name)))
         self.log(f"{name}: {seconds:.0f} s")
 
 
@@ -226,16 +237,31 @@ PHASES: dict[PhaseName, Callable[[Workspace], dict[str, Any]]] = {
     "report": write_results,
 }
 BY_FIRST: set[PhaseName] = {"extract", "compare", "report"}  # the others are shared by all ranks
+OF_TRAININGS: set[PhaseName] = {"train", "retrain"}  # which processes divide among themselves
+TRAINED = "trained.json"  # in the directory of a training: what `_train` returned
 
 
 def _train_all(whole: Workspace, runs: Mapping[TrainingRun, TrainConfig]) -> dict[str, Any]:
-    return {"runs": {run.name: _train(whole, run, config) for run, config in runs.items()}}
+    """Train networks: first those that no other process trains, then what these left."""
+    trained: dict[TrainingRun, dict[str, Any]] = {}
+    while True:
+        for run, config in runs.items():
+            if run not in trained:
+                with whole.claim(run.name) as is_ours:
+                    if is_ours:
+                        trained[run] = _train(whole, run, config)
+        if left := [run.name for run in runs if run not in trained]:
+            with whole.hold(left[0]):
+                continue
+        return {"runs": {run.name: trained[run] for run in runs}}
 
 
 def _train(whole: Workspace, run: TrainingRun, config: TrainConfig) -> dict[str, Any]:
     """Train one network; returns what the comparison needs of its log."""
-    whole.log(f"training {run.name}")
     folder = whole.run_dir(run)
+    if whole.ranks.by_first(lambda: (folder / TRAINED).exists()):
+        return read_json(folder / TRAINED, "steps")
+    whole.log(f"training {run.name}")
     state = train(
         config,
         whole.data_dir,
@@ -246,13 +272,15 @@ def _train(whole: Workspace, run: TrainingRun, config: TrainConfig) -> dict[str,
     )
     timing = read_log(folder / TIMING)
     measured = [line for line in read_log(folder / LOG) if HELD_OUT in line]
-    return {
+    values = {
         "steps": state.step,
         "seconds": timing[-1]["seconds"] if timing else round(state.seconds, 1),
         "params": sum(p.numel() for p in state.network.parameters()),
         "skipped": state.skipped,
         "held_out": [[line["step"], fmean(line[HELD_OUT].values())] for line in measured],
     }
+    whole.ranks.by_first(lambda: write_json(values, folder / TRAINED))
+    return values
 
 
 def _test_subnets(whole: Workspace) -> dict[str, Any]:
@@ -285,8 +313,8 @@ def _test_subnets(whole: Workspace) -> dict[str, Any]:
         }
 
     found: dict[str, Any] = pairs(config.seeds)
-    if config.lengths:
-        found["lengths"] = {str(n): pairs(config.length_seeds, f"_{n}") for n in config.lengths}
+    if lengths := config.seeds_of_lengths:
+        found["lengths"] = {str(n): pairs(seeds, f"_{n}") for n, seeds in lengths.items()}
     if others := whole.alone_subnets:
         found["random"] = {
             "inherited": [inherited(FIRST, subnet) for subnet in others],

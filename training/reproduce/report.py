@@ -7,12 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from autoformer_zoo.published import SPACES
 from training.reproduce.answers import inherited_means
 from training.reproduce.config import ReproduceConfig
 from training.reproduce.intervals import Mean, RankCorrelation
 from training.run.directory import write_text
 from training.run.journal import read_json, write_json
 from training.run.plots import figure
+from training.settings.config import TrainConfig, space_of
 
 FIGURES = {
     "b": "![Held-out accuracy of random subnets of one supernet.](subnets.svg)",
@@ -101,10 +103,10 @@ def _paragraphs(
         f"{stage.epochs} epoch{'s' * (stage.epochs > 1)} at {stage.img_size} px"
         for stage in train.stages
     )
-    space = "of its own" if train.space.startswith("{") else train.space
     yield (
-        f"Space {space}, data {train.data.source}, {sizes}, batch {train.batch_size}, "
-        f"seeds {config.seeds}. Made with torch {environment['torch']}, timm "
+        f"Space {_describe_space(train)}, data {train.data.source}, {sizes}, batch "
+        f"{train.batch_size}, {train.opt}, learning rate {train.lr:g}, seeds "
+        f"{config.seeds}. Made with torch {environment['torch']}, timm "
         f"{environment['timm']}, commit {environment['commit']}, on {environment['device']} "
         f"({environment['cores']} cores, {environment['threads']} threads)."
     )
@@ -147,6 +149,22 @@ def _paragraphs(
             for name, r in {**results["train"]["runs"], **results["retrain"]["runs"]}.items()
         ),
     )
+
+
+def _describe_space(train: TrainConfig) -> str:
+    """Return a space's name, or the choices of one that has none."""
+    if train.space in SPACES:
+        return train.space
+    space = space_of(train)
+    choices = {
+        "embed dim": space.embed_dim,
+        "heads": space.num_heads,
+        "MLP ratio": space.mlp_ratio,
+        "depth": space.depth,
+        "patch": (space.patch_size,),
+    }
+    texts = (f"{name} {', '.join(f'{c:g}' for c in values)}" for name, values in choices.items())
+    return f"of its own ({'; '.join(texts)})"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

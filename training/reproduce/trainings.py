@@ -85,8 +85,8 @@ def supernets(config: ReproduceConfig) -> dict[TrainingRun, TrainConfig]:
     """Return all supernets to train: those to compare, and uniform ones of other lengths."""
     lengths = {
         of_length("uniform", epochs, i): _lasting(_seeded(config, i), epochs)
-        for epochs in config.lengths
-        for i in range(config.length_seeds)
+        for epochs, seeds in config.seeds_of_lengths.items()
+        for i in range(seeds)
     }
     return compared_supernets(config) | lengths
 
@@ -110,8 +110,8 @@ def single_networks(
         return replace(train, sampling="fixed", subnet=subnet.to_json())
 
     runs = {TrainingRun("alone", i): alone(_seeded(config, i)) for i in range(config.seeds)}
-    for epochs in config.lengths:
-        for i in range(config.length_seeds):
+    for epochs, seeds in config.seeds_of_lengths.items():
+        for i in range(seeds):
             lasting = _lasting(_seeded(config, i), epochs)
             runs[of_length("alone", epochs, i)] = alone(lasting)
     for n, subnet in enumerate(others[: config.alone_subnets]):

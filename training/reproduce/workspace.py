@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from autoformer_zoo.models.factory import build_subnet
 from autoformer_zoo.network.vit import AutoFormer
@@ -28,6 +32,8 @@ from training.search.evaluation import SearchTask, accuracy_on, hash_tensors, op
 from training.search.scoring import JournaledScorer, share_threads
 from training.search.search import LATENCIES, costs_of, find_latencies
 from training.settings.config import DEFAULT_RESOURCES, Resources, space_of
+
+POLL_SECONDS = 2.0  # between two attempts to get what another process holds
 
 
 class Workspace:
@@ -60,9 +66,54 @@ class Workspace:
         self.space = space_of(config.train)
         self.searched = out / "search"
         share_threads(self.ranks.world)
-        if (out / "config.json").exists():
-            recorded = complete(read_json(out / "config.json"), ReproduceConfig().to_dict())
-            require_same(recorded, config.to_dict(), out)
+        self.require_own()
+
+    def require_own(self) -> None:
+        """Check that the directory, if it was begun, holds this reproduction.
+
+        Raises:
+            ValueError: it holds another one, or its config is damaged.
+        """
+        if (self.out / "config.json").exists():
+            recorded = complete(read_json(self.out / "config.json"), ReproduceConfig().to_dict())
+            require_same(recorded, self.config.to_dict(), self.out)
+
+    @contextmanager
+    def claim(self, name: str) -> Iterator[bool]:
+        """Yield True, and keep others off a piece of work, unless another process has it already.
+
+        The system takes a lock back when its process ends, however that happens.
+        """
+        folder = self.out / "locks"
+        lock = FileLock(folder / f"{name}.lock", blocking=False)
+
+        def acquire() -> bool:
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire()
+            except Timeout:
+                return False
+            return True
+
+        taken = self.ranks.by_first(acquire)  # the first rank stands for all of its torchrun
+        try:
+            yield taken
+        finally:
+            lock.release()
+
+    @contextmanager
+    def hold(self, name: str) -> Iterator[None]:
+        """Keep others off a piece of work, after waiting for the one who has it."""
+        is_told = False
+        while True:
+            with self.claim(name) as is_ours:
+                if is_ours:
+                    yield
+                    return
+            if not is_told:
+                self.log(f"waiting for another process: {name}")
+                is_told = True
+            time.sleep(POLL_SECONDS)
 
     def is_done(self, phase: PhaseName) -> bool:
         """Return True if a phase has written its result."""

@@ -134,6 +134,16 @@ def test_gap_is_that_of_each_length() -> None:
     assert answers["i"]["gain_points"]["mean"] == 3
 
 
+def test_length_of_one_seed_is_shown_but_decides_nothing() -> None:
+    results = made_results_of_all(1.0, lambda seed: 0.0)
+    lengths = results["evaluate"]["test_percent"]["lengths"]
+    lengths["1000"] = {"inherited": [90.0], "alone": [50.0]}
+    longer = answer(results, ALL)["f"]
+    assert longer["gap_points_by_epochs"]["1000"] == {"mean": 40.0, "ci95": None, "count": 1}
+    assert longer["difference_points"]["mean"] == 8
+    assert "after 300 epochs than after 2," in longer["rule"]
+
+
 def test_images_are_counted_by_networks() -> None:
     answers = answer(made_results_of_all(1.0, lambda seed: 0.0), ALL)
     batch = ALL.train.batch_size

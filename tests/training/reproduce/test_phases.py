@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import Any, NoReturn, get_args
 
 import pytest
 import torch
+from filelock import FileLock
 
 from autoformer_zoo.space import SearchSpace
 from autoformer_zoo.specialization.constraints import Bounds
@@ -17,7 +19,7 @@ from tests.helpers.made_reproduction import CONFIG, use_made_images
 from tests.helpers.made_search import make_profile
 from tests.helpers.made_training import MINI, MINI_CONFIG, QUICK, open_quickly
 from training.engine.teacher.answers import require_views, store_answers
-from training.reproduce import phases
+from training.reproduce import phases, workspace
 from training.reproduce.__main__ import main
 from training.reproduce.config import PHASE_NAMES, PRESETS, Preset, ReproduceConfig
 from training.reproduce.phases import Reproduction
@@ -112,6 +114,47 @@ def test_done_phases_are_not_repeated(tmp_path: Path, monkeypatch: pytest.Monkey
         reproduction(tmp_path).run("extract", "extract")
     with pytest.raises(ValueError, match=r"was begun with train\.lr=0\.001, .* 0\.5"):
         reproduction(tmp_path, replace(FEW, train=replace(FEW.train, lr=0.5)))
+
+
+def test_processes_take_different_trainings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+
+    def train(config: TrainConfig, data_dir: Path, folder: Path, *rest: Any, **more: Any) -> Any:
+        order.append(folder.name)
+        if len(order) == 2:  # the other process is lost, and its training left
+            other.release()
+        return real(config, data_dir, folder, *rest, **more)
+
+    real = phases.train
+    monkeypatch.setattr(phases, "train", train)
+    monkeypatch.setattr(workspace, "POLL_SECONDS", 0.01)
+    whole = reproduction(tmp_path, replace(FEW, seeds=3))
+    (whole.out / "locks").mkdir(parents=True)
+    other = FileLock(whole.out / "locks" / "uniform-0.lock")
+    other.acquire()
+    whole.run("train", "train")
+    assert order == ["uniform-1", "uniform-2", "uniform-0"]
+    assert list(whole.result("train")["runs"]) == ["uniform-0", "uniform-1", "uniform-2"]
+
+
+def test_phase_of_another_process_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = reproduction(tmp_path)
+    whole.run("train", "train")
+    other = FileLock(whole.out / "locks" / "search.lock")
+    other.acquire()
+
+    def finish(seconds: float) -> None:
+        (whole.out / "stage-search.json").write_text('{"seconds": 1}')
+        other.release()
+
+    monkeypatch.setattr(time, "sleep", finish)
+    monkeypatch.setattr(phases, "evolve", None)  # it cannot search
+    whole.run("search", "search")
+    assert whole.result("search") == {"seconds": 1}
 
 
 def test_what_an_earlier_version_began_is_continued(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ LONG = replace(
     distill=DistillConfig(answers="teacher-{seed}.safetensors", share=0.6),
     lengths=(3, 64),
     length_seeds=1,
+    one_seed_lengths=(5,),
     alone_subnets=2,
     finetuned_seeds=2,
 )
@@ -65,6 +66,7 @@ def test_kinds_change_what_they_are_named_for() -> None:
     assert {(run.name, config.epochs) for run, config in lengths} == {
         ("uniform_3-0", 3),
         ("uniform_64-0", 64),
+        ("uniform_5-0", 5),
     }
 
 
@@ -72,7 +74,7 @@ def test_single_networks_are_trained_as_the_supernets() -> None:
     winner, others = MINI.largest, [MINI.smallest, MINI.largest]
     runs = single_networks(LONG, winner, others, lambda run: f"{run.name}.safetensors")
     assert [run.name for run in runs] == [
-        *("alone-0", "alone-1", "alone_3-0", "alone_64-0"),
+        *("alone-0", "alone-1", "alone_3-0", "alone_64-0", "alone_5-0"),
         *("random-0", "random-1", "finetuned-0", "finetuned-1"),
     ]
     alone = replace(LONG.train, sampling="fixed", subnet=winner.to_json(), seed=1)
