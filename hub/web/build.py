@@ -94,7 +94,8 @@ def note_of(sources: tuple[str, ...]) -> str:
     if has_predictor("nano"):
         return (
             "Subnets of one supernet, those of the highest predicted accuracy for their "
-            f"multiply-adds. {last}; its accuracy was measured on CIFAR-10's test images. {drawn}"
+            f"multiply-adds. {last}; its accuracy was measured on CIFAR-10's test images, and the "
+            f"predictions are relative to it. {drawn}"
         )
     return (
         "Subnets of one supernet, evenly spaced in multiply-adds: there is no accuracy predictor "
