@@ -188,11 +188,11 @@ def _compare(
     base, other = kinds
     worse = other if comparison.better == base else base
     gap = difference(means[comparison.better], means[worse])
-    seen = {
-        kind: run[0]["steps"] * train.batch_size * train.subnets_per_step
-        for kind, run in zip(kinds, (ours, theirs), strict=True)
-        for train in [trained[TrainingRun(kind, 0)]]
-    }
+    seen = {}
+    for kind in kinds:
+        train = trained[TrainingRun(kind, 0)]
+        steps = runs[f"{kind}-0"]["steps"]
+        seen[kind] = steps * train.batch_size * train.subnets_per_step
     params, other_params = ours[0]["params"], theirs[0]["params"]
     kept = KEPT_BY_MUON if "muon" in config.train.opt else KEPT_NUMBERS
     state_bytes = kept * NUMBER_BYTES

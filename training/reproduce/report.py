@@ -39,13 +39,13 @@ DIFFERENCES = {
     "i": "fine-tuned minus alone",
 }
 
-# What to keep in mind with an answer.
+# What to keep in mind with an answer, or with any of several.
 NOTES = {
     "a": "The winner of (a) was chosen by its inherited accuracy on held-out images, which favours "
     "inherited weights.",
     "a2": "The subnets of (a2) were drawn at random and trained alone once each.",
-    "e2": "The sandwiches of (e2) to (e4) have whole epochs, at least one, so networks see only "
-    "about as many images: the numbers are below.",
+    "e2 e3 e4": "The sandwiches of (e2) to (e4) have whole epochs, at least one, so networks see "
+    "only about as many images: the numbers are below.",
     "g": "Tau in (g) is lowered by the noise of training each subnet alone only once.",
     "h": "The networks trained alone had no teacher, also where (h) ranks those of taught "
     "supernets.",
@@ -121,7 +121,7 @@ def _paragraphs(
         ((f"({k})", a["question"], a["verdict"], _headline(a)) for k, a in answers.items()),
     )
     yield "![Differences that the answers rest on, with 95 % intervals.](differences.svg)"
-    if notes := [text for letter, text in NOTES.items() if letter in answers]:
+    if notes := [text for letters, text in NOTES.items() if answers.keys() & set(letters.split())]:
         yield " ".join(notes)
     for letter, answer in answers.items():
         yield f"## ({letter}) {answer['question']}"
