@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from autoformer_zoo.published import SPACES
@@ -129,6 +130,9 @@ def _paragraphs(
         yield _table(("", ""), _details(answer))
         if letter in FIGURES:
             yield FIGURES[letter]
+    yield "## By seed"
+    yield "Top-1 in percent, and the standard deviation over seeds in points."
+    yield _table(("", "each seed", "mean", "deviation"), _by_seed(results["evaluate"]))
     yield "## The winner"
     search, extracted = results["search"], results["extract"]
     yield (
@@ -165,6 +169,22 @@ def _describe_space(train: TrainConfig) -> str:
     }
     texts = (f"{name} {', '.join(f'{c:g}' for c in values)}" for name, values in choices.items())
     return f"of its own ({'; '.join(texts)})"
+
+
+def _by_seed(evaluated: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    """Yield a row for each quantity that was measured for several seeds."""
+    rows: dict[str, list[float]] = {}
+    for name, scores in evaluated["compared_held_out_percent"].items():
+        kind = name.rpartition("-")[0].replace("_", " ")
+        rows.setdefault(f"{kind}: mean of random subnets, held out", []).append(fmean(scores))
+    test = evaluated.get("test_percent", {})
+    for epochs, pair in {"": test, **test.get("lengths", {})}.items():
+        length = f", {epochs} epochs" if epochs else ""
+        for way in pair.keys() & {"inherited", "alone", "finetuned"}:
+            rows[f"winner, {way}{length}: test"] = pair[way]
+    for name, values in sorted(rows.items()):
+        deviation = f"{stdev(values):.2f}" if len(values) > 1 else "-"
+        yield name, ", ".join(f"{v:.2f}" for v in values), f"{fmean(values):.2f}", deviation
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -85,6 +85,7 @@ def test_reproduction_answers_every_question(tmp_path: Path, opened_tests: list[
         "| gap points by epochs, 2 | ",
         "(one value, no error bar)",
         "| separate training state MiB | ",
+        "| winner, alone, 2 epochs: test | ",
         "| uniform steps to match separate | ",
     ):
         assert part in text
