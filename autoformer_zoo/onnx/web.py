@@ -4,7 +4,7 @@ transformers.js (in browsers and in Node) and optimum's `ORTModelForImageClassif
 it is. `model_type` says "vit" because they choose by it what to do with the file; the network in it
 is whatever was exported.
 
-Source: the readers of transformers.js 4.2 and of optimum-onnx 0.1.
+Source: the readers of transformers.js 4.3 and of optimum-onnx 0.1.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from PIL import Image
 from timm.data import resolve_model_data_config
 from torch import nn
 
@@ -31,7 +32,6 @@ from autoformer_zoo.weights.whole_files import write_whole
 FILES: Mapping[str, Precision] = MappingProxyType(
     {"model.onnx": "fp32", "model_quantized.onnx": "int8-dynamic"}
 )
-BILINEAR = 1  # Pillow's number, see `preprocessor_config`
 
 
 def export_web(
@@ -95,8 +95,9 @@ def model_config(metadata: OnnxMetadata) -> dict[str, Any]:
 def preprocessor_config(metadata: OnnxMetadata) -> dict[str, Any]:
     """Return preprocessor_config.json: resize the shorter side, crop the centre, normalise.
 
-    The filter is bilinear, also where the network was trained with bicubic: transformers.js has no
-    antialiasing, and with the bicubic filter its pixels are further from Pillow's.
+    The filter is Lanczos, also where the network was trained with another: it is the only one that
+    transformers.js computes with antialiasing, in Node. It reduces images by the bilinear or the
+    bicubic one without, which can change the best class.
     """
     height, width = metadata.input_size
     assert metadata.mean is not None
@@ -107,7 +108,7 @@ def preprocessor_config(metadata: OnnxMetadata) -> dict[str, Any]:
         "do_convert_rgb": True,
         "do_resize": True,
         "size": {"shortest_edge": math.floor(height / metadata.crop_pct)},
-        "resample": BILINEAR,
+        "resample": int(Image.Resampling.LANCZOS),
         "do_center_crop": True,
         "crop_size": {"height": height, "width": width},
         "do_rescale": True,

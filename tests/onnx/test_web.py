@@ -70,6 +70,7 @@ def test_preprocessing_is_the_models(folder: Path) -> None:
     metadata = OnnxClassifier(folder / "onnx" / "model.onnx").metadata
     assert config["crop_size"] == {"height": 32, "width": 32}
     assert config["size"] == {"shortest_edge": math.floor(32 / metadata.crop_pct)}
+    assert config["resample"] == Image.Resampling.LANCZOS
     image = np.full((32, 32, 3), 100, np.uint8)
     prepared = OnnxClassifier(folder / "onnx" / "model.onnx").prepare(Image.fromarray(image))
     scaled = image * config["rescale_factor"]
