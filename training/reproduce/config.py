@@ -238,7 +238,7 @@ CIFAR10_CPU_LONG = replace(
         evaluate_every=5,
         augment=AugmentConfig(policy="batch-m4-n1"),  # the views of preset nano-distilled
     ),
-    images=0,
+    images=2500,
     sandwich_seeds=0,
     sandwich_images_seeds=3,
     sandwich_no_smallest_seeds=3,
