@@ -220,7 +220,7 @@ WIDE = SearchSpace(
 # steps, each of which costs 4 times as much (--sandwich-seeds 3 asks it), and the teacher, which
 # needs its answers first. The report in training/results/cifar10-cpu-long is of the first questions
 # (docs/reproduction.md has the command): about two hours on 2 cores of an AMD EPYC with bf16, three
-# seeds; the winner trained alone had 80.0 % on the test set. The rest was not run. Muon: after three
+# seeds; the winner trained alone had 80.0 % on the test set. The rest was not run. Muon: after 3
 # epochs the largest subnet of a pilot had 54.5 % of the held-out images right with it, 38.9 % with
 # AdamW. `auto` is bf16 where the processor has instructions for it. On a CPU give the command once
 # for each core:
