@@ -27,7 +27,7 @@ from training.reproduce.trainings import TrainingRun, compared_supernets
 # Points, of top-1 in percent: how far the paper's inherited accuracies are from retrained ones.
 INHERITED_MARGIN = 0.2
 # What training keeps of a parameter, in fp32: weight, gradient, average, and moments: AdamW's two,
-# or the one of Muon, which leaves only vectors to AdamW.
+# or the one of Muon, which leaves to AdamW what is not a matrix of weights.
 NUMBER_BYTES = 4
 KEPT_NUMBERS, KEPT_BY_MUON = 5, 4
 WELL_TRAINED_COUNT = 200  # random subnets; fewer show little

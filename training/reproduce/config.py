@@ -203,8 +203,8 @@ CIFAR10_CPU = ReproduceConfig(
     images=1000,
 )
 
-# A quarter of nano's multiply-adds, and choices that lie further apart, so that a set of some 40
-# trainings is affordable and subnets differ by more than the noise.
+# Random subnets have three tenths of the multiply-adds of nano's, and choices lie further apart, so
+# that a set of some 40 trainings is affordable and subnets differ by more than the noise.
 WIDE = SearchSpace(
     embed_dim=(64, 96, 128),
     num_heads=(1, 2),

@@ -242,18 +242,17 @@ TRAINED = "trained.json"  # in the directory of a training: what `_train` return
 
 
 def _train_all(whole: Workspace, runs: Mapping[TrainingRun, TrainConfig]) -> dict[str, Any]:
-    """Train networks: first those that no other process trains, then what these left."""
+    """Train networks: first those that no other process trains, then what another one left."""
     trained: dict[TrainingRun, dict[str, Any]] = {}
-    while True:
-        for run, config in runs.items():
-            if run not in trained:
-                with whole.claim(run.name) as is_ours:
-                    if is_ours:
-                        trained[run] = _train(whole, run, config)
-        if left := [run.name for run in runs if run not in trained]:
-            with whole.hold(left[0]):
-                continue
-        return {"runs": {run.name: trained[run] for run in runs}}
+    for run, config in runs.items():
+        with whole.claim(run.name) as is_ours:
+            if is_ours:
+                trained[run] = _train(whole, run, config)
+    for run, config in runs.items():
+        if run not in trained:
+            with whole.hold(run.name):
+                trained[run] = _train(whole, run, config)
+    return {"runs": {run.name: trained[run] for run in runs}}
 
 
 def _train(whole: Workspace, run: TrainingRun, config: TrainConfig) -> dict[str, Any]:
