@@ -38,7 +38,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from autoformer_zoo.models.factory import build_subnet
 from autoformer_zoo.onnx.export import export_onnx
-from autoformer_zoo.published import CIFAR10_MEAN, SPACES
+from autoformer_zoo.published import SPACES
 from autoformer_zoo.space import SearchSpace, SubnetConfig
 from autoformer_zoo.specialization.constraints import (
     INFINITE,
@@ -48,7 +48,7 @@ from autoformer_zoo.specialization.constraints import (
     params_cost,
 )
 from autoformer_zoo.specialization.front import draw_front, find_front
-from autoformer_zoo.specialization.latency.measure import profile_device
+from autoformer_zoo.specialization.latency.measure import machine_name, profile_device
 from autoformer_zoo.specialization.latency.profile import (
     Backend,
     Device,
@@ -59,7 +59,6 @@ from autoformer_zoo.specialization.latency.profile import (
 from autoformer_zoo.specialization.predictor import Predictor, load_predictor
 from autoformer_zoo.specialization.selection import Choices
 from autoformer_zoo.weights.checkpoint import CheckpointError, save_subnet
-from autoformer_zoo.weights.header import notes_to_cfg
 from autoformer_zoo.weights.layouts import Layout, same_sizes
 from autoformer_zoo.weights.pretrained import open_weights
 from benchmarks.measure.text_table import align
@@ -139,31 +138,20 @@ def recipe(
         ValueError: no known space has these sizes.
         CheckpointError: there is no such supernet.
     """
-    checkpoint = open_weights(supernet, layout or None)
-    net = checkpoint.architecture
-    known = (name for name, each in SPACES.items() if same_sizes(each.supernet, net.sizes))
+    sizes = open_weights(supernet, layout or None).architecture.sizes
+    known = (name for name, each in SPACES.items() if same_sizes(each.supernet, sizes))
     name = space or next(known, "")
     if not name:
         raise ValueError(
-            f"{supernet} has the sizes {net.sizes.to_json()}, of no known space: give --space, its "
+            f"{supernet} has the sizes {sizes.to_json()}, of no known space: give --space, its "
             "SearchSpace as JSON"
         )
-    base = photos(f"autoformer_{name}" if name in SPACES else DEFAULT_MODEL, data_dir)
-    cfg, data = notes_to_cfg(checkpoint.metadata), base.data
-    if "mean" in cfg:
-        is_cifar10, crop_pct = cfg["mean"] == CIFAR10_MEAN, cfg.get("crop_pct", data.crop_pct)
-        given: Literal["cifar10", "imagenet"] = "cifar10" if is_cifar10 else "imagenet"
-        data = replace(data, normalisation=given, crop_pct=crop_pct)
-    (stage,) = base.stages
     return replace(
-        base,
+        photos(WeightsConfig(checkpoint=supernet, layout=layout, new_head=True), data_dir),
         space=name,
         sampling="uniform",
-        stages=(replace(stage, img_size=net.img_size[0]),),
-        weights=WeightsConfig(checkpoint=supernet, layout=layout, new_head=True),
         batch_size=64,  # fewer and larger steps: each trains another subnet
         lr=1e-3,
-        data=data,
     )
 
 
@@ -240,7 +228,8 @@ def _find_profile(
     kept = LatencyProfile.load(out / LATENCIES) if (out / LATENCIES).exists() else None
     if kept is not None:
         setting = {name: getattr(kept.setting, name) for name in wanted.setting}
-        if setting == {**wanted.setting, "threads": wanted.latency_threads or setting["threads"]}:
+        same = {**wanted.setting, "threads": wanted.latency_threads or setting["threads"]}
+        if setting == same and kept.machine == machine_name(wanted.latency_device):
             return kept
     return profile_device(space, **wanted.setting, progress=progress)
 

@@ -19,15 +19,18 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from timm import get_pretrained_cfg
 
-from autoformer_zoo.published import CIFAR10_MEAN
+from autoformer_zoo.published import CIFAR10_MEAN, IMAGENET
+from autoformer_zoo.weights.checkpoint import CheckpointError
+from autoformer_zoo.weights.header import notes_to_cfg
+from autoformer_zoo.weights.pretrained import open_weights
 from training.data.splits import has_folder
 from training.engine.weights import WEIGHTS
 from training.run.command import run_command, value_of
@@ -47,20 +50,25 @@ from training.train import print_summary, train
 _log = logging.getLogger("training.finetune")  # also if run as __main__
 
 DEFAULT_MODEL = "autoformer_nano"
+DEFAULT_WEIGHTS = WeightsConfig(model=DEFAULT_MODEL)
 
 
-def photos(model: str, data_dir: Path) -> TrainConfig:
+def photos(weights: WeightsConfig, data_dir: Path) -> TrainConfig:
     """Return the config for a small folder of photos: some dozens to some thousands per class.
 
     Args:
-        model: of the zoo; its input size and preprocessing are taken over.
+        weights: model or file to start from; its input size and preprocessing are taken over.
         data_dir: root of the data; without a folder val/ in it, a fifth of each class is held out.
+
+    Raises:
+        ValueError: there is no such model.
+        CheckpointError: there is no such file, or it is refused.
     """
-    cfg = get_pretrained_cfg(model) or get_pretrained_cfg(DEFAULT_MODEL)  # make_network refuses it
+    side, cfg = _input_of(weights)
     return TrainConfig(
         sampling="fixed",
-        weights=WeightsConfig(model=model),
-        stages=(Stage(30, cfg.input_size[-1]),),
+        weights=weights,
+        stages=(Stage(30, side),),
         batch_size=16,
         lr=5e-4,
         warmup_fraction=0.1,
@@ -72,11 +80,25 @@ def photos(model: str, data_dir: Path) -> TrainConfig:
             source="folder",
             held_out_split="val" if has_folder(data_dir, "val") else "",
             test_split="test",
-            normalisation="cifar10" if tuple(cfg.mean) == CIFAR10_MEAN else "imagenet",
-            crop_pct=cfg.crop_pct,
+            normalisation="cifar10" if tuple(cfg["mean"]) == CIFAR10_MEAN else "imagenet",
+            crop_pct=cfg["crop_pct"],
         ),
         augment=AugmentConfig(crop="resized", color_jitter=0.2),
     )
+
+
+def _input_of(weights: WeightsConfig) -> tuple[int, Mapping[str, Any]]:
+    """Return the side of the images in pixels, and the preprocessing by timm's names.
+
+    Of a file without notes, such as the official ones, it is ImageNet's.
+    """
+    if weights.model:
+        cfg = get_pretrained_cfg(weights.model)
+        if cfg is None:
+            raise ValueError(f"no model is called {weights.model!r}; autoformer-zoo list shows all")
+        return cfg.input_size[-1], cfg.to_dict()
+    checkpoint = open_weights(weights.checkpoint, weights.layout or None)
+    return checkpoint.architecture.img_size[0], {**IMAGENET, **notes_to_cfg(checkpoint.metadata)}
 
 
 # SGD 0.01, batch 768, 1000 epochs, weight decay 1e-4; random erasing and stochastic depth off, all
@@ -198,13 +220,22 @@ def main(argv: list[str] | None = None) -> int:
 
 def _base(words: Sequence[str]) -> TrainConfig:
     """Return the config that the other flags change: the preset's, from this model or file."""
-    model, checkpoint = value_of("--model", words), value_of("--weights.checkpoint", words)
+    model = value_of("--model", words) or value_of("--weights.model", words)
+    checkpoint = value_of("--weights.checkpoint", words)
+    given = WeightsConfig(checkpoint=checkpoint) if checkpoint else WeightsConfig(model or "")
     base = PRESETS.get(value_of("--preset", words) or "photos")
     if base is None:
-        base = photos(model or DEFAULT_MODEL, Path(value_of("--data-dir", words) or "."))
-    if checkpoint:
-        return replace(base, weights=WeightsConfig(checkpoint=checkpoint))
-    return replace(base, weights=WeightsConfig(model)) if model else base
+        base = _photos_or_default(given, value_of("--weights.layout", words) or "", words)
+    return replace(base, weights=given) if model or checkpoint else base
+
+
+def _photos_or_default(given: WeightsConfig, layout: Any, words: Sequence[str]) -> TrainConfig:
+    data_dir = Path(value_of("--data-dir", words) or ".")
+    try:
+        weights = replace(given, layout=layout) if given.checkpoint else given
+        return photos(weights if given != WeightsConfig() else DEFAULT_WEIGHTS, data_dir)
+    except (ValueError, OSError, CheckpointError):  # the command itself refuses it, in one line
+        return photos(DEFAULT_WEIGHTS, data_dir)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ import autoformer_zoo as az
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.onnx.check import OnnxReport
 from autoformer_zoo.space import SubnetConfig
+from autoformer_zoo.specialization.latency.measure import machine_name
+from autoformer_zoo.specialization.latency.profile import LatencyProfile
 from autoformer_zoo.weights.checkpoint import save_supernet
 from tests.helpers.made_photos import write_photos
 from tests.helpers.made_search import make_profile, make_weights
@@ -54,6 +56,10 @@ def flags(photos: Path, out: Path, *more: str) -> list[str]:
         *("--profile", str(photos / "profile.json"), "--stages", "2:16", "--batch-size", "8"),
         *("--precision", "fp32", "--measured", "30", "--workers", "0", "--device", "cpu", *more),
     ]
+
+
+def stop(*rest: object, **more: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def config_of(photos: Path) -> TrainConfig:
@@ -97,6 +103,19 @@ def test_front_keeps_the_bound_and_its_accuracies_are_measured(photos: Path, who
     assert measured == [round(each["held_out_percent"], 3) for each in front]
 
 
+def test_latencies_of_another_machine_are_not_taken_for_this_ones(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = replace(make_profile(), machine=machine_name("cpu"))
+    monkeypatch.setattr(adapt_module, "profile_device", lambda *_, **__: ours)
+    monkeypatch.setattr(adapt_module, "train", stop)
+    for profile, expected in ((str(photos / "profile.json"), make_profile()), ("", ours)):
+        with pytest.raises(KeyboardInterrupt):
+            adapt(config_of(photos), FrontConfig(profile=profile), photos, tmp_path, RESOURCES)
+        assert LatencyProfile.load(tmp_path / "latency.json").machine == expected.machine
+    assert ours.machine != make_profile().machine
+
+
 def test_chosen_model_has_the_folders_classes_in_both_files(photos: Path, whole: Path) -> None:
     best = read_front(whole)[-1]
     model = az.create_model("autoformer_subnet", checkpoint_path=whole / "model.safetensors").eval()
@@ -113,9 +132,6 @@ def test_run_that_is_stopped_in_every_stage_ends_with_the_same_files(
     photos: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, scored = tmp_path / "run", list[object]()
-
-    def stop(*rest: object, **more: object) -> NoReturn:
-        raise KeyboardInterrupt
 
     def train_partly(*rest: Any, **more: Any) -> NoReturn:
         train(*rest, **more, stop_at=7)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import timm
 import torch
 
 import autoformer_zoo as az
+from autoformer_zoo.weights.checkpoint import save_supernet
+from autoformer_zoo.weights.header import cfg_to_notes
 from tests.helpers.made_photos import write_photos
-from tests.helpers.made_training import log_lines, train_quickly, write_folder
+from tests.helpers.made_search import make_weights
+from tests.helpers.made_training import MINI, log_lines, train_quickly, write_folder
 from training.data.transforms import NORMALISATIONS
 from training.engine.network import make_network
 from training.engine.weights import WEIGHTS
@@ -98,14 +102,38 @@ def test_fine_tuned_file_knows_its_classes_and_preprocessing(
 
 @pytest.mark.parametrize("model", ["autoformer_nano", "autoformer_tiny"])
 def test_photos_take_over_the_models_input(tmp_path: Path, model: str) -> None:
-    config = photos(model, tmp_path)
+    config = photos(WeightsConfig(model=model), tmp_path)
     cfg = timm.get_pretrained_cfg(model)
     assert config.largest_size == cfg.input_size[-1]
     assert NORMALISATIONS[config.data.normalisation] == (tuple(cfg.mean), tuple(cfg.std))
     assert (config.data.crop_pct, config.data.interpolation) == (cfg.crop_pct, cfg.interpolation)
     assert (config.data.held_out_split, config.held_out_per_class) == ("", 0.2)
     (tmp_path / "val").mkdir()
-    assert photos(model, tmp_path).data.held_out_split == "val"
+    assert photos(WeightsConfig(model=model), tmp_path).data.held_out_split == "val"
+
+
+@pytest.mark.parametrize("is_noted", [True, False])
+def test_photos_take_over_a_files_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_noted: bool
+) -> None:
+    notes = cfg_to_notes({**az.published.CIFAR10, "crop_pct": 0.75}) if is_noted else {}
+    save_supernet(replace(make_weights(), metadata=notes), tmp_path / "supernet.safetensors")
+    configs: list[TrainConfig] = []
+
+    def stop(config: TrainConfig, *_: object, **__: object) -> NoReturn:
+        configs.append(config)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.finetune.train", stop)
+    words = ["--data_dir", str(tmp_path), "--out", str(tmp_path / "run")]
+    words += ["--weights.checkpoint", str(tmp_path / "supernet.safetensors")]
+    (tmp_path / "val").mkdir()
+    assert main([*words, "--subnet", MINI.smallest.to_json()]) == 130
+    (config,) = configs
+    expected = ("cifar10", 0.75, "val") if is_noted else ("imagenet", 0.875, "val")
+    data = config.data
+    assert (data.normalisation, data.crop_pct, data.held_out_split) == expected
+    assert config.largest_size == MINI.img_size
 
 
 def test_one_source_of_weights_is_taken(capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,8 +52,10 @@ def main(argv: list[str] | None = None) -> int:
         selected = whole.select(first, last)
         remaining = [name for name in selected if not whole.is_done(name)]
         if whole.ranks.is_first:
-            measured = measure(whole.config.train, data_dir, resources)
-            seconds = expected_seconds(whole.config, measured)
+            seconds: dict[PhaseName, float] = {}
+            if remaining:  # some steps are trained to measure them
+                measured = measure(whole.config.train, data_dir, resources)
+                seconds = expected_seconds(whole.config, measured)
             shared = {name: value / whole.ranks.world for name, value in seconds.items()}
             print("\n".join(describe_plan(whole.config, selected, remaining, shared)), flush=True)
         if not plan_only:

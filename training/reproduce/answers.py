@@ -27,9 +27,10 @@ from training.reproduce.trainings import TrainingRun, compared_supernets
 # Points, of top-1 in percent: how far the paper's inherited accuracies are from retrained ones.
 INHERITED_MARGIN = 0.2
 # What training keeps of a parameter, in fp32: weight, gradient, average, and moments: AdamW's two,
-# or the one of Muon, which leaves to AdamW what is not a matrix of weights.
+# or the one of Muon, which leaves to (N)AdamW what is not a matrix of weights. Of other optimizers
+# the size is not given.
 NUMBER_BYTES = 4
-KEPT_NUMBERS, KEPT_BY_MUON = 5, 4
+KEPT_NUMBERS = {"adamw": 5, "muon": 4, "nmuon": 4}
 WELL_TRAINED_COUNT = 200  # random subnets; fewer show little
 WELL_TRAINED_MARGIN = 2.0  # points between the 10th percentile and the best random subnet
 RANKED_COUNT = 8  # random subnets trained alone; the ranks of fewer show little
@@ -194,8 +195,6 @@ def _compare(
         steps = runs[f"{kind}-0"]["steps"]
         seen[kind] = steps * train.batch_size * train.subnets_per_step
     params, other_params = ours[0]["params"], theirs[0]["params"]
-    kept = KEPT_BY_MUON if "muon" in config.train.opt else KEPT_NUMBERS
-    state_bytes = kept * NUMBER_BYTES
     return {
         "question": comparison.question,
         "rule": "the mean of the same random subnets on the held-out images, beyond doubt",
@@ -210,11 +209,17 @@ def _compare(
         **_steps_to_match(ours, theirs, base, other),
         "params": params,
         f"{other}_params": other_params,
-        "training_state_mib": params * state_bytes / 2**20,
-        f"{other}_training_state_mib": other_params * state_bytes / 2**20,
+        **_state_sizes(params, other_params, other, config.train.opt),
         "seconds": asdict(mean_of([run["seconds"] for run in ours])),
         f"{other}_seconds": asdict(mean_of([run["seconds"] for run in theirs])),
     }
+
+
+def _state_sizes(params: int, other_params: int, other: str, opt: str) -> dict[str, float]:
+    if opt not in KEPT_NUMBERS:
+        return {}
+    mib = KEPT_NUMBERS[opt] * NUMBER_BYTES / 2**20
+    return {"training_state_mib": params * mib, f"{other}_training_state_mib": other_params * mib}
 
 
 def _steps_to_match(

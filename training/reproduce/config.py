@@ -190,7 +190,7 @@ def complete(recorded: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[s
 
 # The whole method at CIFAR-10's scale, as in the paper. Meant for one GPU; not run to its end yet,
 # so there is no time or accuracy to quote: the plan that the command prints has an estimate.
-# python -m training.reproduce --data-dir DIR --out runs/reproduce --train.data.download True
+# python -m training.reproduce --data-dir DIR --out runs/reproduce --train.data.download
 CIFAR10 = ReproduceConfig()
 
 # The same questions within about an hour on 2 cores with bf16: images of 16 px, few epochs.

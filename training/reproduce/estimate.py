@@ -124,7 +124,7 @@ def describe_plan(
     remaining: Collection[PhaseName],
     seconds: Mapping[PhaseName, float],
 ) -> list[str]:
-    """Return the plan as lines: one for each phase, and the sum.
+    """Return the plan as lines: one for each phase, and the sum if any remains.
 
     Args:
         config: of the reproduction.
@@ -147,6 +147,8 @@ def describe_plan(
         state = f"about {_duration(seconds[name])}" if name in remaining else "done"
         state = state if name in selected else "not requested"
         lines.append(f"{name:10s}{contents[name]:42s}{state}")
+    if not remaining:
+        return lines
     total = _duration(sum(seconds[name] for name in remaining))
     return [*lines, f"Expected in all: about {total}, from a few steps timed on this machine."]
 

@@ -48,7 +48,7 @@ from training.reproduce.trainings import (
     supernets,
 )
 from training.reproduce.workspace import Workspace
-from training.run.directory import HELD_OUT, LOG, TIMING, describe_environment, read_log
+from training.run.directory import HELD_OUT, LOG, describe_environment, read_log
 from training.run.distributed import Ranks
 from training.run.journal import read_json, write_json
 from training.search.config import config_to_dict
@@ -269,11 +269,10 @@ def _train(whole: Workspace, run: TrainingRun, config: TrainConfig) -> dict[str,
         resources=whole.resources,
         make=make_separate if run.kind == "separate" else make_network,
     )
-    timing = read_log(folder / TIMING)
     measured = [line for line in read_log(folder / LOG) if HELD_OUT in line]
     values = {
         "steps": state.step,
-        "seconds": timing[-1]["seconds"] if timing else round(state.seconds, 1),
+        "seconds": round(state.seconds, 1),
         "params": sum(p.numel() for p in state.network.parameters()),
         "skipped": state.skipped,
         "held_out": [[line["step"], fmean(line[HELD_OUT].values())] for line in measured],

@@ -45,6 +45,9 @@ NOTES = {
     "a": "The winner of (a) was chosen by its inherited accuracy on held-out images, which favours "
     "inherited weights.",
     "a2": "The subnets of (a2) were drawn at random and trained alone once each.",
+    "d e e2 e3 e4 h": "“Steps to match” are those of the first evaluation at which the mean of the "
+    "smallest and the largest subnet is at least the other's last one; evaluations are whole "
+    "epochs apart, at the input size of their stage.",
     "e2 e3 e4": "The sandwiches of (e2) to (e4) have whole epochs, at least one, so networks see "
     "only about as many images: the numbers are below.",
     "g": "Tau in (g) is lowered by the noise of training each subnet alone only once.",
@@ -117,6 +120,11 @@ def _paragraphs(
         "rule's threshold, or that there are too few values for one. Accuracies are top-1 in "
         "percent."
     )
+    if config.search.half:
+        yield (
+            "Entangled and inherited weights are rounded to fp16, as a published file has them; "
+            "networks trained alone or fine-tuned, and separate weights, are not."
+        )
     yield _table(
         ("", "question", "answer", "numbers"),
         ((f"({k})", a["question"], a["verdict"], _headline(a)) for k, a in answers.items()),

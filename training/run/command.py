@@ -24,11 +24,11 @@ def run_command(prog: str, function: Callable[..., Any], argv: Sequence[str] | N
 def value_of(flag: str, words: Sequence[str]) -> str | None:
     """Find a flag's value before the rest is parsed, as --flag VALUE or --flag=VALUE.
 
-    A preset decides the defaults of the other flags, so it has to be known first.
+    A preset decides the defaults of the other flags, so it has to be known first. Underscores count
+    as hyphens in a flag's name, as they do for tyro.
     """
     for word, following in zip_longest(words, words[1:], fillvalue=""):
-        if word == flag:
-            return following
-        if word.startswith(flag + "="):
-            return word.partition("=")[2]
+        name, is_joined, value = word.partition("=")
+        if name.replace("_", "-") == flag:
+            return value if is_joined else following
     return None

@@ -146,22 +146,24 @@ def find_latencies(
         ValueError: `out` holds another search, or the profile is of another space.
         FileNotFoundError: the profile does not exist.
     """
-    if config.latency_table:
-        path = Path(config.latency_table)
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"latency_table {path} does not exist; make one with "
-                "python -m training.search.costs"
-            )
-        return LatencyProfile.load(path)
-    if not config.bounds.constrain_latency:
+    if not config.latency_table and not config.bounds.constrain_latency:
         return None
 
     def find() -> LatencyProfile:
-        path, begun = out / LATENCIES, out / BEGUN
-        if path.exists() and begun.exists():
+        kept, begun = out / LATENCIES, out / BEGUN
+        is_begun = kept.exists() and begun.exists()
+        if is_begun:  # another search must not overwrite what this one resumes with
             require_same(read_json(begun), header, out)
+        if config.latency_table:
+            path = Path(config.latency_table)
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"latency_table {path} does not exist; make one with "
+                    "python -m training.search.costs"
+                )
             return LatencyProfile.load(path)
+        if is_begun:
+            return LatencyProfile.load(kept)
         return profile_device(
             space, device=config.latency_device, batch_size=config.latency_batch_size
         )

@@ -227,6 +227,10 @@ def test_command_makes_answers(
     stored = StoredAnswers(tmp_path / "teacher" / command.ANSWERS, student, 40, 4)
     assert stored.views == 2
     assert stored.of(torch.tensor([3, 1]), view=1).shape == (2, 4)
+    assert command.main(words) == 0
+    for other in (["--student-seed", "2"], ["--epochs", "2"]):  # that one saw held-out images
+        assert command.main([*words, *other]) == 2
+        assert "teacher was begun with" in capsys.readouterr().err
     assert command.main([*words, "--preset", "smokes"]) == 2
 
 

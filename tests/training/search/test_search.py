@@ -160,6 +160,9 @@ def test_latency_is_measured_once_and_constrained(
     again = search(task, named, tmp_path / "named", progress=False)
     assert measured == [16]
     assert again["candidates"] == result["candidates"]
+    with pytest.raises(ValueError, match=r"was begun with config\.latency_table=''"):
+        search(task, replace(named, half=False), tmp_path / "out", progress=False)
+    assert search(task, config, tmp_path / "out", progress=False) == result
 
 
 @pytest.mark.parametrize(

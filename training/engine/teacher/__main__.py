@@ -10,17 +10,18 @@
 The preset decides which images are held out and what a view is, so both commands need the same one.
 Without --model a small convolutional network is trained, on the student's training images alone:
 if it had seen the held-out images, their accuracy could no longer be used for a choice. The
-directory holds teacher.pt, its state after the last epoch, and answers.safetensors; the same
-command resumes a stopped one.
+directory holds teacher.json, what it was made by; teacher.pt, its state after the last epoch; and
+answers.safetensors. The same command resumes a stopped one, another one is refused.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -30,10 +31,11 @@ from training.data.open import open_source
 from training.data.transforms import NORMALISATIONS
 from training.engine.losses import open_teacher
 from training.engine.step import HALF
-from training.engine.teacher.answers import require_views, store_answers
+from training.engine.teacher.answers import require_views, store_answers, what_decides_views
 from training.engine.teacher.train import DEFAULT_TEACHER, TeacherConfig, answer, train_teacher
 from training.run.command import run_command
 from training.run.distributed import Ranks, device_of
+from training.run.journal import read_json, require_same, write_json
 from training.settings.config import MEMORY, DistillConfig, Resources, TrainConfig
 from training.settings.presets import PRESETS, Preset
 from training.train import resolve_precision
@@ -63,8 +65,8 @@ def make_answers(
         The file of answers, and the held-out top-1 in percent of a network trained here.
 
     Raises:
-        ValueError: the source is a stream, or not in memory if a network is to be trained; or the
-            model has other classes.
+        ValueError: the source is a stream, or not in memory if a network is to be trained; the
+            model has other classes; or `out` was begun with another teacher or for other views.
         CheckpointError: the model's weights are unavailable.
         FileNotFoundError: the data is missing.
     """
@@ -76,7 +78,9 @@ def make_answers(
             f"data.source is {config.data.source!r}; the convolutional teacher is for small "
             f"images in memory, source {MEMORY!r}: expected --model with a teacher of timm"
         )
-    out.mkdir(parents=True, exist_ok=True)
+    # A teacher that saw other images, such as the held-out ones of this seed, must not answer.
+    made_by = asdict(teacher) if found is None else {**asdict(config.distill), "img_size": size}
+    _require_own(out, {"views": what_decides_views(config), "teacher": made_by})
     done: dict[str, object] = {"answers": str(out / ANSWERS)}
     if found is not None:
         store_answers(found.logits, source, config, views, out / ANSWERS, size)
@@ -88,6 +92,15 @@ def make_answers(
     model, accuracy = train_teacher(teacher, train, held_out, source.num_classes, state_file, half)
     store_answers(lambda x: answer(model, x, half), source, config, views, out / ANSWERS, side)
     return {"held_out_acc1_percent": round(accuracy, 2), **done}
+
+
+def _require_own(out: Path, header: Mapping[str, Any]) -> None:
+    path, header = out / "teacher.json", json.loads(json.dumps(header))
+    if path.exists():
+        require_same(read_json(path), header, out)
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(header, path)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -63,7 +63,7 @@ class StoredAnswers:
                 f"distill.answers {path} is of {shape[1]} images and {shape[2]} classes, the "
                 f"training data of {num_train} and {num_classes}; expected answers to the same"
             )
-        wanted = _what_decides_views(config)
+        wanted = what_decides_views(config)
         if wrong := [name for name in wanted if made.get(name) != wanted[name]]:
             raise ValueError(
                 f"distill.answers {path} is of views with {wrong[0]} {made.get(wrong[0])!r}, this "
@@ -140,14 +140,14 @@ def store_answers(
         parts.append(part)
         progress(view)
     answers = torch.stack([load_file(part)["answers"] for part in parts])
-    notes = {"format": FORMAT, "views": json.dumps(_what_decides_views(config))}
+    notes = {"format": FORMAT, "views": json.dumps(what_decides_views(config))}
     with write_atomic(path) as temporary:
         save_file({"answers": answers}, temporary, notes)
     for part in parts:
         part.unlink()
 
 
-def _what_decides_views(config: TrainConfig) -> dict[str, object]:
+def what_decides_views(config: TrainConfig) -> dict[str, object]:
     """Return what decides which images there are and what a view of one is."""
     data, augment = config.data, config.augment
     return {
