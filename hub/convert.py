@@ -196,11 +196,12 @@ def convert_all(folder: Path, out: Path, dtype: Dtype | None = None) -> dict[str
         digest = sha256(file)
         for name, subnet in names.items():
             path = out / f"{name}.safetensors"
-            if _is_done(path, digest, dtype):
-                result["kept"].append(name)
-                continue
             try:
                 checkpoint = open_checkpoint(file).assuming(source.layout)
+                stored = {DTYPES[dtype]} if dtype else _dtypes(checkpoint)
+                if _is_done(path, digest, stored):
+                    result["kept"].append(name)
+                    continue
                 notes = _source_notes(source, digest, name)
                 result["made"][name] = write_checkpoint(checkpoint, path, notes, subnet, dtype)
             except (CheckpointError, ValueError) as error:
@@ -304,16 +305,19 @@ def _source_notes(source: UpstreamFile, digest: str, name: str) -> dict[str, str
     }
 
 
-def _is_done(path: Path, digest: str, dtype: Dtype | None) -> bool:
+def _dtypes(checkpoint: Checkpoint) -> set[torch.dtype]:
+    return {tensor.dtype for tensor in checkpoint.upstream.values()}
+
+
+def _is_done(path: Path, digest: str, dtypes: set[torch.dtype]) -> bool:
     if not path.is_file():
         return False
     try:
         checkpoint = open_checkpoint(path)
     except CheckpointError:
         return False
-    stored = {tensor.dtype for tensor in checkpoint.upstream.values()}
-    wanted = {DTYPES[dtype]} if dtype else stored
-    return checkpoint.metadata.get("source_sha256") == digest and stored == wanted
+    is_same = checkpoint.metadata.get("source_sha256") == digest
+    return is_same and _dtypes(checkpoint) == dtypes
 
 
 def _open(file: Path, layout: Layout | None) -> Checkpoint:

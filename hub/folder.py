@@ -88,7 +88,9 @@ def make_folder(config: FolderConfig) -> list[str]:
         raise ValueError(f"{name} holds one subnet: leave --supernet out")
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as work:
         folder = Path(work, "folder")
-        facts = _facts(name if subnet is None else out.name, config, model.eval(), checkpoint)
+        # Figures of a registered model are of its own weights and subnet alone.
+        title = f"AutoFormer {out.name}" if is_file or subnet else name
+        facts = _facts(title, config, model.eval(), checkpoint)
         _write(folder, model, checkpoint if config.supernet else None, facts)
         files = sorted(path.name for path in folder.iterdir())
         folder.rename(out)

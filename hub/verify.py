@@ -110,6 +110,12 @@ def verify(config: VerifyConfig) -> list[Check]:
     artefact = config.artefact
     if not artefact.exists():
         raise ValueError(f"{artefact} does not exist; expected a file of weights or a folder")
+    if config.sha256 and artefact.is_dir():
+        raise ValueError(
+            f"--sha256 is of a file, and {artefact} a folder, whose SHA256SUMS is read"
+        )
+    if config.top1 is not None and config.data_dir is None:
+        raise ValueError("--top1 is given without --data-dir, the images to measure it on")
     return list(_folder_checks(config) if artefact.is_dir() else _file_checks(config))
 
 

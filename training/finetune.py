@@ -25,18 +25,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from timm import get_pretrained_cfg
 
+from autoformer_zoo.models.factory import create_model
 from autoformer_zoo.published import CIFAR10_MEAN, IMAGENET
 from autoformer_zoo.weights.checkpoint import CheckpointError
 from autoformer_zoo.weights.header import notes_to_cfg
 from autoformer_zoo.weights.pretrained import open_weights
-from training.data.splits import has_folder
+from training.data.splits import has_folder, is_folder
 from training.engine.weights import WEIGHTS
 from training.run.command import run_command, value_of
 from training.run.distributed import current_rank
 from training.settings.config import (
     DEFAULT_RESOURCES,
+    MEMORY,
     AugmentConfig,
     DataConfig,
     Resources,
@@ -57,7 +58,8 @@ def photos(weights: WeightsConfig, data_dir: Path) -> TrainConfig:
     """Return the config for a small folder of photos: some dozens to some thousands per class.
 
     Args:
-        weights: model or file to start from; its input size and preprocessing are taken over.
+        weights: model or file to start from; its input size and preprocessing are taken over, as
+            far as `DataConfig` can say it: a mean other than CIFAR-10's becomes ImageNet's.
         data_dir: root of the data; without a folder val/ in it, a fifth of each class is held out.
 
     Raises:
@@ -81,6 +83,7 @@ def photos(weights: WeightsConfig, data_dir: Path) -> TrainConfig:
             held_out_split="val" if has_folder(data_dir, "val") else "",
             test_split="test",
             normalisation="cifar10" if tuple(cfg["mean"]) == CIFAR10_MEAN else "imagenet",
+            interpolation="bilinear" if cfg["interpolation"] == "bilinear" else "bicubic",
             crop_pct=cfg["crop_pct"],
         ),
         augment=AugmentConfig(crop="resized", color_jitter=0.2),
@@ -93,10 +96,9 @@ def _input_of(weights: WeightsConfig) -> tuple[int, Mapping[str, Any]]:
     Of a file without notes, such as the official ones, it is ImageNet's.
     """
     if weights.model:
-        cfg = get_pretrained_cfg(weights.model)
-        if cfg is None:
-            raise ValueError(f"no model is called {weights.model!r}; autoformer-zoo list shows all")
-        return cfg.input_size[-1], cfg.to_dict()
+        bare = create_model(weights.model, device="meta")
+        cfg: dict[str, Any] = bare.pretrained_cfg  # type: ignore[assignment]
+        return cfg["input_size"][-1], cfg
     checkpoint = open_weights(weights.checkpoint, weights.layout or None)
     return checkpoint.architecture.img_size[0], {**IMAGENET, **notes_to_cfg(checkpoint.metadata)}
 
@@ -211,11 +213,19 @@ def main(argv: list[str] | None = None) -> int:
         state = train(config, data_dir, out, stop_at=stop_at, resources=resources)
         if current_rank() == 0 and (out / WEIGHTS).exists():
             _log.info("next: autoformer-zoo predict IMAGE --checkpoint %s", out / WEIGHTS)
-            score = "python -m benchmarks.accuracy --models %s --root %s --split test"
-            _log.info(f"on a test split: {score}", out / WEIGHTS, data_dir)
+            _log.info("on the test split: %s", _score_command(config.data, data_dir, out))
         print_summary(state, out)
 
     return run_command("python -m training.finetune", command, words)
+
+
+def _score_command(data: DataConfig, data_dir: Path, out: Path) -> str:
+    source = "torch/cifar10" if data.source == MEMORY else data.source
+    name = "" if is_folder(source) else f" --data {source}"
+    return (
+        f"python -m benchmarks.accuracy --models {out / WEIGHTS} --root {data_dir}{name} "
+        f"--split {data.test_split}"
+    )
 
 
 def _base(words: Sequence[str]) -> TrainConfig:

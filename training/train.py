@@ -78,10 +78,13 @@ def train(
         DivergedError: losses stay infinite or NaN.
         LostProcessError: another process ended.
         OSError: a file cannot be written.
-        SystemExit: SIGTERM or SIGINT came; a checkpoint was written. Codes 143 and 130.
+        SystemExit: SIGTERM or SIGINT came; a checkpoint was written, but amid steps that were not
+            finite. Codes 143 and 130.
     """
     ranks = join(resources, config.batch_size, config.augment.mixes)
     config = replace(config, precision=resolve_precision(config.precision, ranks.device))
+    if config.data.download:  # all processes would write to one file
+        ranks.by_first(lambda: bool(open_source(config, data_dir, ranks, resources)))
     source = ranks.together(lambda: open_source(config, data_dir, ranks, resources))
     ranks.by_first(lambda: check_classes(source.class_names, out))
     config = with_classes_of(config, source)

@@ -186,6 +186,9 @@ def test_all_that_is_in_a_folder_is_made_once(
     assert main(arguments) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert sorted(result["made"]) == ["autoformer_tiny.ms_in1k", "official-tiny"]
+    for more in (["--dtype", "fp16"], []):  # another format is made again
+        assert main([*arguments, *more]) == 0
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["kept"] == []
     subnet = open_checkpoint(kept)
     assert subnet.metadata["license"].startswith("unknown: none is stated")
     assert json.loads(subnet.metadata["crop_pct"]) == 0.875

@@ -134,6 +134,10 @@ def test_file_has_the_digest_that_is_given(given: str, tmp_path: Path) -> None:
     found = statuses(VerifyConfig(path, sha256=digest))
     assert found["sha256"] == ("failed" if given == "wrong" else "ok")
     assert found["parameters"] == found["finite values"] == "ok"
+    with pytest.raises(ValueError, match=r"--sha256 is of a file, and .* a folder"):
+        verify(VerifyConfig(tmp_path, sha256=digest))
+    with pytest.raises(ValueError, match="--top1 is given without --data-dir"):
+        verify(VerifyConfig(path, top1=90.0))
 
 
 def _data_set(root: Path, names: tuple[str, ...], side: int) -> Path:

@@ -118,6 +118,10 @@ class Batching:
         order = epoch_order(num_images, self.seed, plan.epoch, self.repeats)
         return order[plan.batch_in_epoch * self.size : (plan.batch_in_epoch + 1) * self.size]
 
+    def copies(self, plan: StepPlan, places: Tensor) -> Tensor:
+        """Return which copy of its image in the epoch, from 0 on, each place of a batch has."""
+        return (plan.batch_in_epoch * self.size + places) % self.repeats
+
     def require_classes(self, labels: Tensor | None, source: str) -> None:
         """Check that the network has an output for each label.
 

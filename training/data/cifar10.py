@@ -138,12 +138,14 @@ class MemorySource:
             plan = schedule.plan(step)
             batch = self._batching.positions(plan, self.num_train)
             for part in ranks.own_parts:
-                positions = batch[part :: ranks.parts]
+                places = torch.arange(part, len(batch), ranks.parts)
+                positions = batch[places]
                 images, answers = self._train.select(positions), None
                 if self._answers:
                     view = plan.epoch % self._answers.views
                     answers = self._answers.of(positions, view).to(ranks.device)
-                x = self._augmented(images, positions, plan, part)
+                copies = self._batching.copies(plan, places)
+                x = self._augmented(images, positions, copies, plan, part)
                 yield Batch(x, images.labels, answers=answers)
 
     def view(self, view: int, img_size: int) -> Iterator[Batch]:
@@ -152,11 +154,14 @@ class MemorySource:
             images, numbers = self._train.select(positions), view_numbers(positions, view)
             yield Batch(view_batch(images, img_size, numbers, self._augment), images.labels)
 
-    def _augmented(self, images: Images, positions: Tensor, plan: StepPlan, part: int) -> Tensor:
+    def _augmented(
+        self, images: Images, positions: Tensor, copies: Tensor, plan: StepPlan, part: int
+    ) -> Tensor:
         seed, parts = self._batching.seed, self._batching.ranks.parts
         if self._answers or self._augment.policy:
-            # Without answers there are new views in each epoch, apart from a teacher's fixed ones.
-            view = plan.epoch % self._answers.views if self._answers else MAX_VIEWS + plan.epoch
+            # Without answers every copy is a new view, apart from a teacher's fixed ones.
+            new = MAX_VIEWS + plan.epoch * self._batching.repeats + copies
+            view = plan.epoch % self._answers.views if self._answers else new
             x = view_batch(images, plan.img_size, view_numbers(positions, view), self._augment)
         elif self._augment.crop == "none":
             x = eval_batch(images, plan.img_size)

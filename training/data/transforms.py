@@ -29,13 +29,12 @@ def train_transform(data: DataConfig, augment: AugmentConfig, img_size: int) -> 
     Raises:
         ValueError: timm does not know the policy.
     """
-    if augment.crop == "none":
-        return eval_transform(data, img_size)
     mean, std = NORMALISATIONS[data.normalisation]
     try:
         transform = create_transform(
             img_size,
             is_training=True,
+            hflip=0.0 if augment.crop == "none" else 0.5,
             color_jitter=augment.color_jitter or None,
             auto_augment=augment.policy or None,
             interpolation=data.interpolation,
@@ -54,9 +53,11 @@ def train_transform(data: DataConfig, augment: AugmentConfig, img_size: int) -> 
             "rand-m9-mstd0.5-inc1, augmix-m3 or original, or none"
         ) from None
     allow_no_bits(transform)
-    if augment.crop == "shift":  # as DeiT does for small images: no zoom
+    if augment.crop != "resized":
         resize = eval_transform(data, img_size).transforms[:3]  # type: ignore[attr-defined]
-        transform.transforms[:1] = [*resize, RandomCrop(img_size, padding=img_size // 8)]
+        # As DeiT does for small images: no zoom.
+        shift = [RandomCrop(img_size, padding=img_size // 8)] if augment.crop == "shift" else []
+        transform.transforms[:1] = [*resize, *shift]
     return transform
 
 

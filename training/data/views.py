@@ -46,8 +46,8 @@ def parse_policy(policy: str) -> tuple[float, int]:
     return int(found[1]) / MAX_MAGNITUDE, int(found[2])
 
 
-def view_numbers(positions: Tensor, view: int) -> Tensor:
-    """Return the numbers (n,) of a view of the images at these positions of a data set."""
+def view_numbers(positions: Tensor, view: int | Tensor) -> Tensor:
+    """Return the numbers (n,) of a view, or of one each, of images at positions of a data set."""
     return positions * (2 * MAX_VIEWS) + view
 
 

@@ -173,7 +173,6 @@ def _make_subnet(config: TrainConfig, space: SearchSpace) -> AutoFormer:
         "img_size": config.largest_size,
         "num_classes": space.num_classes,
         "drop_path_rate": config.drop_path_rate,
-        "drop_path_depth": space.supernet.depth,
         "dynamic_img_size": True,  # stages change the input size
     }
     subnet = parse_subnet(config.subnet) if config.subnet else None
@@ -185,12 +184,16 @@ def _make_subnet(config: TrainConfig, space: SearchSpace) -> AutoFormer:
         _log_head(name, bare.num_classes, space.num_classes)
         return cast(AutoFormer, create_model(name, pretrained=True, subnet=subnet, **arguments))
     if path := config.weights.checkpoint:
-        weights = open_weights(path, config.weights.layout or None).subnet(subnet)
+        checkpoint = open_weights(path, config.weights.layout or None)
+        weights = checkpoint.subnet(subnet)
+        # A supernet's depth, as if the subnet were trained in it.
+        arguments["drop_path_depth"] = checkpoint.architecture.sizes.depth
         require_sizes(config.stages, weights.patch_size[0])
         _log_head(path, weights.num_classes, space.num_classes)
         return build_static(weights, **arguments).float()
     assert subnet is not None  # a config of sampling fixed has a subnet or weights
     require_sizes(config.stages, space.patch_size)
+    arguments["drop_path_depth"] = space.supernet.depth
     # The space's own size, so that a subnet trained alone has the supernet's position embedding.
     arguments["img_size"] = space.img_size
     return AutoFormer(subnet, patch_size=space.patch_size, **arguments)

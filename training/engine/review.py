@@ -77,11 +77,11 @@ def draw_review(found: Review, class_names: Sequence[str], given: Normalisation,
 
     Args:
         found: what `review` returned.
-        class_names: name of each class; empty if the data does not name them.
+        class_names: name of each class; those without one are called by their number.
         given: normalisation of the images.
         run: the run directory.
     """
-    names = list(class_names) or [str(number) for number in range(len(found.confusion))]
+    names = [*class_names, *map(str, range(len(class_names), len(found.confusion)))]
     if 2 <= len(names) <= MAX_CLASSES:
         plot_confusion(found.confusion.tolist(), names, run / CONFUSION)
     if found.mistakes:

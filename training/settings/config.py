@@ -169,7 +169,7 @@ class DataConfig:
 class AugmentConfig:
     """How training images are changed; timm's implementations, under timm's names."""
 
-    crop: Literal["none", "shift", "resized"] = "shift"  # crop (shift: pad by an eighth)
+    crop: Literal["none", "shift", "resized"] = "shift"  # crop and flip (shift: pad by 1/8)
     policy: str = ""  # RandAugment or the like: rand-m9-mstd0.5-inc1 (cifar10: batch-m7-n2)
     color_jitter: NonNegativeFloat = 0.0  # strength of colour jitter; unused with a policy
     erasing: Share = 0.0  # probability of random erasing
@@ -249,10 +249,10 @@ class TrainConfig:
     layer_decay: AboveZero = 1.0  # factor of the learning rate per block below the last
     freeze_blocks: NonNegativeInt = 0  # number of first blocks to freeze, with the embeddings
     label_smoothing: BelowOne = 0.1  # label smoothing
-    drop_path_rate: BelowOne = 0.0  # stochastic depth of the supernet's last block, linear from 0
+    drop_path_rate: BelowOne = 0.0  # stochastic depth of the last block (of the supernet)
     clip_grad: NonNegativeFloat = 1.0  # largest norm of the gradient (0: no clipping)
     ema_decay: BelowOne = 0.999  # decay of the average of weights, per step
-    initial: str = ""  # run directory whose weights and averages to start from
+    initial: str = ""  # run directory whose weights to start from; averaging starts anew
     precision: Precision = "auto"  # precision of training (auto: bf16 if the device is fast at it)
     held_out_per_class: CountOrShare = 500  # images held out per class (0: none; <1: a share)
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0  # seed of everything random
@@ -332,7 +332,7 @@ class TrainConfig:
 
 @config_dataclass()
 class Resources:
-    """Where and how fast; nothing here changes what is computed, up to rounding."""
+    """Where and how fast. Of these only `accumulate` changes what is drawn, part by part."""
 
     device: str = "auto"  # device by PyTorch's name (auto: CUDA if there is a GPU)
     threads: NonNegativeInt = 0  # CPU threads per training process (0: as PyTorch chooses)

@@ -30,7 +30,8 @@ from training.settings.config import AugmentConfig, Stage, TrainConfig
 
 
 def memory_source(config: TrainConfig, ranks: Ranks = SINGLE) -> MemorySource:
-    batching = Batching(config.batch_size, config.seed, 1, config.num_classes or 4, ranks)
+    repeats, classes = config.augment.repeats, config.num_classes or 4
+    batching = Batching(config.batch_size, config.seed, repeats, classes, ranks)
     return MemorySource(make_images(40), make_images(8), config.augment, batching)
 
 
@@ -81,6 +82,13 @@ def test_parts_of_a_batch_in_memory_are_the_whole_batch(crop: str) -> None:
             assert torch.equal(other.x, batch.x[part::2])
             assert torch.equal(other.labels, batch.labels[part::2])
             assert torch.equal(both[2 * step + part].x, other.x)
+
+
+def test_copies_of_an_image_in_an_epoch_are_different_views() -> None:
+    config = replace(MINI_CONFIG, augment=AugmentConfig(policy="batch-m7-n2", repeats=4))
+    (batch,) = memory_source(config).train(Schedule(config, 40), 0, 1)
+    assert len(batch.labels.unique_consecutive()) == 2  # of eight images: two, four times each
+    assert len(batch.x.flatten(1).unique(dim=0)) == 8
 
 
 def test_erasing_in_memory_follows_from_the_step() -> None:

@@ -47,6 +47,16 @@ def test_policy_that_timm_does_not_know_is_refused_before_training(
         open_quickly(config, write_folder(tmp_path))
 
 
+def test_without_a_crop_images_are_still_changed_as_the_config_says() -> None:
+    plain = train_transform(FOLDER.data, AugmentConfig(crop="none"), 32)
+    expected = eval_transform(FOLDER.data, 32)(IMAGE)
+    for _ in range(10):  # and never flipped
+        torch.testing.assert_close(plain(IMAGE), expected)
+    for augment in ({"policy": "rand-m9"}, {"color_jitter": 0.9}, {"erasing": 1.0}):
+        changed = train_transform(FOLDER.data, AugmentConfig(crop="none", **augment), 32)
+        assert not all(torch.equal(changed(IMAGE), expected) for _ in range(20))
+
+
 def test_shift_crop_keeps_the_scale() -> None:
     transform = train_transform(FOLDER.data, AugmentConfig(crop="shift"), 16)
     names = [type(step).__name__ for step in transform.transforms]  # type: ignore[attr-defined]

@@ -33,10 +33,16 @@ def test_without_policy_images_are_flipped_and_shifted_by_whole_pixels() -> None
     torch.testing.assert_close(fixed, ramp, atol=1e-3, rtol=0)
 
 
-def test_policy_makes_every_change() -> None:
-    image = torch.randn(1, 3, 32, 32).cumsum(2).clamp(-2, 2).expand(300, 3, 32, 32)
-    views = make_views(image, torch.arange(300), "batch-m9-n1", shift=False)
-    assert len(views.flatten(1).unique(dim=0)) > 250
+@pytest.mark.parametrize("number", range(12))
+def test_policy_makes_every_change(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = torch.tensor([0.0, 0.0, 0.0, (number + 0.5) / 12, 0.5, 0.9]).expand(1, 6)
+    monkeypatch.setattr("training.data.views._uniform", lambda *_: draws)
+    torch.manual_seed(0)
+    image = torch.randn(1, 3, 32, 32).cumsum(2).clamp(-1.5, 1.5)
+    view = make_views(image, torch.arange(1), "batch-m9-n1", shift=False)
+    assert (view - image).abs().mean() > 0.01
+    unchanged = make_views(image, torch.arange(1), "", shift=False)
+    torch.testing.assert_close(unchanged, image, atol=1e-5, rtol=0)
 
 
 def test_policy_is_checked() -> None:

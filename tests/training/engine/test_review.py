@@ -40,9 +40,9 @@ def test_review_counts_by_class_and_keeps_the_most_confident_mistakes(tmp_path: 
     assert kept == [(0, 1), (2, 1), (0, 1)]
     assert [round(float(mistake.image.mean()), 1) for mistake in found.mistakes] == [3.0, 2.0, 0.5]
 
-    for folder in ("a", "b"):
+    for folder, names in (("a", NAMES), ("b", NAMES), ("fewer names", NAMES[:1])):
         (tmp_path / folder).mkdir()
-        draw_review(found, NAMES, PLAIN, tmp_path / folder)
+        draw_review(found, names, PLAIN, tmp_path / folder)
     drawn = [(tmp_path / folder / CONFUSION).read_bytes() for folder in ("a", "b")]
     assert drawn[0] == drawn[1]
     with Image.open(tmp_path / "a" / MISTAKES) as sheet:

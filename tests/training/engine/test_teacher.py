@@ -157,6 +157,7 @@ def test_without_answers_a_policy_makes_new_views_in_each_epoch() -> None:
     [
         ({"seed": 1}, "views with seed 0, this run has 1"),
         ({"augment": MINI_CONFIG.augment}, "views with policy 'batch-m7-n2', this run has ''"),
+        ({"augment": replace(CONFIG.augment, repeats=3)}, "repeats is 3, .* expected .*repeats 1"),
         ({"num_classes": 5}, "of 40 images and 4 classes, the training data of 40 and 5"),
     ],
 )

@@ -22,7 +22,7 @@ from torch import Tensor
 from training.data.batch import DataSource, ViewSource
 from training.data.views import MAX_VIEWS
 from training.run.directory import write_atomic
-from training.settings.config import TrainConfig
+from training.settings.config import MEMORY, TrainConfig
 
 FORMAT = "autoformer_zoo.answers"
 
@@ -86,11 +86,27 @@ def use_answers(config: TrainConfig, source: DataSource) -> None:
 
     Raises:
         FileNotFoundError: the file is not there.
-        ValueError: it is not of this source's images, or these have no positions.
+        ValueError: it is not of this source's images, these have no positions, or the student would
+            not see the views that were answered.
     """
     if path := config.distill.answers:
+        _require_same_views(config)
         answers = StoredAnswers(Path(path), config, source.num_train, source.num_classes)
         require_views(config, source).use_answers(answers)
+
+
+def _require_same_views(config: TrainConfig) -> None:
+    if config.augment.repeats > 1:
+        raise ValueError(
+            f"augment.repeats is {config.augment.repeats}, but of an image one view an epoch has a "
+            "stored answer; expected --augment.repeats 1 with distill.answers"
+        )
+    sizes = {stage.img_size for stage in config.stages}
+    if config.augment.crop == "shift" and config.data.source != MEMORY and len(sizes) > 1:
+        raise ValueError(
+            f"stages have the sizes {sorted(sizes)} px, and crop shift draws other shifts at each; "
+            "expected one size with distill.answers, or --augment.crop resized"
+        )
 
 
 def require_views(config: TrainConfig, source: DataSource) -> ViewSource:
