@@ -1,4 +1,4 @@
-"""Benchmarks of the models and of what surrounds them; every published figure comes from here.
+"""Benchmarks of the models and of what surrounds them: where the generated tables come from.
 
 One command a question: `latency` (against timm's DeiT, in torch and onnxruntime), `attention`
 (its forms), `accuracy`, `search` (methods of search on real accuracies), `footprint/` (operators,

@@ -6,7 +6,8 @@
 Runs the tests marked `gpu` and then other commands of this folder, each in a process of its own:
 one that fails or runs out of time costs the others nothing. A step may take its share of the time
 that is left, so what one leaves over is for those after it. Rows are saved as each group of models
-completes, in `--results`; logs and `summary.json` are written to `--out` after each step.
+completes, in `--results`: by default with the published ones, those of a rehearsal in `--out`. Logs
+and `summary.json` are written to `--out` after each step.
 
 Hardware, time and result of recorded runs: none yet; rehearsed on a CPU only.
 """
@@ -44,7 +45,7 @@ class GpuOptions:
     out: Path  # folder of the logs and summary.json
     minutes: float = 5.0  # stop after this long
     device: Device = "cuda"  # cpu: a rehearsal
-    results: Path = RESULTS  # folder of the files of rows
+    results: Path | None = None  # folder of the rows; None: benchmarks/results, for cpu --out
     quick: bool = False  # smallest model, few rounds
 
 
@@ -88,7 +89,8 @@ def plan(options: GpuOptions) -> list[Step]:
     """List the steps, the most important first."""
     quick = ("--quick",) if options.quick else ()
     device = ("--device", options.device)
-    save = ("--save", "--results", str(options.results))
+    default = RESULTS if options.device == "cuda" else options.out
+    save = ("--save", "--results", str(options.results or default))
     precision = "fp32" if options.quick else "bf16"  # some CPUs emulate bf16
     pairs = [*DEIT_OF_SIZE.items()][: 1 if options.quick else None]
     batches = ("1",) if options.quick else ("1", "64", "256")

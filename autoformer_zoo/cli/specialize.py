@@ -94,9 +94,9 @@ class Specialize:
             from autoformer_zoo.weights.whole_files import write_whole
 
             write_whole(self.out, json.dumps(document, indent=1) + "\n")
-        if self.export is not None:
-            self._export(found[0])
         yield from [json.dumps(document)] if self.json else _result_lines(found, profile)
+        if self.export is not None:  # last: the weights may be missing
+            self._export(found[0], profile.setting.precision if profile else self.precision)
 
     def _check(self) -> None:
         """Check before the work starts what can be checked."""
@@ -109,14 +109,19 @@ class Specialize:
             if path is not None:
                 check_output(path, (), suffixes)
         if self.pareto is not None:
+            unused = [
+                name for name in (*BOUNDS, "out", "export") if getattr(self, name) is not None
+            ]
+            if unused := [*unused, *(["top"] if self.top > 1 else [])]:
+                flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+                raise ValueError(f"--pareto draws the whole front; leave {flags} out")
             check_output(self.pareto, (), PLOTS)
             require_matplotlib()
 
     def _bounds(self) -> Any:  # Bounds
         from autoformer_zoo.specialization.constraints import Bounds
 
-        names = [f"{end}_{cost}" for cost in ("params", "macs", "latency_ms") for end in ENDS]
-        given = {name: getattr(self, name) for name in names}
+        given = {name: getattr(self, name) for name in BOUNDS}
         return Bounds(**{name: value for name, value in given.items() if value is not None})
 
     def _find_profile(self, measure: bool) -> LatencyProfile | None:
@@ -158,8 +163,12 @@ class Specialize:
         front = find_front(choices, cost, self.seed)
         setting = profile.setting if profile and self.profile is None else None
         known = known_points(self.space, choices, setting)
-        table = draw_front(self.pareto, front, known, cost, profile)
-        yield from [json.dumps(table)] if self.json else _result_lines(front, profile)
+        images = "CIFAR-10" if self.space == "nano" else "ImageNet"
+        table = draw_front(self.pareto, front, known, cost, profile, images=images)
+        if self.json:
+            yield json.dumps(table)
+            return
+        yield from _result_lines(front, profile)
         yield f"{self.pareto} and {self.pareto.with_suffix('.csv')} written"
 
     def _document(self, found: list[Specialized], profile: LatencyProfile | None) -> dict[str, Any]:
@@ -170,14 +179,14 @@ class Specialize:
             "results": [each.to_dict() for each in found],
         }
 
-    def _export(self, best: Specialized) -> None:
+    def _export(self, best: Specialized, precision: str) -> None:
         from autoformer_zoo.models.factory import create_model
         from autoformer_zoo.onnx.export import export_onnx
         from autoformer_zoo.specialization.latency.profile import export_precision
 
         assert self.export is not None
         model = create_model(f"autoformer_{self.space}", pretrained=True, subnet=best.subnet)
-        export_onnx(model, self.export, precision=export_precision(self.precision))
+        export_onnx(model, self.export, precision=export_precision(precision))
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +257,7 @@ class Profile:
         yield f"  {self.out or profile_path(space, profile.setting)}"
 
 
-ENDS = ("min", "max")
+BOUNDS = [f"{end}_{cost}" for cost in ("params", "macs", "latency_ms") for end in ("min", "max")]
 # Title, scale and digits of each cost.
 TITLES: dict[str, tuple[str, float, int]] = {
     "params": ("parameters, M", 1e6, 2),

@@ -165,7 +165,6 @@ def predict_top1(space: str | SearchSpace, subnets: Sequence[SubnetConfig]) -> l
     return load_predictor(space_name(space)).intervals(subnets)
 
 
-@cache
 def load_predictor(space: str) -> Predictor:
     """Load the predictor of a space.
 
@@ -175,6 +174,10 @@ def load_predictor(space: str) -> Predictor:
     Raises:
         ValueError: there is none, or the file is no predictor.
     """
+    return _read(space) if space.endswith(".npz") else _read_once(space)
+
+
+def _read(space: str) -> Predictor:
     path = Path(space) if space.endswith(".npz") else FOLDER / f"{space}.npz"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.npz")))
@@ -192,6 +195,9 @@ def load_predictor(space: str) -> Predictor:
             f"{path} is no accuracy predictor ({error}); make one with "
             "python -m training.fit_predictor"
         ) from None
+
+
+_read_once = cache(_read)  # for the package's own files: others may be fitted again
 
 
 def encode_choices(

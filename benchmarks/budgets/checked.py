@@ -62,10 +62,11 @@ def check_budgets(options: CheckedOptions) -> Iterator[list[Row]]:
     """Yield predicted and measured figures of the subnet found under each budget, by engine.
 
     Raises:
-        ValueError: an option is out of range.
-        FileNotFoundError: the data is not there.
+        ValueError: an option is out of range, or the data is not there.
     """
     check_positive(options, "budgets", "threads", "seconds")
+    if not options.root.exists():
+        raise ValueError(f"{options.root} does not exist; expected the folder of a data set")
     for backend, precision in SETTINGS:
         profile = profile_device(
             SPACE,

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from autoformer_zoo.cli.command import run_command
-from autoformer_zoo.published import SPACES, SUBNETS
+from autoformer_zoo.published import SUBNETS, find_space
 from autoformer_zoo.specialization.constraints import Bounds, reachable
 from autoformer_zoo.specialization.latency.measure import profile_device, time_subnets
 from autoformer_zoo.specialization.latency.profile import Backend, Precision
@@ -31,7 +31,7 @@ STEPS = 12  # of the search for the lowest latency: 1/4096 of what the space rea
 class GainOptions:
     """Time what a budget buys against the published subnet."""
 
-    space: str = "small"  # search space: tiny, small or base
+    space: str = "small"  # search space: small or base; tiny's does not hold its published subnet
     backend: Backend = "eager"  # what runs the networks
     precision: Precision = "fp32"  # their number format
     threads: int = torch.get_num_threads()  # on the CPU
@@ -44,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: GainOptions) -> None:
+    space, subnet = find_space(options.space), SUBNETS.get(f"autoformer_{options.space}")
+    if subnet is None or not space.contains(subnet):
+        raise ValueError(f"space {options.space} holds no published subnet; expected small or base")
     setting: dict[str, Any] = {
         "backend": options.backend,
         "precision": options.precision,
@@ -51,7 +54,7 @@ def _run(options: GainOptions) -> None:
     }
     profile = profile_device(options.space, **setting)
     choices = Choices.of(options.space, profile=profile)
-    (published,) = choices.describe([SUBNETS[f"autoformer_{options.space}"]])
+    (published,) = choices.describe([subnet])
     assert published.latency_ms is not None
     found = {
         "published": published,
@@ -59,9 +62,7 @@ def _run(options: GainOptions) -> None:
         "no less accurate": find_fastest(choices, published.top1.value),
     }
     subnets = [each.subnet for each in found.values()]
-    timed = time_subnets(
-        SPACES[options.space], profile.setting, subnets, options.seconds, fewest=None
-    )
+    timed = time_subnets(space, profile.setting, subnets, options.seconds, fewest=None)
     for (name, each), ms in zip(found.items(), timed.ms, strict=True):
         top1 = each.top1
         print(

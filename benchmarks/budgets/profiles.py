@@ -92,7 +92,7 @@ def measure_errors(options: ProfileOptions) -> Iterator[list[Row]]:
         max_noise_percent=math.inf,  # it is one of the figures
     )
     other = LatencyProfile.load(options.adapt) if options.adapt else None
-    used = ADAPTED if other else len(design)
+    used = min(ADAPTED, len(design)) if other else len(design)
     fitted = Timed(timed.subnets[:used], timed.ms[:used], timed.noise_percent)
     profile = make_profile(space, how, fitted, other)
     cost = profile.cost(space)

@@ -2,5 +2,5 @@
 
 Read `timing` (interleaved rounds), `rows` (one figure each), `results` (their files), `text_table`
 and `options` (the runner of all commands); then `models` (from a name to a call), `memory`; for
-accuracies `classifiers` and `evaluation`. `startup_child` is the process that `startup` times.
+accuracies `classifiers` and `evaluation`.
 """

@@ -138,7 +138,7 @@ def open_subnets(
                 model = _with_weights(name, partial(create_model, name, True, subnet=subnet))
         return of_model(title, model, device, precision)
 
-    return [partial(open_one, f"{name}[{i}]", subnet) for i, subnet in enumerate(subnets)]
+    return [partial(open_one, f"{supernet}[{i}]", subnet) for i, subnet in enumerate(subnets)]
 
 
 def of_model(name: str, model: nn.Module, device: str, precision: str) -> Classifier:
@@ -249,7 +249,7 @@ def _open_onnx(file: Path, threads: int, engine: Engine) -> Classifier:
     }
     run = classifier.run if engine == "onnxruntime" else open_onnx(engine, file, threads)
     return Classifier(
-        file.name,
+        str(file),
         lambda images: torch.from_numpy(run(images.numpy())).float(),
         classifier.prepare,
         classifier.labels or tuple(f"class {i}" for i in range(about.num_classes)),

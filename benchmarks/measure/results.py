@@ -15,7 +15,7 @@ from autoformer_zoo.weights.whole_files import complete_file
 from benchmarks.measure.rows import Row
 
 RESULTS = Path(__file__).parent.parent / "results"
-DIGITS = 5  # significant digits of a figure in a file
+DIGITS = 5  # significant digits of a figure in a file; whole numbers have all of theirs
 
 # Columns of the two kinds of files. Three fields of a row have other names there.
 _SHARED = (
@@ -85,15 +85,15 @@ def write_csv(path: Path, header: Sequence[str], lines: Sequence[Sequence[str]])
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.{DIGITS}g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if value.is_integer() else f"{value:.{DIGITS}g}"
 
 
 def _parsed(place: str, cells: Mapping[Any, Any]) -> Row:
     if None in cells or None in cells.values():  # csv's marks of a line that is too long or short
         raise ValueError(f"{place}: too many or too few cells")
     values = {_FIELDS.get(column, column): cell for column, cell in cells.items()}
-    for field in {"input", "unit"} & set(values):  # older files say "pictures"
-        values[field] = values[field].replace("picture", "image")
     try:
         return Row(**{field: _TYPES.get(field, str)(cell) for field, cell in values.items()})
     except ValueError as error:

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Measures everything that the tables and plots in README.md and docs/benchmarks.md show, in about
-# an hour on an idle machine of two cores. New rows replace older ones of the same machine in
+# Measures what the generated tables and plots in README.md and docs/ show, in about an hour and a
+# half on an idle machine of two cores. New rows replace older ones of the same machine in
 # benchmarks/results; an interrupted run keeps the rows of all groups that were complete.
+# docs/benchmarks.md names the tables that were written by hand.
 #
 #   bash benchmarks/report/all.sh DATA      # DATA holds cifar-10-batches-py
 #
@@ -28,13 +29,15 @@ for size in $sizes; do
     --backend compile --save
 done
 
-# Engines at batch 1, 6 minutes; needs the extra `openvino`.
+# Engines at batch 1, 10 minutes; needs the extra `openvino`.
 models="autoformer_tiny deit_tiny_patch16_224 autoformer_small deit_small_patch16_224 \
   autoformer_base deit_base_patch16_224"
 python -m benchmarks.latency --models $models --backend onnxruntime openvino --batch-size 1 \
   --rounds 200 --seconds 55 --save
 python -m benchmarks.latency --models $models --backend openvino eager --precision bf16 \
   --batch-size 1 --rounds 200 --seconds 50 --save
+python -m benchmarks.latency --models $models --backend onnxruntime openvino \
+  --precision int8 int8-static --batch-size 1 --rounds 200 --seconds 55 --save
 
 # ONNX in int8, 4 minutes, and the small network, 1 minute.
 python -m benchmarks.latency --backend onnxruntime --precision int8 --batch-size 1 8 \
@@ -56,8 +59,10 @@ python -m benchmarks.footprint.operators --save
 python -m benchmarks.attention --save
 python -m benchmarks.footprint.startup --save
 
-# accuracy.csv, 1 minute. `--models FILE.onnx` scores an exported file.
+# accuracy.csv, 2 minutes. `--models FILE.onnx` scores an exported file, by `--engine openvino` too.
 python -m benchmarks.accuracy --models autoformer_nano --data torch/cifar10 --root "$data" --save
+python -m benchmarks.accuracy --models autoformer_nano --data torch/cifar10 --root "$data" \
+  --precision bf16 --save
 
 # training.csv: a step of supernet training, 4 minutes, and a search's candidate, 5.
 python -m benchmarks.training.train_step --space nano --batch-size 128 --rounds 8 --precision fp32 bf16 --save
@@ -68,15 +73,21 @@ for batch in 8 32; do
     --explicit-batch-size "$batch" --save
 done
 
-# profiles.csv: how well latency profiles predict, 2 minutes each. The slices are timed last.
-for space in tiny small; do
-  python -m benchmarks.budgets.profiles --space "$space" --save
-  python -m benchmarks.budgets.profiles --space "$space" --backend onnxruntime --save
-  python -m benchmarks.budgets.profiles --space "$space" --backend onnxruntime --precision int8 --save
-done
-python -m benchmarks.budgets.slices
+# profiles.csv and plots: how well latency profiles predict, 5 minutes each.
+plot=benchmarks/results/profile-tiny
+python -m benchmarks.budgets.profiles --space tiny --threads 1 --seconds 300 \
+  --plot $plot-eager.svg --save
+python -m benchmarks.budgets.profiles --space tiny --threads 1 --seconds 300 \
+  --backend onnxruntime --plot $plot-onnxruntime.svg --save
+python -m benchmarks.budgets.profiles --space tiny --threads 1 --seconds 300 \
+  --backend onnxruntime --precision int8 --plot $plot-int8.svg --save
 
-# checked.csv: nano under latency budgets, predicted and measured.
+# What a budget buys is only printed, 6 minutes. The slices are written into the package, 12.
+python -m benchmarks.budgets.gains --space small --threads 1
+python -m benchmarks.budgets.gains --space small --backend onnxruntime --precision int8 --threads 1
+python -m benchmarks.budgets.slices --threads 1
+
+# checked.csv: nano under latency budgets, predicted and measured, 9 minutes.
 python -m benchmarks.budgets.checked --root "$data" --save
 
 # search.csv and plot, 2 minutes. `--tables FILES` adds the searches of measured subnets.

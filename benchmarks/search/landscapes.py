@@ -122,17 +122,13 @@ def read_table(path: Path) -> dict[str, Any]:
     names = ("depth", "embed_dim", "num_heads", "mlp_ratio")
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
-        places = [table["columns"].index(name) for name in names]
+        places = {name: table["columns"].index(name) for name in names}
         (accuracy,) = [i for i, name in enumerate(table["columns"]) if "top1" in name]
         rows = [
-            (SubnetConfig(*(_tupled(row[i]) for i in places)), float(row[accuracy]))
+            (SubnetConfig.from_dict({n: row[i] for n, i in places.items()}), float(row[accuracy]))
             for row in table["rows"]
         ]
         LIMITS[table["space"]]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise ValueError(f"{path} is no table of measured subnets ({error})") from None
     return {"space": table["space"], "rows": rows}
-
-
-def _tupled(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -299,9 +300,9 @@ def test_subnets_that_cannot_be_cut_are_refused(supernet: Path, subnet_file: Pat
         open_subnets(str(subnet_file), [SMALLEST], "cpu", "fp32")
     with pytest.raises(ValueError, match="test_vit has no supernet"):
         open_subnets("test_vit", [SMALLEST], "cpu", "fp32")
-    large = SPACES["tiny"].largest
-    with pytest.raises(ValueError, match=r"autoformer_nano\[0\]: the subnet does not fit the sup"):
-        open_subnets(f"autoformer_nano={supernet}", [large], "cpu", "fp32")[0]()
+    large, spec = SPACES["tiny"].largest, f"autoformer_nano={supernet}"
+    with pytest.raises(ValueError, match=rf"{re.escape(spec)}\[0\]: the subnet does not fit the s"):
+        open_subnets(spec, [large], "cpu", "fp32")[0]()
 
 
 @pytest.mark.parametrize("is_front", [False, True])
@@ -316,12 +317,13 @@ def test_list_of_subnets_is_cut_from_one_supernet(
     listed = [SMALLEST.to_dict(), NANO.largest.to_dict()]
     front = {"results": [{"subnet": subnet, "latency_ms": 1.0} for subnet in listed]}
     subnets.write_text(json.dumps(front if is_front else listed))
-    args = ["--supernet", f"autoformer_nano={supernet}", "--subnets", str(subnets)]
+    spec = f"autoformer_nano={supernet}"
+    args = ["--supernet", spec, "--subnets", str(subnets)]
     assert main([*args, "--root", str(folder), "--threads", "1"]) == 0
 
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     models = [row["model"] for row in document["rows"] if row["what"] == "top1"]
-    assert models == ["autoformer_nano[0]", "autoformer_nano[1]"]
+    assert models == [f"{spec}[0]", f"{spec}[1]"]  # two supernets' subnets have different names
 
 
 @pytest.mark.parametrize(
@@ -392,6 +394,7 @@ def test_onnx_file_scores_as_the_model(folder: Path, supernet: Path, tmp_path: P
     images = torch.rand(3, 3, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(scored.run(images), model(images), rtol=1e-4, atol=1e-4)
+    assert scored.name == str(tmp_path / "nano.onnx")  # files of one name stay apart
     assert scored.backend == "onnxruntime"
     assert scored.params == pytest.approx(count_params(SMALLEST, 32, 4, 10), rel=0.02)
     assert counts_of(scored, folder).images == 30

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.gpu import GpuOptions, Step, main, plan, run_steps
+from benchmarks.measure.results import RESULTS
 
 SLEEP = ("timeit", "-n", "1", "-r", "1", "import time; time.sleep(60)")
 
@@ -34,9 +36,21 @@ def test_tests_come_first_and_all_sizes_before_cuda_graphs() -> None:
     assert [name for name in names if name.startswith("graphs")] == names[-3:]
 
 
+@pytest.mark.parametrize(
+    ("given", "folder"),
+    [({}, RESULTS), ({"device": "cpu"}, Path("out")), ({"results": Path("mine")}, Path("mine"))],
+    ids=["cuda", "cpu", "given"],
+)
+def test_rehearsal_leaves_the_published_rows_alone(given: dict[str, Any], folder: Path) -> None:
+    _, *measuring = plan(GpuOptions(out=Path("out"), **given))
+    for step in measuring:
+        place = step.arguments.index("--results") + 1
+        assert step.arguments[place] == str(folder)
+
+
 @pytest.mark.slow
 def test_rehearsal_on_the_cpu_runs_every_step(tmp_path: Path) -> None:
-    flags = ["--out", str(tmp_path), "--results", str(tmp_path), "--device", "cpu", "--quick"]
+    flags = ["--out", str(tmp_path), "--device", "cpu", "--quick"]
     assert main([*flags, "--minutes", "8"]) == 0
     saved = {path.name for path in tmp_path.glob("*.csv")}
     assert {"latency.csv", "attention.csv", "training.csv"} <= saved

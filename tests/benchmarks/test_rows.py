@@ -47,6 +47,13 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     assert read_rows(folder / "none.csv") == []
 
 
+def test_whole_numbers_keep_all_digits_however_often_they_are_saved(tmp_path: Path) -> None:
+    rows = [replace(ROW, model=str(value), value=value) for value in (5_867_944, 1e16, 0.0)]
+    for _ in range(3):
+        save_rows(tmp_path, "rows", [*rows, replace(ROW, value=1.234567)])
+    assert read_rows(tmp_path / "rows.csv") == [*rows, replace(ROW, value=1.2346)]
+
+
 def test_newer_row_replaces_the_older_one(tmp_path: Path) -> None:
     save_rows(tmp_path, "rows", [ROW, replace(ROW, batch=1), replace(ROW, machine="another")])
 
@@ -91,14 +98,6 @@ def test_files_of_the_repository_can_be_read(path: Path) -> None:
     assert len(set(keys)) == len(keys)
     columns = RATIO_COLUMNS if path.stem.endswith("_ratios") else FIGURE_COLUMNS
     assert path.read_text().partition("\n")[0] == ",".join(columns)  # they are a format
-
-
-def test_older_files_call_images_pictures(tmp_path: Path) -> None:
-    path = tmp_path / "rows.csv"
-    row = replace(ROW, input="64 images of 32x32", unit="images/s")
-    save_rows(tmp_path, "rows", [row])
-    path.write_text(path.read_text().replace("image", "picture"))
-    assert read_rows(path) == [row]
 
 
 def test_rows_are_made_of_times_and_figures() -> None:

@@ -17,8 +17,9 @@ from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.specialization import front
 from autoformer_zoo.specialization.constraints import macs_cost
 from autoformer_zoo.specialization.latency import measure
-from autoformer_zoo.specialization.latency.profile import BlockLatency, LatencyProfile
+from autoformer_zoo.specialization.latency.profile import BlockLatency, LatencyProfile, RunSetting
 from autoformer_zoo.specialization.slices import load_slices
+from autoformer_zoo.weights.checkpoint import CheckpointError
 from tests.helpers.made_cli import Run
 from tests.helpers.made_search import make_profile
 from tests.helpers.made_training import MINI
@@ -77,28 +78,61 @@ def test_profile_is_written_and_bounds_a_search(
     assert "measure another one" in err
 
 
-def test_front_is_drawn_beside_published_networks(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(front, "BUDGETS", 3)
+@pytest.fixture
+def profile_of_small(tmp_path: Path) -> Path:
+    """A file of made-up latencies of space small in int8."""
     small, cost = SPACES["small"], macs_cost(SPACES["small"])
     kinds = product(small.embed_dim, small.num_heads, small.mlp_ratio)
     profile = replace(
         make_profile(),
+        setting=RunSetting(backend="onnxruntime", precision="int8"),
         img_size=small.img_size,
         patch_size=small.patch_size,
         rest_ns={str(dim): 1000 for dim in small.embed_dim},
         blocks=tuple(BlockLatency(*kind, ns=cost.block(*kind)) for kind in kinds),
     )
-    file, plot = tmp_path / "profile.json", tmp_path / "front.png"
+    file = tmp_path / "profile.json"
     file.write_text(profile.to_json())
-    code, out, err = run("specialize", "--space", "small", "--pareto", plot, "--profile", file)
+    return file
+
+
+def test_file_has_the_precision_of_the_profile_and_comes_after_the_table(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile_of_small: Path
+) -> None:
+    exported = []
+    monkeypatch.setattr(factory, "create_model", lambda name, **_: name)
+    monkeypatch.setattr(export, "export_onnx", lambda *_, **given: exported.append(given))
+    command = ("specialize", "--space", "small", "--profile", profile_of_small)
+    command = (*command, "--export", tmp_path / "best.onnx")
+    assert run(*command)[0] == 0
+    assert exported == [{"precision": "int8-dynamic"}]
+
+    def fail(*_: object, **__: object) -> None:
+        raise CheckpointError("no weights here")
+
+    monkeypatch.setattr(factory, "create_model", fail)
+    code, out, err = run(*command)
+    assert (code, "predicted top-1" in out, "no weights here" in err) == (2, True, True)
+
+
+def test_front_is_drawn_beside_published_networks(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile_of_small: Path
+) -> None:
+    monkeypatch.setattr(front, "BUDGETS", 3)
+    plot = tmp_path / "front.png"
+    command = ("specialize", "--space", "small", "--pareto", plot, "--profile", profile_of_small)
+    code, out, err = run(*command)
     assert code == 0, err
     assert plot.read_bytes().startswith(b"\x89PNG")
     table = plot.with_suffix(".csv").read_text()
     assert table.count(",predicted,") == 3
     assert "deit_small_patch16_224,published,79.8" in table
     assert f"{plot} and " in out
+
+    plot = tmp_path / "nano.svg"
+    command = ("specialize", "--space", "nano", "--pareto", plot, "--against", "params", "--json")
+    assert len(json.loads(run(*command)[1])) >= 3  # the table, and nothing else
+    assert "CIFAR-10 top-1, %" in plot.read_text()
 
 
 def test_slices_are_listed_and_described_apart_from_published_models(run: Run) -> None:

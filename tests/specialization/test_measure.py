@@ -21,7 +21,7 @@ from autoformer_zoo.specialization.latency.measure import (
     time_rounds,
     time_subnet,
 )
-from autoformer_zoo.specialization.latency.network_runs import prepare_runs
+from autoformer_zoo.specialization.latency.network_runs import prepare_models, prepare_runs
 from autoformer_zoo.specialization.latency.profile import RunSetting
 from autoformer_zoo.specialization.latency.timing import Call
 from tests.helpers.made_training import MINI
@@ -105,6 +105,8 @@ def test_models_of_the_registry_are_timed_as_subnets_are() -> None:
     times = time_models(az.SPACES["nano"], RunSetting(), ["autoformer_nano"], 0.1, progress=False)
     assert set(times) == {"autoformer_nano"}
     assert time_subnet(MINI, RunSetting(), MINI.smallest, rounds=1) > 0
+    make = prepare_models(az.SPACES["nano"], RunSetting(backend="compile"))
+    assert make("autoformer_nano") is make("autoformer_nano")  # compiled once for all rounds
 
 
 @pytest.mark.slow  # exports three graphs

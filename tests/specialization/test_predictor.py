@@ -109,6 +109,13 @@ def test_prediction_is_near_the_published_accuracy(name: str) -> None:
     assert top1.extrapolated == (name == "tiny")  # for its MLP ratios of 3
 
 
+def test_predictor_that_was_fitted_again_is_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "mine.npz"
+    for name in ("small", "base"):
+        file.write_bytes((FOLDER / f"{name}.npz").read_bytes())
+        assert load_predictor(str(file)).facts["space"] == name
+
+
 def test_missing_and_damaged_predictors_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="space 'huge' has no accuracy predictor; expected one of"):
         predict_top1("huge", SUBNETS)

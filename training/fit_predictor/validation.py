@@ -28,12 +28,20 @@ class Validation:
         repeats: different divisions into folds.
         iterations: of the optimiser, to fit hyperparameters without a fold.
         seed: of the divisions.
+
+    Raises:
+        ValueError: fewer than 2 folds, or no repeat or iteration.
     """
 
     folds: int = 10
     repeats: int = 3
     iterations: int = 5
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("folds", 2), ("repeats", 1), ("iterations", 1)):
+            if (value := getattr(self, name)) < least:
+                raise ValueError(f"validation: {name} is {value}; expected {least} or more")
 
 
 DEFAULT_VALIDATION = Validation()

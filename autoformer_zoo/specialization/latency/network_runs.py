@@ -79,7 +79,11 @@ def prepare_models(space: SearchSpace, setting: RunSetting) -> Callable[[str], C
 
     if setting.backend == "onnxruntime":
         return lambda name: _onnx_call(graph(name), setting, images)
-    return lambda name: _torch_call(timm.create_model(name).eval(), setting, images)
+
+    def make(name: str) -> Call:
+        return _torch_call(timm.create_model(name).eval(), setting, images)
+
+    return cache(make) if setting.backend == "compile" else make  # kept, as subnets are
 
 
 def _images(space: SearchSpace, setting: RunSetting) -> list[Tensor]:

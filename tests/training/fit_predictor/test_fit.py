@@ -67,6 +67,16 @@ def test_command_writes_the_same_predictor_again(
     assert 0.8 < np.mean(held) <= 1
 
 
+@pytest.mark.parametrize(("flag", "least"), [("folds", 2), ("repeats", 1), ("iterations", 1)])
+def test_too_little_validation_is_refused(
+    data: Path, capsys: pytest.CaptureFixture[str], flag: str, least: int
+) -> None:
+    out = data.with_name("out.npz")
+    assert main([str(data), "--out", str(out), f"--validation.{flag}", str(least - 1)]) == 2
+    assert f"{flag} is {least - 1}; expected {least} or more" in capsys.readouterr().err
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("has_products", [True, False])
 def test_polynomials_are_the_mean_of_the_process(data: Path, has_products: bool) -> None:
     measured = read_measured([data])
