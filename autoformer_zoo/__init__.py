@@ -1,7 +1,8 @@
 """AutoFormer: vision transformers found by one-shot search, ready to run.
 
 Importing the package registers its models with timm. What needs more than the network itself is
-imported when it is first used. Without torch and timm only `OnnxClassifier` is available.
+imported when it is first used. Without torch and timm there are `OnnxClassifier`, the spaces and
+subnets, the counts and `predict_top1`.
 
 Read `space`, `published` (what a model is), `network/` (how it runs), `weights/` (where its numbers
 come from), `models/` (timm's registry), `classify/`, `onnx/`, `specialization/`, then `cli/`.

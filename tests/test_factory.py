@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import timm
+import torch
 from torch import nn
 
 import autoformer_zoo as az
@@ -179,6 +180,18 @@ def test_callers_config_comes_before_the_files_and_the_files_before_the_names(fi
         ]
 
 
+def test_subnet_of_a_folders_supernet_is_adapted_as_a_names_is(tmp_path: Path) -> None:
+    folder = tmp_path / "birds_slice_1"  # no slice of a model "birds"
+    folder.mkdir()
+    save_supernet(make_supernet(seed=1), folder / "supernet.safetensors")
+    name, arguments = f"local-dir:{folder}", {"pretrained": True, "subnet": SUBNET}
+    model = az.create_model(name, num_classes=7, in_chans=1, **arguments)
+    assert (model.head.out_features, model.in_chans) == (7, 1)
+    assert torch.equal(model.pos_embed, WEIGHTS.tensors["pos_embed"])
+    with pytest.raises(ValueError, match="both name weights: give one of them"):
+        az.create_model(name, checkpoint_path=folder / "supernet.safetensors", **arguments)
+
+
 # Names of models where files are expected
 
 
@@ -204,5 +217,8 @@ def test_names_work_where_files_do(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         with pytest.raises(CheckpointError, match=f"{name}: {reason}"):
             az.load_supernet(name)
     monkeypatch.chdir(tmp_path)
+    Path("autoformer_nano").mkdir()  # a folder hides no name
+    assert az.load_supernet("autoformer_nano").sizes == az.SPACES["nano"].supernet
+    Path("autoformer_nano").rmdir()
     save_supernet(make_supernet(seed=1), "autoformer_nano")  # a file comes before a name
     assert az.load_supernet("autoformer_nano").sizes == SUPERNET

@@ -38,7 +38,8 @@ def iter_inputs(images: ImageLike | Iterable[ImageLike]) -> Iterator[tuple[str, 
 
     Args:
         images: an image, a folder, or any iterable of these. Of a folder, all files below it,
-            links included, whose suffix is an image's, sorted by path, without hidden ones.
+            links included, whose suffix is an image's, without hidden ones: its own files by name,
+            then those of its folders by name.
 
     Yields:
         The image's path, or its kind and place ("array 2"), and the image.

@@ -21,7 +21,7 @@ LayoutOption = Annotated[
     Literal["packed_prefix", "packed_interleaved"] | None,
     option(
         "{packed_prefix,packed_interleaved}",
-        "(default: packed_prefix)",
+        "(default: as the named model's file, else packed_prefix)",
         "Packing of q, k and v in a supernet's file that does not record it: packed_prefix if it "
         "is official, packed_interleaved if it is PreNAS'.",
     ),

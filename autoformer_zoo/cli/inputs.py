@@ -33,10 +33,16 @@ def load_model(
     is_whole = not opened.is_supernet and subnet is None
     if name is not None:
         # A file of one subnet is taken as it is: the name only describes its data.
-        sizes = {"subnet": net.sizes, "img_size": net.img_size} if is_whole else {"subnet": subnet}
-        return create_model(name, checkpoint_path=opened, **sizes)
-    can_name_classes = net.num_classes == 1000 or "label_names" in opened.metadata
-    if not can_name_classes and (is_whole or subnet is not None):
+        keys = ("img_size", "patch_size", "in_chans", "num_classes") if is_whole else ()
+        sizes = {key: getattr(net, key) for key in keys}
+        subnet = net.sizes if is_whole else subnet
+        return create_model(name, checkpoint_path=opened, subnet=subnet, **sizes)
+    if opened.is_supernet and subnet is None:
+        raise ValueError(
+            f"{path} holds a supernet: give --model NAME, whose subnet is cut out of it, or a "
+            "subnet's file, which `autoformer-zoo extract` writes"
+        )
+    if net.num_classes != 1000 and "label_names" not in opened.metadata:
         raise ValueError(
             f"{path} has {net.num_classes} classes but no names of them: give --model NAME, "
             "the model whose normalisation and class names apply"
@@ -51,5 +57,5 @@ def read_config(path: Path) -> SubnetConfig:
         if '"results"' in text:
             return SubnetConfig.from_dict(json.loads(text)["results"][0]["subnet"])
         return SubnetConfig.from_json(text)
-    except (ValueError, LookupError, TypeError) as error:  # of the encoding as well
+    except (ValueError, LookupError, TypeError, RecursionError) as error:  # of the encoding too
         raise ValueError(f"{path}: {error}") from None

@@ -111,14 +111,19 @@ class RegisteredAutoFormer(AutoFormer):
         """Load as every module does; official and NNI names are turned into ours first.
 
         timm's `checkpoint_path` comes here with what it read. A supernet is cut to this network,
-        and assumed to be official; `autoformer_zoo.create_model` takes a layout for others.
+        and read as the listed file of the model's name is, else as an official one;
+        `autoformer_zoo.create_model` takes a layout for others.
         """
         from autoformer_zoo.weights.layouts import UPSTREAM_NAMES
 
         if not UPSTREAM_NAMES.isdisjoint(state_dict):
             from autoformer_zoo.weights.checkpoint import open_checkpoint
+            from autoformer_zoo.weights.pretrained import assuming_listed
 
-            state_dict = open_checkpoint(state_dict).subnet(self.cfg).tensors
+            cfg: Mapping[str, Any] = getattr(self, "pretrained_cfg", None) or {}  # type: ignore[assignment]
+            model, tag = cfg.get("architecture") or "", cfg.get("tag") or ""
+            opened = assuming_listed(open_checkpoint(state_dict), model, tag)
+            state_dict = opened.subnet(self.cfg).tensors
         return super().load_state_dict(state_dict, strict, assign)
 
 
@@ -203,7 +208,8 @@ def _create(
         name: model without tag.
         pretrained: load the weights of the config's tag.
         subnet: another subnet than the name's.
-        checkpoint: load this one instead; `factory.create_model` has opened it.
+        checkpoint: load this one instead; `factory.create_model` has opened it. With `pretrained`
+            it is adapted as the name's own weights are.
         **kwargs: timm's, and those of `AutoFormer`.
     """
     if subnet is not None and not isinstance(subnet, SubnetConfig):
@@ -212,9 +218,15 @@ def _create(
     cfg = resolve_pretrained_cfg(
         name, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay")
     )
-    adaptable = {"img_size"} & set(kwargs) if checkpoint else set(kwargs)
+    adaptable = set(kwargs) if pretrained else {"img_size"} & set(kwargs)
     by_timm = cfg.source in ("hf-hub", "local-dir") or cfg.state_dict or cfg.hf_hub_id
-    if pretrained and not by_timm:
+    origin: dict[str, Any] = {}
+    if checkpoint is not None:
+        from autoformer_zoo.weights.pretrained import assuming_listed
+
+        checkpoint = assuming_listed(checkpoint, name, cfg.tag or "")
+        origin = _origin_of(checkpoint)
+    elif pretrained and not by_timm:
         from autoformer_zoo.weights.pretrained import find_checkpoint
 
         tagged = f"{name}.{cfg.tag}" if cfg.tag else name
@@ -237,13 +249,12 @@ def _create(
     sizes = {key: kwargs.setdefault(key, value) for key, value in named.items()}
     _require_same_sizes(checkpoint.source, weights, sizes, adaptable)
     overlay = kwargs.pop("pretrained_cfg_overlay", None) or {}
-    origin = {} if pretrained else _origin_of(checkpoint)
     kwargs["pretrained_cfg_overlay"] = {**origin, **cfg_of(weights), **overlay}
     return _build(name, weights.subnet, weights, **kwargs)
 
 
 def _origin_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Replace where the name's own weights come from, which a user's file does not."""
+    """Remove URL, license and tag of the name's own weights: a user's file has another origin."""
     nothing = dict.fromkeys(("url", "file", "tag", "origin_url", "license"))
     return {**nothing, "notes": (f"the file {Path(checkpoint.source).name}",)}
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from autoformer_zoo.models.autoformer import build_static
 from autoformer_zoo.network.vit import AutoFormer, whole_patches
-from autoformer_zoo.published import SLICE_MARK, find_model
+from autoformer_zoo.published import GENERIC, SLICE_MARK, find_model
 from autoformer_zoo.space import SubnetConfig
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ def create_model(
         slice: name of such a subnet in the catalogue, "15m"; "autoformer_small_slice_15m" as the
             name of the model is the same.
         layout: "packed_prefix" or "packed_interleaved", the packing of q, k and v in supernet files
-            that do not record it: official ones, and PreNAS'.
+            that do not record it: official ones, and PreNAS'. By default that of the name's listed
+            file.
         **kwargs: timm's (img_size, num_classes, in_chans, features_only, ...) and those of
             `AutoFormer`.
 
@@ -64,21 +65,11 @@ def create_model(
         ValueError: an argument is refused.
         CheckpointError: the weights are missing, or the file is refused.
     """
-    if slice is not None or SLICE_MARK in name:
+    is_folder = bool(parse_model_name(name)[0])
+    if slice is not None or (SLICE_MARK in name and not is_folder):
         name, subnet = _sliced(name, slice, subnet)
-    if not parse_model_name(name)[0]:
+    if not is_folder:
         find_model(name)
-    elif pretrained and subnet is not None:
-        from autoformer_zoo.weights.checkpoint import open_checkpoint
-        from autoformer_zoo.weights.hub import SUPERNET, find_file
-
-        file = find_file(name, SUPERNET, kwargs.pop("cache_dir", None))
-        return create_model(
-            "autoformer_subnet",
-            checkpoint_path=open_checkpoint(file, layout),
-            subnet=subnet,
-            **kwargs,
-        )
     if checkpoint_path is not None:
         if pretrained:
             raise ValueError(
@@ -94,6 +85,12 @@ def create_model(
 
         if not isinstance(checkpoint_path, Checkpoint):
             checkpoint_path = open_weights(checkpoint_path, layout)
+    elif is_folder and pretrained and subnet is not None:
+        from autoformer_zoo.weights.checkpoint import open_checkpoint
+        from autoformer_zoo.weights.hub import SUPERNET, find_file
+
+        file = find_file(name, SUPERNET, kwargs.pop("cache_dir", None))
+        name, checkpoint_path = GENERIC, open_checkpoint(file, layout)
     elif layout is not None:
         raise ValueError(f"layout={layout!r} describes a file: give checkpoint_path= with it")
     model: nn.Module = timm.create_model(

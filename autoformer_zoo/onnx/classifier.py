@@ -11,7 +11,8 @@ import math
 import mmap
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from PIL import Image
 
 from autoformer_zoo.classify.images import ImageLike, iter_images, trim
 from autoformer_zoo.classify.predictions import Array, Prediction, iter_top_k, require_positive
-from autoformer_zoo.onnx.metadata import OnnxMetadata
+from autoformer_zoo.onnx.metadata import PREFIX, OnnxMetadata
 
 FILTERS = {name.lower(): Image.Resampling[name] for name in Image.Resampling.__members__}
 _PLACE = re.compile(rb"[\x08\x00]location(?:\x12(?P<size>[\x80-\xff]*[\x00-\x7f]))?", re.DOTALL)
@@ -36,11 +37,14 @@ class OnnxClassifier:
         providers: onnxruntime's names of what may run it, the preferred one first; by default
             CUDA if it is installed, and the CPU.
         threads: of one operator on the CPU; onnxruntime's own choice by default.
-        mean: of each channel, for another program's file, which does not record it.
+        mean: of each channel, for another program's file, which does not record it; a file that
+            does takes neither this argument nor those below.
         std: as mean.
         labels: names of the outputs, for such a file.
-        interpolation: filter that resizes images, for such a file.
-        crop_pct: side of the crop over that of the resized image, for such a file.
+        interpolation: filter that resizes images, for such a file; bicubic by default.
+        crop_pct: side of the crop over that of the resized image, for such a file; 0.875 by
+            default.
+        softmax: the outputs of such a file are probabilities, not logits.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -57,8 +61,9 @@ class OnnxClassifier:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         labels: Sequence[str] | None = None,
-        interpolation: str = "bicubic",
-        crop_pct: float = 0.875,
+        interpolation: str | None = None,
+        crop_pct: float | None = None,
+        softmax: bool = False,
     ) -> None:
         self.path = Path(path)
         self.session = _open(self.path, providers, threads)
@@ -68,23 +73,13 @@ class OnnxClassifier:
                 f"{path} has {len(inputs)} inputs and {len(outputs)} outputs; expected one each"
             )
         self._input = inputs[0]
+        given = {
+            **{"mean": mean, "std": std, "labels": labels},
+            **{"interpolation": interpolation, "crop_pct": crop_pct, "softmax": softmax or None},
+        }
         try:
-            if mean is None or std is None or labels is None:
-                properties = self.session.get_modelmeta().custom_metadata_map
-                self.metadata = OnnxMetadata.from_properties(properties)
-            else:
-                self.metadata = OnnxMetadata(
-                    input_size=tuple(self._input.shape[2:]),
-                    num_classes=len(labels),
-                    mean=tuple(mean),  # type: ignore[arg-type]  # checked below
-                    std=tuple(std),  # type: ignore[arg-type]
-                    interpolation=interpolation,
-                    crop_pct=crop_pct,
-                    labels=tuple(labels),
-                    precision="unknown",
-                    preprocess=False,
-                    softmax=False,
-                )
+            properties = self.session.get_modelmeta().custom_metadata_map
+            self.metadata = _description(properties, given, self._input.shape[2:])
             _check(self.metadata, self._input, outputs[0])
         except ValueError as error:
             raise ValueError(f"{path} {error}") from None
@@ -270,6 +265,37 @@ def _check_places(path: Path) -> None:
                     )
 
 
+def _description(
+    properties: Mapping[str, str], given: Mapping[str, Any], sides: Sequence[Any]
+) -> OnnxMetadata:
+    """Return what a file records of itself, or what the caller says of one that records nothing.
+
+    Raises:
+        ValueError: the file records what is given, or something is missing or damaged.
+    """
+    needed = ("mean", "std", "labels")
+    given = {
+        key: tuple(value) if key in needed else value
+        for key, value in given.items()
+        if value is not None
+    }
+    if any(key.startswith(PREFIX) for key in properties):
+        recorded = OnnxMetadata.from_properties(properties)
+        known = given if recorded.mean is not None else {"softmax"} & set(given)
+        if known:
+            raise ValueError(f"records how it is to be used: leave out {', '.join(known)}")
+        return replace(recorded, **given)
+    if missing := [key for key in needed if key not in given]:
+        raise ValueError(f"has no metadata of autoformer_zoo: give {', '.join(missing)}")
+    values: dict[str, Any] = {
+        "input_size": tuple(sides),
+        "num_classes": len(given["labels"]),
+        **{"interpolation": "bicubic", "crop_pct": 0.875, "softmax": False},
+        **given,
+    }
+    return OnnxMetadata(**values, precision="unknown", preprocess=False)
+
+
 def _check(metadata: OnnxMetadata, given: Any, output: Any) -> None:
     """Compare the description with the network's input and output.
 
@@ -293,8 +319,10 @@ def _check(metadata: OnnxMetadata, given: Any, output: Any) -> None:
         raise ValueError(f"interpolation is {metadata.interpolation!r}; expected one of {known}")
     mean, std = np.asarray(metadata.mean), np.asarray(metadata.std)
     is_sound = mean.shape == std.shape == (3,) and np.isfinite(mean).all() and (std > 0).all()
+    is_sound = is_sound and metadata.crop_mode in ("center", "squash")
     if not is_sound or not 0.1 <= metadata.crop_pct <= 10:  # less would resize to gigabytes
-        raise ValueError(f"has damaged metadata: {mean}, {std}, {metadata.crop_pct}")
+        crop = (metadata.crop_mode, metadata.crop_pct)
+        raise ValueError(f"has damaged metadata: {mean}, {std}, {crop}")
 
 
 def _filled(batch: Array, length: int) -> Array:

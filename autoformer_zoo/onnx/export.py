@@ -184,7 +184,9 @@ def _prepare(
             f"the model takes {channels} channels; preprocessing and calibration need 3, RGB"
         )
     exported = rewrite_for_graph(model)
-    size = (channels, *input_size(model))
+    # An AutoFormer's graph is for one grid, also if the network takes several.
+    sides = model.patch_embed.img_size if isinstance(model, AutoFormer) else input_size(model)
+    size = (channels, *sides)
     if softmax:
         return _Networks(_WithSoftmax(model), _WithSoftmax(exported), size)
     return _Networks(model, exported, size)

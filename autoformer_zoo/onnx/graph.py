@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoformer_zoo.network.block import PARTS, RelPosAttention, require_plain
+from autoformer_zoo.network.frozen import FrozenAutoFormer
 from autoformer_zoo.network.relpos import patch_marks, split_tables
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.space import HEAD_DIM, SCALE
@@ -38,9 +39,11 @@ def rewrite_for_graph(model: nn.Module) -> nn.Module:
     input size.
 
     Raises:
-        ValueError: a part of an AutoFormer was replaced, as adapters do.
+        ValueError: an AutoFormer is frozen, or a part of it was replaced, as adapters do.
     """
     for part in model.modules():  # adapters may wrap the whole network
+        if isinstance(part, FrozenAutoFormer):
+            raise ValueError("a frozen model cannot be exported: give the model that was frozen")
         if isinstance(part, AutoFormer):
             require_plain(part.blocks, PARTS)
     model = copy.deepcopy(model).eval()

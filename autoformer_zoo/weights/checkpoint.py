@@ -333,7 +333,10 @@ def _interpret(
     found = read_architecture(family, shapes, header.img_size if header else None)
     if header:
         found = header.confirm(found)
-        notes_to_cfg(metadata)  # raises here, where the file's name is known
+        cfg = notes_to_cfg(metadata)  # raises here, where the file's name is known
+        for key in ("mean", "std"):
+            if len(cfg.get(key, (0,))) not in (1, 3, found.in_chans):
+                raise FormatError(f"its {key} is damaged: {metadata[key][:80]}")
     if layout is not None and family != "packed":
         has = f"{family} names, not packed ones"
         if header:

@@ -25,6 +25,10 @@ Kind = Literal["supernet", "subnet"]
 
 # Preparation of images and meaning of the outputs, under timm's names, as JSON.
 _CFG_KEYS = ("label_names", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+_CHOICES = {
+    "interpolation": ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"),
+    "crop_mode": ("center", "squash", "border"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +159,13 @@ def _is_cfg_value(key: str, value: object) -> bool:
     if key in ("mean", "std"):
         low = -math.inf if key == "mean" else 0.0
         return isinstance(value, list) and all(_is_number(v) and v > low for v in value)
-    if key == "crop_pct":
-        return _is_number(value) and value > 0  # type: ignore[operator]
-    return isinstance(value, str)
+    if key == "crop_pct":  # less would resize to gigabytes
+        return _is_number(value) and 0.1 <= value <= 10  # type: ignore[operator]
+    return value in _CHOICES[key]
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def without_header(metadata: Mapping[str, str]) -> dict[str, str]:

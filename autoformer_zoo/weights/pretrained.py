@@ -84,7 +84,7 @@ def open_weights(source: FileOrState, layout: str | None = None) -> Checkpoint:
     if is_folder(name):
         return open_checkpoint(find_file(name, SUPERNET), layout)
     is_name = name.partition(".")[0] in MODELS or (name.isidentifier() and "_" in name)
-    if not is_name or Path(name).exists():
+    if not is_name or Path(name).is_file():
         return open_checkpoint(source, layout)
     try:
         model, spec, tag = find_model(name)
@@ -120,10 +120,10 @@ def find_checkpoint(
     source = _source_of(weights.source if weights else None, url)
     if source is not None and subnet is not None:
         _require_held(model, tag, subnet, source)
-    if file is not None and Path(file) != NANO_WEIGHTS:
-        return open_checkpoint(file).assuming(source.layout if source else None)
-    if (named := _named_by_user(name, source)) is not None:
-        return open_checkpoint(named).assuming(source.layout if source else None)
+    own = None if file is None or Path(file) == NANO_WEIGHTS else file
+    own = own or _named_by_user(name, source)
+    if own is not None:
+        return _assuming(open_checkpoint(own), source)
     if source is None and weights is not None:
         return open_checkpoint(NANO_WEIGHTS)
     if source is None:
@@ -140,6 +140,19 @@ def find_checkpoint(
         return open_checkpoint(cached)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; delete it, and it will be downloaded again") from error
+
+
+def assuming_listed(checkpoint: Checkpoint, model: str, tag: str = "") -> Checkpoint:
+    """Return a user's checkpoint, read by the rule of a model's listed file if it records none.
+
+    Args:
+        checkpoint: for the model.
+        model: name without tag; for one that has no listed file nothing is assumed.
+        tag: whose file is meant; the default one's if it is none of the model's.
+    """
+    weights = MODELS[model].weights if model in MODELS else {}
+    listed = weights.get(tag) or next(iter(weights.values()), None)
+    return _assuming(checkpoint, SOURCES.get(listed.source or "") if listed else None)
 
 
 def cache_path(source: UpstreamFile, cache_dir: str | Path | None = None) -> Path:
@@ -221,6 +234,19 @@ def _require_held(model: str, tag: str, subnet: SubnetConfig, source: UpstreamFi
         raise ValueError(f"the subnet does not fit the supernet of {model}.{tag}: {problem}")
 
 
+def _assuming(checkpoint: Checkpoint, source: UpstreamFile | None) -> Checkpoint:
+    if source is None or source.layout is None:
+        return checkpoint
+    assumed = checkpoint.assuming(source.layout)
+    if assumed is not checkpoint:
+        _log.warning(
+            "%s is read as %s's file; official and PreNAS files look the same",
+            checkpoint.source,
+            source.origin,
+        )
+    return assumed
+
+
 def _named_by_user(name: str, source: UpstreamFile | None) -> Path | None:
     """Return the user's own file for this model, or None."""
     value = os.environ.get(WEIGHTS_VARIABLE)
@@ -236,12 +262,6 @@ def _named_by_user(name: str, source: UpstreamFile | None) -> Path | None:
         file_names = [f"{source.name}.safetensors", Path(urlsplit(source.url).path).name]
     for file in (place / file_name for file_name in file_names):
         if file.is_file():
-            if source is not None and file.name.startswith("supernet-"):
-                _log.warning(
-                    "%s is read as %s's file; official and PreNAS files have the same name",
-                    file,
-                    source.origin,
-                )
             return file
     _log.info("%s holds no weights of %s: none of %s", place, name, file_names)
     return None

@@ -23,6 +23,7 @@ from onnx import TensorProto, helper
 
 import autoformer_zoo as az
 from autoformer_zoo.classify.images import read_image
+from autoformer_zoo.cli.inputs import read_config
 from autoformer_zoo.onnx.classifier import OnnxClassifier
 from autoformer_zoo.onnx.metadata import PREFIX, OnnxMetadata
 from autoformer_zoo.weights.checkpoint import open_checkpoint
@@ -321,6 +322,12 @@ CASES: dict[str, list[Case]] = {
             OnnxClassifier,
             "ValueError",
             "damaged metadata",
+        ),
+        (
+            write("a.json", f'{{"results": {DEEP}}}'.encode()),
+            read_config,
+            "ValueError",
+            "a.json: ",
         ),
     ],
 }

@@ -186,6 +186,10 @@ def test_extract_of_what_does_not_fit_changes_nothing(
         ("specialize --space small --out best.txt", "expected a file name that ends in .json"),
         ("specialize --space small --export a.pb", "expected a file name that ends in .onnx"),
         ("specialize --space small --pareto a.pdf", "a file name that ends in .png or .svg"),
+        (
+            "specialize --space small --pareto a.png --max-params 2e7 --out a.json --top 2",
+            "--pareto draws the whole front; leave --max-params, --out, --top out",
+        ),
         ("specialize --space small --precision int8", "eager is profiled in fp32 and bf16"),
         ("specialize --space small --profile README.md", "README.md: not a latency profile"),
         ("profile --space nano --seconds 0", "seconds is 0.0; expected a positive number"),

@@ -76,7 +76,7 @@ def test_predict_cuts_the_named_model_out_of_a_supernet(
     code, out, _ = run(*arguments, "--model", "autoformer_nano")
     assert code == 0
     assert out.count("%") == 5
-    assert_refused(run(*arguments), "holds a supernet")
+    assert_refused(run(*arguments), "holds a supernet: give --model NAME, whose subnet is cut out")
 
 
 def test_only_names_of_1000_classes_are_guessed(
@@ -93,6 +93,17 @@ def test_only_names_of_1000_classes_are_guessed(
         run("predict", image, "--checkpoint", file),
         "has 10 classes but no names of them: give --model NAME",
     )
+
+
+def test_fine_tuned_state_dict_runs_with_its_own_number_of_classes(
+    run: Run, image: Path, tmp_path: Path
+) -> None:
+    network = create_model("autoformer_nano", num_classes=7)
+    torch.save({"state_dict": network.state_dict()}, tmp_path / "tuned.pth.tar")
+    model = ("--checkpoint", tmp_path / "tuned.pth.tar", "--model", "autoformer_nano")
+    code, out, err = run("predict", image, *model, "--top-k", 7)
+    assert (code, err) == (0, "")
+    assert out.count("class ") == 7
 
 
 @pytest.mark.parametrize("flags", [(), ("--json",)])

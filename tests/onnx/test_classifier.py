@@ -6,6 +6,7 @@ import contextlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,15 @@ def test_damaged_files_are_refused_at_one_door(file: Path, tmp_path: Path) -> No
             OnnxClassifier(path).predict(image)
 
 
+def save_described(file: Path, out: Path, changed: dict[str, Any]) -> None:
+    """Copy a file, with other values in its metadata."""
+    proto = onnx.load(file)
+    properties = {entry.key: entry.value for entry in proto.metadata_props}
+    properties |= {PREFIX + key: json.dumps(value) for key, value in changed.items()}
+    onnx.helper.set_model_props(proto, properties)
+    onnx.save(proto, out)
+
+
 @pytest.mark.parametrize(
     ("changed", "text"),
     [
@@ -145,6 +155,7 @@ def test_damaged_files_are_refused_at_one_door(file: Path, tmp_path: Path) -> No
         ({"std": [0.1, 0, 0.1]}, "has damaged metadata"),
         ({"crop_pct": 1e-9}, "has damaged metadata"),
         ({"crop_pct": None}, "has damaged metadata"),
+        ({"crop_mode": "border"}, "has damaged metadata"),
         ({"input_size": [9, 9]}, "takes tensor.float. of shape"),
         ({"labels": ["a"]}, "has 10 outputs, and 1 labels"),
         ({"labels": 3}, "has damaged metadata"),
@@ -154,12 +165,7 @@ def test_damaged_files_are_refused_at_one_door(file: Path, tmp_path: Path) -> No
 def test_damaged_metadata_are_refused(
     file: Path, tmp_path: Path, changed: dict[str, Any], text: str
 ) -> None:
-    proto = onnx.load(file)
-    for entry in proto.metadata_props:
-        for key, value in changed.items():
-            if entry.key == PREFIX + key:
-                entry.value = json.dumps(value)
-    onnx.save(proto, tmp_path / "damaged.onnx")
+    save_described(file, tmp_path / "damaged.onnx", changed)
     with pytest.raises(ValueError, match=rf"damaged\.onnx .*({text})"):
         OnnxClassifier(tmp_path / "damaged.onnx")
 
@@ -174,12 +180,25 @@ def test_file_of_another_program_needs_to_be_described(file: Path, tmp_path: Pat
     options = {"mean": known.metadata.mean, "std": known.metadata.std, "labels": known.labels}
     options["crop_pct"] = 1.0
     assert OnnxClassifier(foreign, **options).predict(images) == known.predict(images)
+    raw = OnnxClassifier(foreign, **options, softmax=True)  # whatever the outputs are
+    logits = known.run(np.stack([known.prepare(image) for image in images]))
+    assert [p[0].probability for p in raw.predict(images)] == logits.max(1).tolist()
     for wrong, text in (
         ({"labels": ["a"]}, "has 10 outputs, and 1 labels were given"),
+        ({"labels": None}, "has no metadata of autoformer_zoo: give labels"),
         ({"interpolation": "magic"}, "interpolation is 'magic'; expected one of nearest, box"),
     ):
         with pytest.raises(ValueError, match=text):
             OnnxClassifier(foreign, **{**options, **wrong})
+
+
+def test_what_a_file_records_is_not_overridden(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="records how it is to be used: leave out crop_pct, softm"):
+        OnnxClassifier(file, crop_pct=1.0, softmax=True)
+    unknown, known = tmp_path / "unknown.onnx", OnnxClassifier(file)
+    save_described(file, unknown, {"mean": None, "std": None, "labels": None, "softmax": True})
+    options = {"mean": known.metadata.mean, "std": known.metadata.std, "labels": known.labels}
+    assert OnnxClassifier(unknown, **options).metadata == replace(known.metadata, softmax=True)
 
 
 WITHOUT_TORCH = """

@@ -17,6 +17,7 @@ import torch
 
 from autoformer_zoo.classify.predict import make_transform
 from autoformer_zoo.models.factory import create_model
+from autoformer_zoo.network.frozen import freeze
 from autoformer_zoo.onnx import check as onnx_check
 from autoformer_zoo.onnx import quantize as onnx_quantize
 from autoformer_zoo.onnx.classifier import OnnxClassifier, prepare
@@ -197,6 +198,14 @@ def test_networks_of_timm_are_quantized_too(tmp_path: Path) -> None:
     assert 0.25 < eight.size_bytes / full.size_bytes < 0.5  # but for the patch projection
 
 
+def test_network_that_takes_several_sizes_is_exported_at_its_own(tmp_path: Path) -> None:
+    arguments = {"subnet": SUBNET, "img_size": (16, 24), "dynamic_img_size": True}
+    model = create_model("autoformer_nano", **arguments).eval()
+    model.load_state_dict(small_model().state_dict())
+    export_onnx(model, tmp_path / "net.onnx")
+    assert OnnxClassifier(tmp_path / "net.onnx").metadata.input_size == (16, 24)
+
+
 @pytest.mark.slow  # another export
 def test_other_input_size_is_that_of_set_input_size(tmp_path: Path) -> None:
     export(tmp_path / "net.onnx", img_size=(32, 16))
@@ -306,8 +315,19 @@ LORA = LoRA(torch.nn.Linear(128, 192))
         (replaced("blocks.0.attn", torch.nn.Identity()), {}, "expected a plain RelPosAttention"),
         (replaced("blocks.1", torch.nn.Identity()), {}, "Identity; expected a plain Block"),
         (Wrapper(replaced("blocks.1.mlp", torch.nn.Identity())), {}, "expected a plain Mlp: merge"),
+        (freeze(replaced("", None)), {}, "frozen model cannot be exported: give the model that"),
     ],
-    ids=["headless", "crop", "grey", "lora", "own-linear", "attention", "block", "wrapped"],
+    ids=[
+        "headless",
+        "crop",
+        "grey",
+        "lora",
+        "own-linear",
+        "attention",
+        "block",
+        "wrapped",
+        "frozen",
+    ],
 )
 def test_wrong_models_are_refused(tmp_path: Path, model: Any, options: Any, text: str) -> None:
     with pytest.raises(ValueError, match=text):

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 import autoformer_zoo as az
@@ -75,18 +76,24 @@ def test_weights_of_the_user_come_before_cache_and_source(
     assert_has(create(server.url + PATH), cut(own).tensors)
 
 
+@pytest.mark.parametrize("way", ["folder", "file", "checkpoint", "timm"])
 def test_prenas_tag_reads_the_same_keys_by_its_own_rule(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     prenas = make_supernet(bias_rule="prefix")
-    content = supernet_file(prenas, "packed_interleaved")
-    (tmp_path / "supernet-tiny.pth").write_bytes(content)
-    monkeypatch.setenv(pretrained.WEIGHTS_VARIABLE, str(tmp_path))
+    path = tmp_path / "supernet-tiny.pth"
+    path.write_bytes(supernet_file(prenas, "packed_interleaved"))
+    is_named = way in ("folder", "file")
+    if is_named:
+        monkeypatch.setenv(pretrained.WEIGHTS_VARIABLE, str(tmp_path if way == "folder" else path))
+    given = {"pretrained": True} if is_named else {"checkpoint_path": str(path)}
+    create_model = timm.create_model if way == "timm" else az.create_model
 
-    model = az.create_model("prenas_tiny_6m", pretrained=True, subnet=SUBNET, **SIZES)
+    model = create_model("prenas_tiny_6m", subnet=SUBNET, **SIZES, **given)
 
     assert_has(model, cut(prenas).tensors)
-    assert "supernet-tiny.pth is read as PreNAS's file" in caplog.text
+    name = "the state dict" if way == "timm" else "supernet-tiny.pth"
+    assert f"{name} is read as PreNAS's file" in caplog.text
 
 
 def test_user_file_that_does_not_exist_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
