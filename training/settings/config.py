@@ -144,7 +144,7 @@ class DataConfig:
     label_key: str = ""  # member or field of json that is its label (empty: cls, txt or json)
     normalisation: Literal["cifar10", "imagenet"] = "cifar10"  # mean and std to normalise with
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"  # filter of resizing (not of cifar10)
-    crop_pct: AboveZero = 1.0  # share of the side that the crop for evaluation keeps
+    crop_pct: Annotated[float, Field(ge=0.1, le=1)] = 1.0  # side of the crop in evaluation
 
     def __post_init__(self) -> None:
         for name in ("train_split", "held_out_split"):
