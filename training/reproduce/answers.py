@@ -66,11 +66,12 @@ COMPARISONS = (
     ),
     Comparison(
         *("e2", "uniform", "sandwich_images", "sandwich_images"),
-        "Do they add something when networks see as many images in all?",
+        "Do the sandwich rule and in-place distillation add something when networks see as many "
+        "images in all?",
     ),
     Comparison(
         *("e3", "uniform", "sandwich_no_smallest", "sandwich_no_smallest"),
-        "Do they add something without the smallest subnet, at as many images?",
+        "Does a sandwich without the smallest subnet add something, at as many images?",
     ),
     Comparison(
         *("e4", "sandwich_images", "sandwich_no_smallest", "sandwich_no_smallest"),
@@ -131,7 +132,7 @@ def _inherited(test: Mapping[str, list[float]]) -> dict[str, Any]:
 def _inherited_by_random(test: Mapping[str, list[float]]) -> dict[str, Any]:
     return {
         **_inherited(test),
-        "question": "Do they for random subnets, which were not chosen by inherited accuracy?",
+        "question": "Do inherited weights match random subnets trained alone, equally long?",
         "subnets": len(test["alone"]),
     }
 
