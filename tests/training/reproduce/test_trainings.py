@@ -88,8 +88,8 @@ def test_single_networks_are_trained_as_the_supernets() -> None:
 
 
 def test_views_of_the_long_preset_are_those_that_its_teacher_answers() -> None:
-    from training.engine.teacher.answers import _what_decides_views
+    from training.engine.teacher.answers import what_decides_views
     from training.settings.presets import PRESETS as TRAIN_PRESETS
 
-    ours = _what_decides_views(PRESETS["cifar10-cpu-long"].train)
-    assert ours == _what_decides_views(TRAIN_PRESETS["nano-distilled"])
+    ours = what_decides_views(PRESETS["cifar10-cpu-long"].train)
+    assert ours == what_decides_views(TRAIN_PRESETS["nano-distilled"])
