@@ -193,15 +193,18 @@ def convert_all(folder: Path, out: Path, dtype: Dtype | None = None) -> dict[str
         except ValueError as error:
             result["missing"].update(dict.fromkeys(names, str(error)))
             continue
-        digest = sha256(file)
+        try:
+            checkpoint = open_checkpoint(file).assuming(source.layout)
+        except CheckpointError as error:
+            result["failed"].update(dict.fromkeys(names, str(error)))
+            continue
+        digest, dtypes = sha256(file), {DTYPES[dtype]} if dtype else _dtypes(checkpoint)
         for name, subnet in names.items():
             path = out / f"{name}.safetensors"
+            if _is_done(path, digest, dtypes):
+                result["kept"].append(name)
+                continue
             try:
-                checkpoint = open_checkpoint(file).assuming(source.layout)
-                stored = {DTYPES[dtype]} if dtype else _dtypes(checkpoint)
-                if _is_done(path, digest, stored):
-                    result["kept"].append(name)
-                    continue
                 notes = _source_notes(source, digest, name)
                 result["made"][name] = write_checkpoint(checkpoint, path, notes, subnet, dtype)
             except (CheckpointError, ValueError) as error:

@@ -235,15 +235,16 @@ def _base(words: Sequence[str]) -> TrainConfig:
     given = WeightsConfig(checkpoint=checkpoint) if checkpoint else WeightsConfig(model or "")
     base = PRESETS.get(value_of("--preset", words) or "photos")
     if base is None:
-        base = _photos_or_default(given, value_of("--weights.layout", words) or "", words)
+        base = _photos_or_default(given, words)
     return replace(base, weights=given) if model or checkpoint else base
 
 
-def _photos_or_default(given: WeightsConfig, layout: Any, words: Sequence[str]) -> TrainConfig:
+def _photos_or_default(given: WeightsConfig, words: Sequence[str]) -> TrainConfig:
     data_dir = Path(value_of("--data-dir", words) or ".")
+    layout: Any = value_of("--weights.layout", words) or ""
     try:
         weights = replace(given, layout=layout) if given.checkpoint else given
-        return photos(weights if given != WeightsConfig() else DEFAULT_WEIGHTS, data_dir)
+        return photos(DEFAULT_WEIGHTS if given == WeightsConfig() else weights, data_dir)
     except (ValueError, OSError, CheckpointError):  # the command itself refuses it, in one line
         return photos(DEFAULT_WEIGHTS, data_dir)
 

@@ -109,10 +109,11 @@ class Specialize:
             if path is not None:
                 check_output(path, (), suffixes)
         if self.pareto is not None:
-            unused = [
-                name for name in (*BOUNDS, "out", "export") if getattr(self, name) is not None
-            ]
-            if unused := [*unused, *(["top"] if self.top > 1 else [])]:
+            optional = (*BOUNDS, "out", "export")
+            unused = [name for name in optional if getattr(self, name) is not None]
+            if self.top > 1:
+                unused.append("top")
+            if unused:
                 flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
                 raise ValueError(f"--pareto draws the whole front; leave {flags} out")
             check_output(self.pareto, (), PLOTS)

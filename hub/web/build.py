@@ -223,7 +223,7 @@ def _values(written: Mapping[str, Any]) -> dict[str, str]:
     licenses = dict.fromkeys(
         f"{each['origin'] or each['name']} (license: {each['license']})" for each in networks
     )
-    count = {1: "One network"}.get(len(networks), f"{len(networks)} networks")
+    count = "One network" if len(networks) == 1 else f"{len(networks)} networks"
     return {
         "TITLE": "AutoFormer",
         "LEAD": f"{count}, as {' and '.join(precisions)}. Give an image, and see what each answers "
