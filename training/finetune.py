@@ -210,6 +210,8 @@ def main(argv: list[str] | None = None) -> int:
         """
         if model and model != config.weights.model:
             raise ValueError(f"--model {model} and --weights both name weights: give one")
+        if preset == "photos":
+            photos(config.weights, data_dir)  # refuses what the defaults could not be taken from
         state = train(config, data_dir, out, stop_at=stop_at, resources=resources)
         if current_rank() == 0 and (out / WEIGHTS).exists():
             _log.info("next: autoformer-zoo predict IMAGE --checkpoint %s", out / WEIGHTS)
