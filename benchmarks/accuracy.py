@@ -180,16 +180,19 @@ def openers_of(options: AccuracyOptions) -> dict[str, Callable[[], Classifier]]:
     if (options.supernet is None) != (options.subnets is None):
         raise ValueError("--supernet and --subnets go together: give both, or neither")
     if options.supernet is not None and options.subnets is not None:
-        subnets = read_subnets(options.subnets)
-        made = open_subnets(options.supernet, subnets, options.device, options.precision)
+        subnets, img_size = read_subnets(options.subnets)
+        made = open_subnets(options.supernet, subnets, options.device, options.precision, img_size)
         openers.update({f"{options.supernet}[{i}]": open_ for i, open_ in enumerate(made)})
     if not openers:
         raise ValueError("no model was named; expected --models, --published or --subnets")
     return openers
 
 
-def read_subnets(path: Path) -> list[SubnetConfig]:
+def read_subnets(path: Path) -> tuple[list[SubnetConfig], int | None]:
     """Read a JSON list of subnet configs, or the subnets of a front.json of `training.adapt`.
+
+    Returns:
+        The subnets, and the side in pixels of the images that a front is for; None for a list.
 
     Raises:
         ValueError: it is not such a list; the text names the entry.
@@ -198,7 +201,9 @@ def read_subnets(path: Path) -> list[SubnetConfig]:
         values = json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
+    img_size = None
     if isinstance(values, dict) and isinstance(values.get("results"), list):
+        img_size = values.get("img_size")
         values = [row.get("subnet") if isinstance(row, dict) else row for row in values["results"]]
     if not isinstance(values, list) or not values:
         raise ValueError(f"{path} holds no list; expected [{{subnet config}}, ...]")
@@ -208,7 +213,7 @@ def read_subnets(path: Path) -> list[SubnetConfig]:
             subnets.append(SubnetConfig.from_dict(value))
         except ValueError as error:
             raise ValueError(f"{path}, entry {index}: {error}") from None
-    return subnets
+    return subnets, img_size
 
 
 def rows_of(scored: ScoredModel, options: AccuracyOptions) -> list[Row]:

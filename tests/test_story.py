@@ -13,7 +13,7 @@ import pytest
 
 from autoformer_zoo.cli.main import main as zoo
 from tests.helpers.made_photos import COLORS, GREY, write_photos
-from training.data.classes import read_classes
+from training.data.identity import read_classes
 from training.finetune import main as finetune
 
 CLASSES = [*COLORS, GREY]

@@ -26,9 +26,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -106,6 +107,14 @@ class FrontConfig:
     latency_batch_size: PositiveInt = 1  # images per call
     latency_threads: NonNegativeInt = 0  # threads on the CPU (0: as PyTorch chooses)
 
+    def __post_init__(self) -> None:
+        latency = (field for field in fields(self) if field.name.startswith("latency_"))
+        if self.profile and any(getattr(self, field.name) != field.default for field in latency):
+            raise ValueError(
+                f"profile {self.profile} has its own device, backend, precision, batch size and "
+                "threads: give none of --latency-... with it, or no profile"
+            )
+
     @property
     def setting(self) -> dict[str, Any]:
         """Arguments of `profile_device`."""
@@ -182,6 +191,7 @@ def adapt(
         OSError: a file does not exist or cannot be written, or the machine is too noisy to time.
         CheckpointError: there is no such supernet.
     """
+    _require_front(config)
     config = settle_classes(config, data_dir)
     space = replace(space_of(config), img_size=config.largest_size)
     make_network(config)  # whatever is wrong with the supernet is refused before minutes are spent
@@ -217,6 +227,24 @@ def adapt(
     }
     _once(out / MODEL, header, lambda: _export(task, chosen, precision, out))
     return front
+
+
+def _require_front(config: TrainConfig) -> None:
+    """Check that training can end in a front, before hours are spent on it."""
+    if config.sampling == "fixed":
+        raise ValueError(
+            "sampling is fixed; expected uniform or sandwich: the front is of one supernet's "
+            "subnets (training.finetune trains one network)"
+        )
+    if not config.holds_out:
+        raise ValueError(
+            "held_out_per_class is 0 and data.held_out_split empty; subnets are compared on "
+            "held-out images: give one of them"
+        )
+    if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":
+        raise ValueError(
+            f"adapt was started in {processes} processes; expected one: start it without torchrun"
+        )
 
 
 def _find_profile(
@@ -261,6 +289,7 @@ def _find_front(
     draw_front(out / PLOT, found, (), "latency_ms", profile, measured, "held-out")
     rows = zip(found, measured, strict=True)
     return {
+        "img_size": task.img_size,
         "machine": profile.machine,
         "setting": str(profile.setting),
         "results": [{**each.to_dict(), "held_out_percent": top1} for each, top1 in rows],

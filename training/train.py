@@ -28,10 +28,10 @@ import tyro
 
 from autoformer_zoo.network.vit import AutoFormer
 from training.data.batch import DataSource
-from training.data.classes import check_classes
+from training.data.identity import check_data, keep_data
 from training.data.open import open_source, with_classes_of
 from training.data.transforms import NORMALISATIONS
-from training.engine.loop import make_context, make_state, resume, run_steps, write_held_out
+from training.engine.loop import make_context, make_state, resume, run_steps
 from training.engine.network import Network, make_network
 from training.engine.review import Review, draw_review, review
 from training.engine.step import RunState, StepContext
@@ -86,13 +86,15 @@ def train(
     if config.data.download:  # all processes would write to one file
         ranks.by_first(lambda: bool(open_source(config, data_dir, ranks, resources)))
     source = ranks.together(lambda: open_source(config, data_dir, ranks, resources))
-    ranks.by_first(lambda: check_classes(source.class_names, out))
+    ranks.by_first(lambda: check_data(source, out))
+    if config.initial and source.held_out_list:  # it must not have learned from these
+        ranks.by_first(lambda: check_data(source, Path(config.initial)))
     config = with_classes_of(config, source)
     ranks.together(lambda: use_answers(config, source))
     state = ranks.together(lambda: make_state(config, ranks.device, make))
     context = make_context(config, state, source, ranks, resources)
     ranks.by_first(lambda: open_run(out, config, ranks.device, ranks.world))
-    ranks.by_first(lambda: write_held_out(source, out))
+    ranks.by_first(lambda: keep_data(source, out))
     resume(state, out, ranks)
     run_steps(state, context, source, out, stop_at, progress)
     found = None

@@ -28,8 +28,8 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from autoformer_zoo import create_model
-from autoformer_zoo.classify.predict import class_names, make_transform
-from autoformer_zoo.models.autoformer import build_static
+from autoformer_zoo.classify.predict import class_names, input_size, make_transform
+from autoformer_zoo.models.factory import build_subnet
 from autoformer_zoo.onnx.classifier import OnnxClassifier
 from autoformer_zoo.published import MODELS
 from autoformer_zoo.space import SubnetConfig
@@ -109,7 +109,11 @@ def split_file(spec: str) -> tuple[str, Path | None]:
 
 
 def open_subnets(
-    supernet: str, subnets: Sequence[SubnetConfig], device: str, precision: str
+    supernet: str,
+    subnets: Sequence[SubnetConfig],
+    device: str,
+    precision: str,
+    img_size: int | None = None,
 ) -> list[Callable[[], Classifier]]:
     """Return a function for each subnet of a supernet, which cuts it and makes a classifier.
 
@@ -118,6 +122,7 @@ def open_subnets(
         subnets: what to cut.
         device: as in `open_classifier`.
         precision: as in `open_classifier`.
+        img_size: side of the images in pixels; the supernet's by default.
 
     Raises:
         ValueError: there is no such supernet.
@@ -131,11 +136,14 @@ def open_subnets(
         raise ValueError(f"{file} holds one subnet: score it by --models {supernet}")
 
     def open_one(title: str, subnet: SubnetConfig) -> Classifier:
+        arguments: dict[str, Any] = {"subnet": subnet}
+        if img_size:
+            arguments["img_size"] = img_size
         with _naming(title):
             if checkpoint is not None:
-                model: nn.Module = _of_weights(name, checkpoint.subnet(subnet))
+                model: nn.Module = _of_weights(name, checkpoint.subnet(subnet), img_size)
             else:
-                model = _with_weights(name, partial(create_model, name, True, subnet=subnet))
+                model = _with_weights(name, partial(create_model, name, True, **arguments))
         return of_model(title, model, device, precision)
 
     return [partial(open_one, f"{supernet}[{i}]", subnet) for i, subnet in enumerate(subnets)]
@@ -152,7 +160,7 @@ def of_model(name: str, model: nn.Module, device: str, precision: str) -> Classi
             scores: Tensor = module(images.to(device, dtype))
         return scores.float().cpu()
 
-    data = resolve_model_data_config(model)
+    data = {**resolve_model_data_config(model), "input_size": (3, *input_size(model))}
     return Classifier(
         name, run, make_transform(model), class_names(model), params, data, "eager", precision
     )
@@ -176,7 +184,7 @@ def _open_model(spec: str) -> nn.Module:
         return _of_weights(name, checkpoint.subnet(MODELS[name.partition(".")[0]].subnet))
 
 
-def _of_weights(name: str, weights: SubnetWeights) -> nn.Module:
+def _of_weights(name: str, weights: SubnetWeights, img_size: int | None = None) -> nn.Module:
     """Make the model of a file's weights; what its header does not record is the name's.
 
     Raises:
@@ -184,7 +192,7 @@ def _of_weights(name: str, weights: SubnetWeights) -> nn.Module:
     """
     if not weights.num_classes:
         raise ValueError("the file has no head, so nothing to score; expected a classifier's")
-    model, recorded = build_static(weights), notes_to_cfg(weights.metadata)
+    model, recorded = build_subnet(weights, img_size), notes_to_cfg(weights.metadata)
     named: dict[str, Any] = timm.get_pretrained_cfg(name).to_dict()
     if name == ANY_SUBNET and "mean" not in recorded and weights.num_classes != 1000:
         raise ValueError(

@@ -315,15 +315,19 @@ def test_list_of_subnets_is_cut_from_one_supernet(
 ) -> None:
     subnets = tmp_path / "subnets.json"
     listed = [SMALLEST.to_dict(), NANO.largest.to_dict()]
-    front = {"results": [{"subnet": subnet, "latency_ms": 1.0} for subnet in listed]}
+    results = [{"subnet": subnet, "latency_ms": 1.0} for subnet in listed]
+    front = {"img_size": 16, "results": results}
     subnets.write_text(json.dumps(front if is_front else listed))
     spec = f"autoformer_nano={supernet}"
     args = ["--supernet", spec, "--subnets", str(subnets)]
     assert main([*args, "--root", str(folder), "--threads", "1"]) == 0
 
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
-    models = [row["model"] for row in document["rows"] if row["what"] == "top1"]
-    assert models == [f"{spec}[0]", f"{spec}[1]"]  # two supernets' subnets have different names
+    rows = [row for row in document["rows"] if row["what"] == "top1"]
+    size = "16x16" if is_front else "32x32"
+    assert all(size in row["input"] for row in rows)
+    # Two supernets' subnets have different names.
+    assert [row["model"] for row in rows] == [f"{spec}[0]", f"{spec}[1]"]
 
 
 @pytest.mark.parametrize(

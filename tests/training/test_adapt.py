@@ -93,6 +93,7 @@ def test_front_keeps_the_bound_and_its_accuracies_are_measured(photos: Path, who
     predicted = [each["top1"]["value"] for each in front]
     assert predicted == sorted(predicted)
     task = open_task(photos, whole / "supernet", half=False, device="cpu")
+    assert json.loads((whole / "front.json").read_text())["img_size"] == task.img_size == 16
     for each in front:
         subnet = SubnetConfig.from_dict(each["subnet"])
         assert cost.value(subnet) == each["latency_ms"]
@@ -214,6 +215,9 @@ def test_command_prints_the_front_and_makes_nothing_again(
         (["--measured", "3"], "measured is 3; expected a value greater than or equal to 30"),
         (["--space", "nano"], "name its space"),
         (["--images", "-1"], "images is -1"),
+        (["--sampling", "fixed", "--subnet", "autoformer_nano"], "sampling is fixed; expected uni"),
+        (["--data.held-out-split", "", "--held-out-per-class", "0"], "held_out_per_class is 0 and"),
+        (["--latency-threads", "2"], "has its own device, backend, precision, batch size and th"),
     ],
 )
 def test_wrong_input_is_one_line_and_writes_nothing(
@@ -228,6 +232,14 @@ def test_wrong_input_is_one_line_and_writes_nothing(
     (line,) = [line for line in err.splitlines() if line.startswith("python -m training.adapt: ")]
     assert text in line
     assert not (tmp_path / "run").exists()
+
+
+def test_several_processes_are_refused(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="started in 2 processes; expected one"):
+        run(photos, tmp_path / "run")
 
 
 def test_empty_class_folder_is_refused(tmp_path: Path, photos: Path) -> None:

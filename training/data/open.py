@@ -42,6 +42,11 @@ def open_source(
     data = config.data
     opening = _Opening(config, data_dir, data.held_out_split, ranks, resources.workers)
     if data.source == MEMORY:
+        if data.crop_pct != 1:
+            raise ValueError(
+                f"data.crop_pct is {data.crop_pct}; the source {MEMORY!r} does not crop in "
+                "evaluation: use the source torch/cifar10"
+            )
         train, held_out = load_train(
             data_dir, config.held_out_per_class, config.seed, data.download
         )

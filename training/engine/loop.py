@@ -6,7 +6,6 @@ the subnets of a step.
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -20,7 +19,6 @@ from timm.utils import ModelEmaV3
 
 from autoformer_zoo.space import SubnetConfig
 from training.data.batch import DataSource
-from training.data.classes import keep_classes
 from training.data.transforms import NORMALISATIONS
 from training.engine.losses import Mixer, open_teacher
 from training.engine.network import Network, load_initial, make_network
@@ -33,7 +31,7 @@ from training.run.checkpoints import (
     save_checkpoint,
     set_damaged_aside,
 )
-from training.run.directory import HELD_OUT, LOG, TIMING, append, cut_log, write_text
+from training.run.directory import HELD_OUT, LOG, TIMING, append, cut_log
 from training.run.distributed import Ranks, SharedError, lost_process_errors
 from training.run.schedule import Schedule, StepPlan
 from training.run.signals import catch_signals
@@ -261,13 +259,6 @@ def held_out_accuracy(
         return {}, int(broken)
     percent = (100 * count / seen for count in correct)
     return dict(zip(subnets, percent, strict=True)), int(broken)
-
-
-def write_held_out(source: DataSource, run: Path) -> None:
-    """Keep the list of held-out positions and the class names beside the run."""
-    keep_classes(source.class_names, run)
-    if source.held_out_list and not (run / "held_out.json").exists():
-        write_text(run / "held_out.json", json.dumps(source.held_out_list) + "\n")
 
 
 def _discard_newer(run: Path, name: str, step: int) -> None:

@@ -21,7 +21,7 @@ from autoformer_zoo.weights.checkpoint import (
 from autoformer_zoo.weights.header import cfg_to_notes
 from autoformer_zoo.weights.layouts import Architecture
 from autoformer_zoo.weights.pretrained import open_weights
-from training.data.classes import read_classes
+from training.data.identity import read_classes
 from training.data.transforms import NORMALISATIONS
 from training.run.checkpoints import load_checkpoint
 from training.run.directory import read_config
@@ -75,7 +75,7 @@ def write_weights(run: Path) -> Path:
 
 def _notes(config: TrainConfig, class_names: Sequence[str]) -> dict[str, str]:
     """Return what the file's header must hold for the network to be used as it was trained."""
-    data, start = config.data, config.weights
+    data, start = config.data, _first(config).weights
     mean, std = NORMALISATIONS[data.normalisation]
     cfg: dict[str, Any] = {
         "label_names": class_names or None,
@@ -95,6 +95,13 @@ def _notes(config: TrainConfig, class_names: Sequence[str]) -> dict[str, str]:
         cfg["origin"] += f", from {Path(start.checkpoint).name}{origin}"
         cfg["license"] = before.get("license")
     return cfg_to_notes(cfg)
+
+
+def _first(config: TrainConfig) -> TrainConfig:
+    """Return the config of the run that a chain of `initial` began with, if it is still there."""
+    while config.initial and (Path(config.initial) / "config.json").exists():
+        config = read_config(Path(config.initial))
+    return config
 
 
 def _header_of(source: str) -> Mapping[str, str]:

@@ -18,6 +18,7 @@ from training.settings.config import (
     DistillConfig,
     Stage,
     TrainConfig,
+    WeightsConfig,
     config_dataclass,
 )
 from training.settings.presets import PRESETS as TRAIN_PRESETS
@@ -104,7 +105,12 @@ class ReproduceConfig:
                 "expected no lengths and finetuned_seeds 0 with it"
             )
         self._check_teacher()
-        if not (self.train.held_out_per_class or self.train.data.held_out_split):
+        if self.train.initial or self.train.weights != WeightsConfig():
+            raise ValueError(
+                "train.initial or train.weights names weights to start from; expected none: what "
+                "is compared are trainings from random weights"
+            )
+        if not self.train.holds_out:
             raise ValueError(
                 "train.held_out_per_class is 0 and train.data.held_out_split empty; candidates are "
                 "scored on held-out images: give one of them"

@@ -32,9 +32,10 @@ from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.specialization.evolution import Candidate, best_so_far, evolve, random_search
 from autoformer_zoo.specialization.latency.profile import LatencyProfile
-from training.data.open import open_test
+from training.data.open import open_source, open_test
 from training.data.splits import require_split
 from training.engine.network import make_network
+from training.engine.teacher.answers import use_answers
 from training.engine.weights import WEIGHTS
 from training.reproduce.answers import answer
 from training.reproduce.config import PHASE_NAMES, PhaseName
@@ -49,7 +50,7 @@ from training.reproduce.trainings import (
 )
 from training.reproduce.workspace import Workspace
 from training.run.directory import HELD_OUT, LOG, describe_environment, read_log
-from training.run.distributed import Ranks
+from training.run.distributed import SINGLE, Ranks
 from training.run.journal import read_json, write_json
 from training.search.config import config_to_dict
 from training.search.evaluation import (
@@ -60,7 +61,7 @@ from training.search.evaluation import (
     percent,
 )
 from training.search.search import in_bf16, keep_latencies, result_of, winner_of, write_result
-from training.settings.config import TrainConfig
+from training.settings.config import Resources, TrainConfig
 from training.train import train
 
 
@@ -71,8 +72,8 @@ class Reproduction(Workspace):
         """Return the phases from `first` to `last`, after checks that take no time.
 
         Raises:
-            ValueError: the order is wrong, a phase before `first` is not done, or no subnet
-                satisfies the constraints.
+            ValueError: the order is wrong, a phase before `first` is not done, no subnet satisfies
+                the constraints, or answers are to other images or views.
             FileNotFoundError: the test split of a folder, the latency profile, or a file of answers
                 does not exist.
         """
@@ -87,15 +88,23 @@ class Reproduction(Workspace):
         if self.config.tests and not self.is_done("evaluate"):  # not after days of training
             require_split(self.config.train.data, self.data_dir, self.config.train.data.test_split)
         if not self.is_done("train"):
-            self.config.require_answers()
+            self._require_answers()
         return PHASE_NAMES[start : end + 1]
+
+    def _require_answers(self) -> None:
+        """Check that stored answers are those to the images and views of the runs that use them."""
+        self.config.require_answers()
+        for config in supernets(self.config).values():
+            if config.distill.answers:
+                source = open_source(config, self.data_dir, SINGLE, Resources(workers=0))
+                use_answers(config, source)
 
     def run(self, first: PhaseName, last: PhaseName) -> None:
         """Run the phases from `first` to `last` that are not done yet; raises as `select` does."""
         names = self.select(first, last)
-        constraints = self.find_constraints()
-        profile = constraints[0] if constraints else None
-        with self.hold("begin"):
+        with self.hold("begin"):  # one process measures latencies, the others read them
+            constraints = self.find_constraints()
+            profile = constraints[0] if constraints else None
             self.ranks.by_first(lambda: self._begin(profile))
         for name in names:
             if self.ranks.by_first(lambda name=name: self.is_done(name)):  # type: ignore[misc]

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from training.run.directory import HELD_OUT, LOG, read_log, write_atomic
+from training.run.directory import HELD_OUT, LOG, read_config, read_log, write_atomic
 
 CURVE = "curve.svg"
 COSTS = {"params": ("parameters, M", 1e6), "macs": ("multiply-adds, M", 1e6)}
@@ -51,7 +51,7 @@ def plot_run(run: Path, results: Mapping[str, Any], out: Path) -> None:
     """Draw loss and held-out accuracy over training, and accuracy over parameters.
 
     Args:
-        run: run directory with log.jsonl.
+        run: run directory with config.json and log.jsonl.
         results: what `training.search.choose` returned.
         out: image to write; its suffix is the format.
     """
@@ -63,7 +63,8 @@ def plot_run(run: Path, results: Mapping[str, Any], out: Path) -> None:
         right.scatter(params, accuracies, s=10, label="candidates")
         best = results["params"] / 1e6, results["held_out_acc1_percent"]
         right.scatter(*best, marker="*", s=90, label="chosen")
-        right.set(xlabel="parameters, M", ylabel="held-out top-1, %, 32 px")
+        size = read_config(run).largest_size
+        right.set(xlabel="parameters, M", ylabel=f"held-out top-1, %, {size} px")
         right.legend()
 
 

@@ -33,16 +33,12 @@ from training.run.distributed import SINGLE, Ranks, join
 from training.run.journal import write_json
 from training.search.evaluation import keep_held_out, open_task
 from training.search.scoring import JournaledScorer, share_threads
-from training.settings.config import DEFAULT_RESOURCES
+from training.settings.config import DEFAULT_RESOURCES, MEMORY
 
 # Photos are larger than the images that were trained on, which were resized to smaller ones only.
-METADATA = cfg_to_notes(
-    {
-        "origin": "trained by autoformer_zoo on CIFAR-10",
-        "license": "mit",
-        "interpolation": "bicubic",
-    }
-)
+PREPARATION = cfg_to_notes({"interpolation": "bicubic"})
+# Of weights that were trained here alone.
+OURS = cfg_to_notes({"origin": "trained by autoformer_zoo on CIFAR-10", "license": "mit"})
 
 
 def choose(
@@ -74,6 +70,11 @@ def choose(
         LostProcessError: another process ended.
     """
     config = read_config(run)
+    if config.data.source not in (MEMORY, "torch/cifar10"):
+        raise ValueError(
+            f"{run} was trained on {config.data.source}; expected CIFAR-10, whose test set is "
+            "opened: use training.search for other data"
+        )
     task = open_task(data_dir, run, device=str(ranks.device))
     space, journals = task.scored_space, out.with_name(f"{out.stem}-scores")
     rng = random.Random(config.seed)
@@ -86,7 +87,10 @@ def choose(
         for subnet, score in zip(subnets, scorer(subnets), strict=True)
     ]
     chosen = max(scored, key=lambda candidate: (candidate["acc1_percent"], -candidate["params"]))
-    supernet = replace(task.supernet, metadata={**task.supernet.metadata, **METADATA})
+    notes = {**task.supernet.metadata, **PREPARATION}
+    if ", from " not in notes["origin"] or notes.get("license") == OURS["license"]:
+        notes |= OURS
+    supernet = replace(task.supernet, metadata=notes)
     ranks.by_first(lambda: save_supernet(supernet, out))
     batches, identity = keep_held_out(open_test(config, data_dir), config.largest_size)
     test = replace(task, batches=batches, identity={**task.identity, **identity, "split": "test"})

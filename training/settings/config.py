@@ -296,6 +296,12 @@ class TrainConfig:
         return sum(stage.epochs for stage in self.stages)
 
     @property
+    def holds_out(self) -> bool:
+        """True if there are held-out images, as far as the config shows it."""
+        has_split = self.data.held_out_split and self.data.source != MEMORY  # which has none
+        return bool(self.held_out_per_class or has_split)
+
+    @property
     def subnets_per_step(self) -> int:
         """Subnets that a step trains."""
         if self.sampling != "sandwich":

@@ -117,6 +117,12 @@ def test_largest_seed_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         replace(MINI_CONFIG, seed=2**63)
 
 
+def test_crop_that_memory_cannot_do_is_refused() -> None:
+    config = replace(MINI_CONFIG, data=replace(MINI_CONFIG.data, crop_pct=0.9))
+    with pytest.raises(ValueError, match=r"crop_pct is 0\.9; the source 'cifar10' does not crop"):
+        open_quickly(config)
+
+
 def test_held_out_positions_of_cifar10_are_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,6 +143,27 @@ def test_views_of_a_folder_are_those_that_were_answered(tmp_path: Path, accumula
     assert_answered(taught(config, file), root, accumulate)
 
 
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"stages": (Stage(epochs=3, img_size=24),)}, "img_size 16, this run has 24"),
+        ({"data": replace(FOLDER.data, crop_pct=0.5)}, "crop_pct 1.0, this run has 0.5"),
+    ],
+)
+def test_answers_to_images_of_another_size_or_crop_are_refused(
+    tmp_path: Path, change: dict[str, object], name: str
+) -> None:
+    root, file = write_folder(tmp_path / "images"), tmp_path / "answers.safetensors"
+    shifted = replace(FOLDER, augment=replace(FOLDER.augment, crop="shift"))
+    config = replace(shifted, stages=(Stage(epochs=3, img_size=16),))
+    source = open_source(config, root, ALONE, QUICK)
+    assert isinstance(source, IndexedSource)
+    store_answers(means, source, config, 1, file, img_size=16)
+    use_answers(taught(config, file), source)
+    with pytest.raises(ValueError, match=f"is of views with {name}"):
+        use_answers(replace(taught(config, file), **change), source)
+
+
 def test_without_answers_a_policy_makes_new_views_in_each_epoch() -> None:
     source = memory_source(CONFIG)
     schedule = Schedule(CONFIG, source.num_train)
@@ -158,6 +179,10 @@ def test_without_answers_a_policy_makes_new_views_in_each_epoch() -> None:
         ({"seed": 1}, "views with seed 0, this run has 1"),
         ({"augment": MINI_CONFIG.augment}, "views with policy 'batch-m7-n2', this run has ''"),
         ({"augment": replace(CONFIG.augment, repeats=3)}, "repeats is 3, .* expected .*repeats 1"),
+        (
+            {"augment": replace(CONFIG.augment, erasing=0.5)},
+            "erasing is 0.5, .* expected .*erasing 0",
+        ),
         ({"num_classes": 5}, "of 40 images and 4 classes, the training data of 40 and 5"),
     ],
 )

@@ -178,6 +178,14 @@ def test_missing_answers_are_reported_before_training(tmp_path: Path) -> None:
         reproduction(tmp_path, config).select("train", "report")
 
 
+def test_answers_to_other_views_are_reported_before_training(tmp_path: Path) -> None:
+    file = store_made_answers(tmp_path, replace(FEW.train, seed=7))
+    Path(file.format(seed=7)).rename(file.format(seed=0))
+    config = replace(FEW, taught_seeds=1, distill=DistillConfig(answers=file))
+    with pytest.raises(ValueError, match="is of views with seed 7, this run has 0"):
+        reproduction(tmp_path, config).select("train", "report")
+
+
 @pytest.mark.parametrize(
     ("first", "last", "text"),
     [
@@ -230,10 +238,11 @@ def test_damaged_file_is_named(tmp_path: Path, name: str, text: str, reason: str
             "train.held_out_per_class is 0 and train.data.held_out_split empty; candidates are",
         ),
         ({"search": SearchConfig(method="random")}, "search.method is 'random'; expected evo"),
+        ({"train": replace(MINI_CONFIG, initial="run")}, "names weights to start from; expected n"),
     ],
     ids=[
         *("seeds", "sandwich", "finetuned", "alone", "same length", "no length seeds", "tests"),
-        *("no answers", "one file", "random", "sampling", "nothing held out", "method"),
+        *("no answers", "one file", "random", "sampling", "nothing held out", "method", "initial"),
     ],
 )
 def test_meaningless_configs_are_refused(values: dict[str, object], text: str) -> None:
@@ -250,11 +259,14 @@ def test_latency_is_measured_once_before_training(
     measured: list[int] = []
 
     def measure(space: SearchSpace, **rest: object) -> LatencyProfile:
+        with whole.claim("begin") as is_free:  # another process would wait
+            assert not is_free
         measured.append(space.img_size)
         return make_profile(img_size=8)
 
     monkeypatch.setattr(search_module, "profile_device", measure)
-    reproduction(tmp_path, bounded(max_latency_ms=0.2)).run("train", "train")
+    whole = reproduction(tmp_path, bounded(max_latency_ms=0.2))
+    whole.run("train", "train")
     reproduction(tmp_path, bounded(max_latency_ms=0.2)).run("train", "extract")
     assert measured == [8]  # at the size that is scored
     found = json.loads((tmp_path / "out" / "search" / "search.json").read_text())

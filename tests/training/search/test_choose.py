@@ -12,6 +12,7 @@ from autoformer_zoo.models.factory import extract_subnet
 from autoformer_zoo.network.complexity import count_params
 from autoformer_zoo.published import SPACES
 from autoformer_zoo.space import SubnetConfig
+from autoformer_zoo.weights.checkpoint import save_supernet
 from autoformer_zoo.weights.header import notes_to_cfg
 from autoformer_zoo.weights.pretrained import load_supernet
 from tests.helpers.made_search import memory_batches
@@ -20,7 +21,7 @@ from training.data import open as data_open
 from training.search import evaluation
 from training.search.choose import choose, main
 from training.search.evaluation import accuracy_on, load_averaged
-from training.settings.config import Stage
+from training.settings.config import Stage, WeightsConfig
 from training.settings.presets import SMOKE
 
 NANO = SPACES["nano"]
@@ -53,6 +54,37 @@ def test_choose_scores_at_the_runs_size_and_opens_the_test_set_once(
 
     monkeypatch.setattr(evaluation, "inherited_accuracy", refuse)
     assert choose(tmp_path / "run", tmp_path, out, 3, 2, progress=False) == measured
+
+
+def test_data_other_than_cifar10_is_refused(tmp_path: Path) -> None:
+    config = replace(SMOKE, data=replace(SMOKE.data, source="folder"))
+    (tmp_path / "config.json").write_text(config.to_json())
+    with pytest.raises(ValueError, match="was trained on folder; expected CIFAR-10"):
+        choose(tmp_path, tmp_path, tmp_path / "nano.safetensors")
+
+
+@pytest.mark.parametrize(("license", "expected"), [("mit", "mit"), ("unknown", "unknown")])
+def test_license_of_the_weights_that_a_run_began_with_is_kept(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    made_up_images: None,
+    license: str,
+    expected: str,
+) -> None:
+    monkeypatch.setattr(data_open, "load_test", lambda root: make_images(20))
+    weights = load_supernet("autoformer_nano")
+    notes = {**weights.metadata, "license": license, "origin": "a friend"}
+    save_supernet(replace(weights, metadata=notes), tmp_path / "first.safetensors")
+    first = WeightsConfig(checkpoint=str(tmp_path / "first.safetensors"))
+    config = replace(SMOKE, stages=(Stage(1, 8),), batch_size=20, num_classes=4, weights=first)
+    train_quickly(tmp_path / "run", config, stop_at=1)
+    then = replace(config, weights=WeightsConfig(), initial=str(tmp_path / "run"))
+    train_quickly(tmp_path / "then", then, stop_at=1)
+    out = tmp_path / "nano.safetensors"
+    choose(tmp_path / "then", tmp_path, out, 1, 0, progress=False)
+    chosen = load_supernet(out).metadata
+    assert chosen["license"] == expected
+    assert ("a friend" in chosen["origin"]) == (license != "mit")
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,12 @@ def _require_same_views(config: TrainConfig) -> None:
             f"augment.repeats is {config.augment.repeats}, but of an image one view an epoch has a "
             "stored answer; expected --augment.repeats 1 with distill.answers"
         )
+    if config.augment.erasing and config.data.source == MEMORY:
+        raise ValueError(
+            f"augment.erasing is {config.augment.erasing}, but images in memory are erased anew in "
+            "each step, after the teacher answered; expected --augment.erasing 0 with "
+            "distill.answers"
+        )
     sizes = {stage.img_size for stage in config.stages}
     if config.augment.crop == "shift" and config.data.source != MEMORY and len(sizes) > 1:
         raise ValueError(
@@ -156,16 +162,22 @@ def store_answers(
         parts.append(part)
         progress(view)
     answers = torch.stack([load_file(part)["answers"] for part in parts])
-    notes = {"format": FORMAT, "views": json.dumps(what_decides_views(config))}
+    notes = {"format": FORMAT, "views": json.dumps(what_decides_views(config, img_size))}
     with write_atomic(path) as temporary:
         save_file({"answers": answers}, temporary, notes)
     for part in parts:
         part.unlink()
 
 
-def what_decides_views(config: TrainConfig) -> dict[str, object]:
-    """Return what decides which images there are and what a view of one is."""
+def what_decides_views(config: TrainConfig, img_size: int = 0) -> dict[str, object]:
+    """Return what decides which images there are and what a view of one is.
+
+    Args:
+        config: of the student.
+        img_size: side of the views in pixels; the student's last one by default.
+    """
     data, augment = config.data, config.augment
+    decodes = data.source != MEMORY  # images in memory are augmented before they are resized
     return {
         "source": data.source,
         "train_split": data.train_split,
@@ -174,6 +186,11 @@ def what_decides_views(config: TrainConfig) -> dict[str, object]:
         "seed": config.seed,
         "normalisation": data.normalisation,
         "interpolation": data.interpolation,
+        "crop_pct": data.crop_pct if decodes else None,
+        # Shifts are drawn in pixels.
+        "img_size": (img_size or config.largest_size)
+        if decodes and augment.crop == "shift"
+        else None,
         "crop": augment.crop,
         "policy": augment.policy,
         "color_jitter": augment.color_jitter,

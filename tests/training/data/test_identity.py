@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from shutil import copy, copytree
 
 import pytest
 from torchvision.datasets import ImageFolder
@@ -17,13 +18,13 @@ from tests.helpers.made_training import (
     write_folder,
 )
 from training.data import datasets
-from training.data.classes import CLASSES, check_classes, keep_classes, read_classes
+from training.data.identity import CLASSES, check_classes, keep_classes, read_classes
 from training.data.open import open_test
 from training.reproduce.config import ReproduceConfig
 from training.reproduce.phases import Reproduction
 from training.run.directory import read_config
 from training.search.evaluation import open_task
-from training.settings.config import Stage
+from training.settings.config import Stage, TrainConfig
 
 CONFIG = replace(FOLDER, stages=(Stage(1, 8),))
 SPLITS = replace(FOLDER, data=replace(FOLDER.data, held_out_split="val", test_split="test"))
@@ -69,6 +70,33 @@ def test_run_is_not_resumed_or_searched_with_other_classes(tmp_path: Path, chang
         train_quickly(run, CONFIG, root)
     with pytest.raises(ValueError, match=text):
         open_task(root, run, device="cpu")
+
+
+@pytest.mark.parametrize("config", [CONFIG, SPLITS], ids=["cut", "split"])
+def test_run_is_not_resumed_or_searched_after_images_came(
+    tmp_path: Path, config: TrainConfig
+) -> None:
+    root, run = write_folder(tmp_path / "data"), tmp_path / "run"
+    copytree(root / "train", root / "val", dirs_exist_ok=True)
+    config = replace(config, stages=CONFIG.stages)
+    train_quickly(run, config, root, stop_at=2)
+    first = min((root / "train").glob("*/*"))
+    copy(first, first.with_name(f"0{first.name}"))
+    text = "the training data is not that of .*run: .* images to train on, .* before"
+    with pytest.raises(ValueError, match=text):
+        train_quickly(run, config, root)
+    with pytest.raises(ValueError, match=text):
+        open_task(root, run, device="cpu")
+
+
+def test_run_does_not_start_from_one_that_may_have_seen_its_held_out_images(tmp_path: Path) -> None:
+    root, run = write_folder(tmp_path / "data"), tmp_path / "run"
+    train_quickly(run, CONFIG, root, stop_at=2)
+    first = min((root / "train").glob("*/*"))
+    first.rename(first.with_name(f"z{first.name}"))  # as many images, in another order
+    copy(first.with_name(f"z{first.name}"), first.with_name("zz.png"))
+    with pytest.raises(ValueError, match="may have been trained on"):
+        train_quickly(tmp_path / "next", replace(CONFIG, initial=str(run)), root)
 
 
 def test_other_splits_are_numbered_by_the_names_of_the_training_split(tmp_path: Path) -> None:
