@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.helpers.made_weights import (
     assert_has,
     cut,
     make_supernet,
+    nni_file,
     saved,
 )
 
@@ -41,7 +43,7 @@ def weights_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_timm_lists_every_published_name() -> None:
     names = set(timm.list_models(module="autoformer"))
-    assert names == set(MODELS) == set(az.list_models())
+    assert names == set(MODELS) == set(az.list_models()) == set(az.list_models(module="autoformer"))
     assert names >= {*az.SUBNETS, "autoformer_nano", "autoformer_subnet"}
     assert timm.list_models("autoformer*", pretrained=True) == [
         "autoformer_base.ms_in1k",
@@ -111,6 +113,7 @@ ADAPTATIONS = {
     "grey": {"in_chans": 1},
     "four channels": {"in_chans": 4},
     "rectangular": {"img_size": (96, 64)},
+    "as many patches": {"img_size": (32, 128)},
     "finer patches": {"patch_size": 8},
     "no head": {"num_classes": 0},
     "half": {"dtype": torch.bfloat16},
@@ -124,13 +127,42 @@ ADAPTATIONS = {
 def test_weights_are_adapted_as_timm_adapts_them(case: str) -> None:
     arguments = {"subnet": SUBNET, **SIZES, "patch_size": 16, **ADAPTATIONS[case]}
     cfg = {"input_size": (3, 64, 64), "num_classes": 10}
+    upstream = torch.load(io.BytesIO(nni_file(WEIGHTS)))
+    ours, timms, renamed = (
+        timm.create_model(
+            "autoformer_tiny", pretrained=True, pretrained_cfg_overlay=cfg | own, **arguments
+        )
+        for own in ({}, {"state_dict": dict(WEIGHTS.tensors)}, {"state_dict": upstream})
+    )
+    assert_has(ours, timms.state_dict())
+    assert_has(renamed, timms.state_dict())
+
+
+@pytest.mark.parametrize(("stored", "wanted"), [(5, 4), (1, 3), (4, 1)], ids=str)
+def test_any_channels_are_adapted_as_timm_adapts_them(
+    stored: int, wanted: int, tmp_path: Path
+) -> None:
+    model = timm.create_model("autoformer_subnet", subnet=SUBNET, in_chans=stored, **SIZES)
+    (tmp_path / "weights.pth").write_bytes(saved(model.state_dict()))
+    cfg = {"input_size": (stored, 64, 64), "num_classes": 10}
+    arguments = {"subnet": SUBNET, "in_chans": wanted, **SIZES}
     ours, timms = (
         timm.create_model(
             "autoformer_tiny", pretrained=True, pretrained_cfg_overlay=cfg | own, **arguments
         )
-        for own in ({}, {"state_dict": dict(WEIGHTS.tensors)})
+        for own in ({"file": str(tmp_path / "weights.pth")}, {"state_dict": model.state_dict()})
     )
     assert_has(ours, timms.state_dict())
+
+
+@pytest.mark.usefixtures("weights_file")
+def test_size_in_the_callers_config_is_the_models() -> None:
+    cfg = {"input_size": (3, 96, 64), "num_classes": 10}
+    sized, expected = (
+        timm.create_model("autoformer_tiny", pretrained=True, subnet=SUBNET, **arguments)
+        for arguments in ({"pretrained_cfg_overlay": cfg}, {**SIZES, "img_size": (96, 64)})
+    )
+    assert_has(sized, expected.state_dict())
 
 
 @pytest.mark.usefixtures("weights_file")
@@ -155,16 +187,6 @@ def test_new_number_of_classes_makes_a_new_head_only() -> None:
 def test_weights_of_other_sizes_are_not_adapted_unasked(given: dict[str, int], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         timm.create_model("autoformer_tiny", pretrained=True, subnet=SUBNET, **given)
-
-
-def test_channels_that_cannot_be_adapted_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = timm.create_model("autoformer_subnet", subnet=SUBNET, in_chans=5, **SIZES)
-    (tmp_path / "five.pth").write_bytes(saved(model.state_dict()))
-    monkeypatch.setenv("AUTOFORMER_ZOO_WEIGHTS", str(tmp_path / "five.pth"))
-    with pytest.raises(ValueError, match="weights for 5 channels cannot be adapted to in_chans=4"):
-        az.create_model("autoformer_tiny", True, subnet=SUBNET, in_chans=4, **SIZES)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

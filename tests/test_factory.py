@@ -24,6 +24,7 @@ from autoformer_zoo.weights.checkpoint import (
     save_supernet,
 )
 from autoformer_zoo.weights.header import cfg_to_notes
+from autoformer_zoo.weights.sources import NANO_WEIGHTS
 from tests.helpers.made_weights import (
     SIZES,
     SUBNET,
@@ -126,6 +127,11 @@ def test_file_of_another_subnet_is_refused(file: Path) -> None:
         az.create_model("autoformer_tiny", checkpoint_path=file, **SIZES)
 
 
+def test_larger_network_is_refused_with_what_would_work() -> None:
+    with pytest.raises(CheckpointError, match="holds a larger network; if it is a supernet, give"):
+        timm.create_model("autoformer_nano", checkpoint_path=str(NANO_WEIGHTS))
+
+
 # What a file's header holds about its network
 
 CFG: dict[str, Any] = {
@@ -190,6 +196,20 @@ def test_subnet_of_a_folders_supernet_is_adapted_as_a_names_is(tmp_path: Path) -
     assert torch.equal(model.pos_embed, WEIGHTS.tensors["pos_embed"])
     with pytest.raises(ValueError, match="both name weights: give one of them"):
         az.create_model(name, checkpoint_path=folder / "supernet.safetensors", **arguments)
+
+
+def test_feature_extractor_records_plain_arguments(tmp_path: Path) -> None:
+    save_supernet(make_supernet(seed=1), tmp_path / "supernet.safetensors")
+    model = az.create_model(
+        f"local-dir:{tmp_path}",
+        pretrained=True,
+        subnet=SUBNET,
+        features_only=True,
+        out_indices=(0, 1),
+    )
+    recorded = json.loads(json.dumps(timm.models.get_model_args(model)))
+    assert recorded["subnet"] == json.loads(SUBNET.to_json())
+    assert "checkpoint" not in recorded  # a supernet
 
 
 # Names of models where files are expected

@@ -31,11 +31,18 @@ def _changed() -> Any:
     return model
 
 
+def _pruned() -> Any:
+    model = timm.create_model("autoformer_subnet", subnet=SUBNET, **SIZES)
+    model.prune_intermediate_layers([0], prune_head=False)
+    return model
+
+
 MADE = {
     "config object": lambda: timm.create_model("autoformer_subnet", subnet=SUBNET, **SIZES),
     "dict": lambda: az.create_model("autoformer_small", subnet=SUBNET.to_dict(), **SIZES),
     "nano": lambda: timm.create_model("autoformer_nano", subnet=az.SPACES["nano"].smallest),
     "resized, new head": _changed,
+    "pruned": _pruned,
     "extracted": lambda: build_static(WEIGHTS),
     "extracted larger": lambda: build_static(WEIGHTS, img_size=96),
     "regularised": lambda: timm.create_model(
@@ -106,12 +113,17 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
 
 
 HUB_CFG = {"hf_hub_id": "someone/subnet", "num_classes": 10, "input_size": (3, 64, 64)}
-BEHIND_A_NAME = {"subnet": SUBNET, "pretrained_cfg_overlay": HUB_CFG}
+BEHIND_A_NAME = {"subnet": SUBNET, "patch_size": 16, "pretrained_cfg_overlay": HUB_CFG}
 
 
 @pytest.mark.parametrize("create", [timm.create_model, az.create_model], ids=["timm", "az"])
 @pytest.mark.parametrize(
-    ("name", "arguments"), [("hf-hub:someone/subnet", {}), ("autoformer_tiny", BEHIND_A_NAME)]
+    ("name", "arguments"),
+    [
+        ("hf-hub:someone/subnet", {}),
+        ("autoformer_tiny", BEHIND_A_NAME),
+        ("autoformer_nano", BEHIND_A_NAME),  # not the packaged file
+    ],
 )
 def test_model_comes_from_the_hub(
     create: Any, name: str, arguments: Any, hub: Loopback, tmp_path: Path

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from autoformer_zoo.network.vit import AutoFormer
 from autoformer_zoo.published import GENERIC, MODELS, SPACES, ModelSpec
-from autoformer_zoo.space import SubnetConfig
+from autoformer_zoo.space import HEAD_DIM, SubnetConfig
 from autoformer_zoo.weights.sources import NANO_WEIGHTS, SOURCES
 
 if TYPE_CHECKING:
@@ -113,18 +113,42 @@ class RegisteredAutoFormer(AutoFormer):
         timm's `checkpoint_path` comes here with what it read. A supernet is cut to this network,
         and read as the listed file of the model's name is, else as an official one;
         `autoformer_zoo.create_model` takes a layout for others.
+
+        Raises:
+            RuntimeError: a tensor is missing, unexpected or of another shape.
+            CheckpointError: the state dict holds a larger network, or is refused.
         """
-        from autoformer_zoo.weights.layouts import UPSTREAM_NAMES
+        state_dict = _in_our_names(state_dict, self)
+        qkv = state_dict.get("blocks.0.attn.qkv.weight")
+        own_size = 3 * HEAD_DIM * self.cfg.num_heads[0] * self.cfg.embed_dim
+        if isinstance(qkv, Tensor) and qkv.numel() > own_size:
+            from autoformer_zoo.weights.files import refusal
 
-        if not UPSTREAM_NAMES.isdisjoint(state_dict):
-            from autoformer_zoo.weights.checkpoint import open_checkpoint
-            from autoformer_zoo.weights.pretrained import assuming_listed
-
-            cfg: Mapping[str, Any] = getattr(self, "pretrained_cfg", None) or {}  # type: ignore[assignment]
-            model, tag = cfg.get("architecture") or "", cfg.get("tag") or ""
-            opened = assuming_listed(open_checkpoint(state_dict), model, tag)
-            state_dict = opened.subnet(self.cfg).tensors
+            reason = "holds a larger network; if it is a supernet, give its file to "
+            reason += "autoformer_zoo.create_model(checkpoint_path=), which cuts a subnet out"
+            raise refusal("the state dict", reason)
         return super().load_state_dict(state_dict, strict, assign)
+
+
+def _in_our_names(state_dict: Mapping[str, Any], model: AutoFormer) -> Mapping[str, Any]:
+    """Return the model's tensors under our names, cut from a supernet; ours as they are."""
+    from autoformer_zoo.weights.layouts import UPSTREAM_NAMES
+
+    if UPSTREAM_NAMES.isdisjoint(state_dict):
+        return state_dict
+    from autoformer_zoo.weights.checkpoint import open_checkpoint
+    from autoformer_zoo.weights.pretrained import assuming_listed
+
+    cfg: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}  # type: ignore[assignment]
+    name, tag = cfg.get("architecture") or "", cfg.get("tag") or ""
+    return assuming_listed(open_checkpoint(state_dict), name, tag).subnet(model.cfg).tensors
+
+
+def _filter(state_dict: Mapping[str, Any], model: AutoFormer) -> dict[str, Tensor]:
+    """Adapt what timm loads by itself: its filter finds the tensors to resample by our names."""
+    state_dict = _in_our_names(state_dict.get("model", state_dict), model)
+    adapted: dict[str, Tensor] = checkpoint_filter_fn(state_dict, model)
+    return adapted
 
 
 def build_static(weights: SubnetWeights, **kwargs: Any) -> AutoFormer:
@@ -162,7 +186,6 @@ def load_adapted(model: AutoFormer, weights: SubnetWeights) -> None:
     model's own. Everything else must match.
 
     Raises:
-        ValueError: the input convolution cannot be adapted.
         RuntimeError: a tensor is missing, unexpected or of another shape.
     """
     with torch.autocast("cpu", enabled=False):
@@ -181,12 +204,8 @@ def _resampled(model: AutoFormer, weights: SubnetWeights) -> dict[str, Tensor]:
     if tuple(proj.shape[-2:]) != model.patch_embed.patch_size:
         proj = resample_patch_embed(proj.float(), list(model.patch_embed.patch_size))
     if weights.in_chans != model.in_chans:
-        if weights.in_chans != 3:
-            raise ValueError(
-                f"weights for {weights.in_chans} channels cannot be adapted to "
-                f"in_chans={model.in_chans}; expected {weights.in_chans}"
-            )
-        proj = adapt_input_conv(model.in_chans, proj.float())  # it sums, which fp16 rounds
+        # In float32: it sums, which fp16 rounds.
+        proj = adapt_input_conv(model.in_chans, proj.float(), base_chans=weights.in_chans)
     state["patch_embed.proj.weight"] = proj
     if model.patch_embed.grid_size != old_grid:
         state["pos_embed"] = resample_abs_pos_embed(
@@ -218,7 +237,11 @@ def _create(
     cfg = resolve_pretrained_cfg(
         name, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay")
     )
-    adaptable = set(kwargs) if pretrained else {"img_size"} & set(kwargs)
+    overlay = kwargs.pop("pretrained_cfg_overlay", None) or {}
+    if cfg.hf_hub_id and cfg.file == str(NANO_WEIGHTS):
+        overlay = {**overlay, "file": None}  # timm ranks a file above the Hub
+    chosen = set(kwargs) | ({"img_size"} if "input_size" in overlay else set())
+    adaptable = chosen if pretrained else {"img_size"} & chosen
     by_timm = cfg.source in ("hf-hub", "local-dir") or cfg.state_dict or cfg.hf_hub_id
     origin: dict[str, Any] = {}
     if checkpoint is not None:
@@ -235,6 +258,7 @@ def _create(
         checkpoint = find_checkpoint(tagged, wanted, cfg.url, cfg.file, kwargs.get("cache_dir"))
     if checkpoint is None:
         kwargs.setdefault("patch_size", SPACES[spec.space].patch_size)
+        kwargs["pretrained_cfg_overlay"] = overlay
         return _build(name, subnet or spec.subnet, pretrained=pretrained, **kwargs)
 
     weights = checkpoint.subnet(subnet if subnet or name == GENERIC else spec.subnet)
@@ -248,7 +272,6 @@ def _create(
     }
     sizes = {key: kwargs.setdefault(key, value) for key, value in named.items()}
     _require_same_sizes(checkpoint.source, weights, sizes, adaptable)
-    overlay = kwargs.pop("pretrained_cfg_overlay", None) or {}
     kwargs["pretrained_cfg_overlay"] = {**origin, **cfg_of(weights), **overlay}
     return _build(name, weights.subnet, weights, **kwargs)
 
@@ -300,7 +323,7 @@ def _build(
         name,
         pretrained,
         model_cfg=subnet,
-        pretrained_filter_fn=checkpoint_filter_fn,
+        pretrained_filter_fn=_filter,
         feature_cfg={"out_indices": out_indices, "feature_cls": "getter"},
         **kwargs,
     )

@@ -93,9 +93,13 @@ def create_model(
         name, checkpoint_path = GENERIC, open_checkpoint(file, layout)
     elif layout is not None:
         raise ValueError(f"layout={layout!r} describes a file: give checkpoint_path= with it")
+    # A dict, because timm keeps the arguments and may write them into a file.
+    subnet = subnet.to_dict() if isinstance(subnet, SubnetConfig) else subnet
     model: nn.Module = timm.create_model(
         name, pretrained, subnet=subnet, checkpoint=checkpoint_path, **kwargs
     )
+    # With features_only timm's wrapper keeps them, and with them all weights of a supernet.
+    getattr(model, "_model_args", {}).pop("checkpoint", None)
     return model
 
 
@@ -125,7 +129,8 @@ def list_models(
         pretrained: only those with weights, with their tags.
         **kwargs: further arguments of `timm.list_models`.
     """
-    names: list[str] = timm.list_models(filter, FAMILY, pretrained, **kwargs)
+    kwargs = {"module": FAMILY, **kwargs}
+    names: list[str] = timm.list_models(filter, pretrained=pretrained, **kwargs)
     return names
 
 

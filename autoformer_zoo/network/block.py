@@ -25,12 +25,13 @@ from autoformer_zoo.network.attention import (
     check_form,
     relpos_attention,
 )
-from autoformer_zoo.network.packed_linear import linear
+from autoformer_zoo.network.packed_linear import PLAIN, linear
 from autoformer_zoo.network.workspace import is_plain_inference
 from autoformer_zoo.space import HEAD_DIM, NUM_REL_POS
 
 torch.fx.wrap("relpos_attention")  # a leaf: traced, it would choose one form for all calls
 
+_LINEAR, _GELU = nn.Linear.forward, nn.GELU.forward  # to see later if they were patched
 LayerNorm = partial(nn.LayerNorm, eps=1e-5)  # PyTorch's default, as upstream; timm's ViT has 1e-6
 
 
@@ -123,7 +124,14 @@ def _apply(layer: nn.Module, x: Tensor, act: nn.Module | None = None) -> Tensor:
     """
     parts = [part for part in (layer, act) if part is not None]
     is_exact = act is None or (type(act) is nn.GELU and act.approximate == "none")
-    if type(layer) is nn.Linear and is_exact and is_plain_inference(x, parts):
+    if (
+        type(layer) is nn.Linear
+        and is_exact
+        and is_plain_inference(x, parts)
+        and type(layer.weight) in PLAIN
+        and nn.Linear.forward is _LINEAR
+        and (act is None or nn.GELU.forward is _GELU)
+    ):
         return linear(x, layer.weight, layer.bias, gelu=act is not None)
     x = layer(x)
     return x if act is None else act(x)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from autoformer_zoo.network.attention import choose_form
 from autoformer_zoo.network.block import Block, Mlp, RelPosAttention
-from autoformer_zoo.network.packed_linear import PackedLinear, linear
+from autoformer_zoo.network.packed_linear import PLAIN, PackedLinear, linear
 from autoformer_zoo.network.workspace import augmented, is_plain_inference
 from autoformer_zoo.space import HEAD_DIM
 
@@ -120,7 +120,7 @@ def _read(block: Any, x: Tensor) -> _FastBlock | None:
     if not is_plain_inference(x, (block, attn, mlp, *parts)) or tables.dtype != x.dtype:
         return None
     weights = [layer.packed if type(layer) is PackedLinear else layer.weight for layer in linears]
-    if not all(type(tensor) in (Tensor, nn.Parameter) for tensor in (tables, *weights)):
+    if not all(type(tensor) in PLAIN for tensor in (tables, *weights)):
         return None  # results of a subclass may not be written to
     return _FastBlock(
         [(norm.normalized_shape, norm.weight, norm.bias, norm.eps) for norm in norms],

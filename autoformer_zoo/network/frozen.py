@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from autoformer_zoo.network.block import PARTS, require_plain
-from autoformer_zoo.network.packed_linear import PackedLinear, require_no_conversion
+from autoformer_zoo.network.packed_linear import PLAIN, PackedLinear, require_no_conversion
 from autoformer_zoo.network.vit import AutoFormer
 
 
@@ -42,10 +42,11 @@ def freeze(model: AutoFormer) -> AutoFormer:
 
     Raises:
         TypeError: `model` is not an AutoFormer.
-        ValueError: a part of a block was replaced, as adapters do.
+        ValueError: a part of a block was replaced, as adapters do, or a weight, as quantizers do.
     """
     if not isinstance(model, AutoFormer):
         raise TypeError(f"freeze takes an AutoFormer; {type(model).__name__} given")
+    _require_plain_weights(model.blocks)
     frozen = copy.deepcopy(model).eval()
     if isinstance(model, FrozenAutoFormer):
         return frozen
@@ -56,6 +57,18 @@ def freeze(model: AutoFormer) -> AutoFormer:
             PackedLinear.convert(layer)
     frozen.__class__ = FrozenAutoFormer
     return frozen
+
+
+def _require_plain_weights(blocks: nn.Module) -> None:
+    for name, layer in blocks.named_modules():
+        if type(layer) is not nn.Linear:
+            continue
+        weight = layer.weight
+        if type(weight) not in PLAIN or weight.layout is not torch.strided:
+            raise ValueError(
+                f"blocks.{name}.weight is a {type(weight).__qualname__} ({weight.layout}); "
+                "expected a plain Parameter: quantized and sparse weights cannot be packed"
+            )
 
 
 def _refuse(*_: Any, **__: Any) -> NoReturn:

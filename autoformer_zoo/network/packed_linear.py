@@ -27,6 +27,7 @@ _onednn_linear = torch.ops.mkldnn._linear_pointwise.default if HAS_ONEDNN else N
 _gelu_ = torch.ops.aten.gelu_.default
 TYPICAL_ROWS = 197  # of inputs; oneDNN picks the layout for about this many, any number is correct
 CPUINFO = Path("/proc/cpuinfo")
+PLAIN = (Tensor, nn.Parameter)  # classes of weights; a subclass has products of its own
 
 
 @cache
@@ -75,6 +76,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -
 
 def _suits_onednn(weight: Tensor) -> bool:
     """Return True if oneDNN is the faster library for a weight that is not packed, too."""
+    if weight.layout is not torch.strided:  # sparse
+        return False
     if weight.dtype == torch.bfloat16:  # PyTorch's own choice as well, but without GELU
         return has_bf16_products() and weight.is_contiguous()
     return is_onednn_faster() and weight.dtype == torch.float32 and weight.is_contiguous()

@@ -91,7 +91,7 @@ class AutoFormer(nn.Module):
         self.num_classes = num_classes
         self.global_pool = _checked_pool(global_pool)
         self.embed_dim = self.num_features = self.head_hidden_size = cfg.embed_dim
-        self.num_prefix_tokens = 1
+        self.num_prefix_tokens, self.num_reg_tokens, self.has_class_token = 1, 0, True
         self.dynamic_img_size = dynamic_img_size
         self.grad_checkpointing = False
 
@@ -135,7 +135,7 @@ class AutoFormer(nn.Module):
 
     # Weights
 
-    def init_weights(self, needs_reset: bool = True) -> None:
+    def init_weights(self, *, needs_reset: bool = True) -> None:
         """Initialise all weights as upstream does: truncated normal of 0.02, zero biases.
 
         Args:
@@ -229,7 +229,10 @@ class AutoFormer(nn.Module):
             The indices that remain.
         """
         take_indices, max_index = feature_take_indices(len(self.blocks), indices)
-        self.blocks = self.blocks[: max_index + 1]
+        depth, cfg = max_index + 1, self.cfg
+        self.blocks = self.blocks[:depth]
+        # Files that are written from here on state the network as it is.
+        self.cfg = SubnetConfig(depth, cfg.embed_dim, cfg.num_heads[:depth], cfg.mlp_ratio[:depth])
         if prune_norm:
             self.norm = nn.Identity()
         if prune_head:
@@ -252,6 +255,11 @@ class AutoFormer(nn.Module):
             x, _ = self._run_blocks(x, grid, len(self.blocks))
         return self.norm(x)
 
+    def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
+        """Pool tokens (B, N, C) to (B, C) by one of `POOLS`, by default the model's."""
+        pool_type = self.global_pool if pool_type is None else pool_type
+        return global_pool_nlc(x, pool_type, self.num_prefix_tokens)
+
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pool the tokens of `forward_features` and classify.
 
@@ -262,7 +270,7 @@ class AutoFormer(nn.Module):
         Returns:
             Logits (B, num_classes); with `global_pool=""` of every token, (B, N, num_classes).
         """
-        x = global_pool_nlc(x, self.global_pool, self.num_prefix_tokens)  # (B, C)
+        x = self.pool(x)  # (B, C)
         x = self.head_drop(x)
         return x if pre_logits else self.head(x)  # (B, num_classes)
 

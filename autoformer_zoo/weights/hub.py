@@ -16,7 +16,7 @@ SUPERNET = "supernet.safetensors"
 
 def is_folder(name: str) -> bool:
     """Return True if a name stands for a folder, not for a model of the registry or a file."""
-    return name.startswith((HUB, LOCAL))
+    return _canonical(name).startswith((HUB, LOCAL))
 
 
 def find_file(name: str, file: str, cache_dir: str | Path | None = None) -> Path:
@@ -30,6 +30,7 @@ def find_file(name: str, file: str, cache_dir: str | Path | None = None) -> Path
     Raises:
         CheckpointError: it cannot be had; the text has the reason.
     """
+    name = _canonical(name)
     if name.startswith(LOCAL):
         path = Path(name.removeprefix(LOCAL), file)
         if not path.is_file():
@@ -50,3 +51,9 @@ def find_file(name: str, file: str, cache_dir: str | Path | None = None) -> Path
             raise refusal(name, f"has no {file}") from None
         reason = " ".join(f"{error} {error.__cause__ or ''}".split())
         raise refusal(name, f"{file} cannot be downloaded: {reason}") from error
+
+
+def _canonical(name: str) -> str:
+    """Return a name with its source in the usual spelling; timm takes "HF_Hub:" as well."""
+    source, colon, place = name.partition(":")
+    return source.lower().replace("_", "-") + colon + place

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.distributed import HashStore
@@ -22,7 +23,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from autoformer_zoo.network import workspace
+from autoformer_zoo.network import packed_linear, workspace
 from autoformer_zoo.network.block import Mlp, RelPosAttention
 from autoformer_zoo.network.fast import fast_blocks
 from autoformer_zoo.network.vit import AutoFormer
@@ -257,6 +258,60 @@ def test_patched_class_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Mlp, "forward", lambda self, x: torch.zeros_like(x))
     assert_agrees(model, x, 1e-5)
     assert not torch.equal(model(x), before)
+
+
+PATCHES = {
+    "nn.Linear": (nn.Linear, "forward"),
+    "nn.GELU": (nn.GELU, "forward"),
+    **{f"F.{name}": (F, name) for name in ("linear", "gelu", "layer_norm", "dropout")},
+}
+
+
+@pytest.mark.parametrize(("owner", "name"), PATCHES.values(), ids=PATCHES)
+def test_what_is_patched_in_torch_is_called_as_with_gradients(
+    owner: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x = make_model(attention="augmented"), make_images()  # calls no dropout of its own
+    before, original, calls = model(x), getattr(owner, name), []
+
+    def patched(*args: Any, **kwargs: Any) -> Tensor:
+        calls.append(name)
+        return 2 * original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, patched)
+    with torch.enable_grad():
+        expected = model(x).detach()
+    count = len(calls)
+    torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
+    assert len(calls) == 2 * count > 0
+    assert not torch.allclose(expected, before)
+
+
+class Doubled(Tensor):
+    """A weight with a product of its own, as quantized ones are."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = super().__torch_function__(func, types, args, kwargs)
+        return 2 * out.as_subclass(Tensor) if func is F.linear else out
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+@pytest.mark.parametrize("kind", ["subclass", "sparse"])
+def test_weight_of_another_kind_has_its_own_product(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed_linear, "is_onednn_faster", lambda: packed_linear.HAS_ONEDNN)
+    model, x = make_model(), make_images()
+    for layer in (model.blocks[0].attn.qkv, model.blocks[1].mlp.fc1):
+        weight = layer.weight.detach()
+        other = weight.as_subclass(Doubled) if kind == "subclass" else weight.to_sparse_csr()
+        layer.weight = nn.Parameter(other, requires_grad=False)
+    with torch.enable_grad():
+        expected = model(x).detach()
+    torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
+    is_changed = not torch.allclose(expected, make_model()(x), rtol=1e-5, atol=1e-5)
+    assert is_changed == (kind == "subclass")
 
 
 def test_weights_made_in_inference_mode_and_outside_take_turns() -> None:

@@ -153,7 +153,7 @@ def test_tensors_that_are_not_packed_are_used_where_they_are(part: str) -> None:
 @pytest.mark.usefixtures("packs")
 def test_frozen_model_serves_what_observes_or_differentiates() -> None:
     model, frozen, x = make_model(), freeze(make_model()), make_images()
-    gradients = []
+    gradients, product = [], F.linear
     for network in (model, frozen):
         leaf = x.clone().requires_grad_()
         network(leaf).square().sum().backward()
@@ -167,6 +167,9 @@ def test_frozen_model_serves_what_observes_or_differentiates() -> None:
     assert flops == counter.get_total_flops()
     with torch.autocast("cpu", torch.bfloat16):
         assert frozen(x).dtype == torch.bfloat16
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(F, "linear", lambda *args: 2 * product(*args))
+        torch.testing.assert_close(frozen(x), model(x).detach(), rtol=1e-4, atol=1e-5)
     seen: list[Tensor] = []
     frozen.blocks[0].mlp.fc1.register_forward_hook(lambda *call: seen.append(call[2]))
     torch.testing.assert_close(frozen(x), expected_of(model, x), rtol=1e-5, atol=1e-6)
@@ -188,6 +191,27 @@ def test_adapter_is_refused(layer: str) -> None:
     parent, _, name = layer.partition(".")
     setattr(model.blocks[1].get_submodule(parent), name, nn.Sequential(base))
     with pytest.raises(ValueError, match=rf"{layer} is a .*Sequential; .* plain Linear: merge ada"):
+        freeze(model)
+
+
+class Quantized(Tensor):
+    pass
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+@pytest.mark.parametrize(
+    ("store", "text"),
+    [
+        (lambda weight: weight.as_subclass(Quantized), r"is a Quantized \(torch.strided\)"),
+        (Tensor.to_sparse_csr, r"is a Parameter \(torch.sparse_csr\)"),
+    ],
+    ids=["subclass", "sparse"],
+)
+def test_weight_of_another_kind_is_refused(store: Callable[[Tensor], Tensor], text: str) -> None:
+    model = make_model()
+    layer = model.blocks[1].mlp.fc2
+    layer.weight = nn.Parameter(store(layer.weight.detach()), requires_grad=False)
+    with pytest.raises(ValueError, match=rf"blocks.1.mlp.fc2.weight {text}; expected a plain"):
         freeze(model)
 
 

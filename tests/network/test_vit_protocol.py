@@ -7,6 +7,7 @@ import torch
 from timm.models._manipulate import group_parameters
 from torch import Tensor, nn
 
+from autoformer_zoo.space import SubnetConfig
 from tests.helpers.network_definition import defined_network
 from tests.helpers.small_network import CFG, make_images, make_model
 
@@ -70,9 +71,21 @@ def test_prune_intermediate_layers_drops_blocks_norm_and_head() -> None:
     model, x = make_model(), make_images()
     assert model.prune_intermediate_layers([0, 1], prune_norm=True) == [0, 1]
     assert len(model.blocks) == 2
+    assert model.cfg == SubnetConfig(2, 100, (2, 3), (3.5, 3.005))
     assert isinstance(model.norm, nn.Identity)
     assert isinstance(model.head, nn.Identity)
     assert model(x).shape == (2, 7, 100)
+
+
+def test_tokens_pooling_and_initial_weights_are_asked_for_as_of_a_vit() -> None:
+    model = make_model()
+    assert (model.num_prefix_tokens, model.num_reg_tokens, model.has_class_token) == (1, 0, True)
+    tokens = model.forward_features(make_images())
+    assert torch.equal(model.pool(tokens), tokens[:, 1:].mean(1))
+    assert torch.equal(model.pool(tokens, "max"), tokens[:, 1:].amax(1))
+    assert model.pool(tokens, "") is tokens
+    with pytest.raises(TypeError, match="positional"):
+        model.init_weights("jax")  # timm's name of a scheme
 
 
 def test_set_input_size_resamples_the_position_embedding() -> None:

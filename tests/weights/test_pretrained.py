@@ -10,6 +10,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import timm
 import torch
@@ -17,7 +18,7 @@ import torch
 import autoformer_zoo as az
 from autoformer_zoo.published import MODELS
 from autoformer_zoo.weights import pretrained
-from autoformer_zoo.weights.checkpoint import CheckpointError, open_checkpoint
+from autoformer_zoo.weights.checkpoint import CheckpointError, open_checkpoint, save_supernet
 from autoformer_zoo.weights.sources import SOURCES
 from tests.helpers.loopback import Loopback, Reply
 from tests.helpers.made_downloads import OFFICIAL, OFFICIAL_FILE, PATH, create, left, redirect
@@ -114,6 +115,21 @@ def test_cache_is_where_the_caller_wants_it(
     assert path.name.startswith("official-tiny-")
     # Sources of the same file name are apart.
     assert len({pretrained.cache_path(source) for source in SOURCES.values()}) == len(SOURCES)
+
+
+def test_folder_is_spelled_in_every_way_that_timm_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(repo: str, file: str, **_: object) -> str:
+        assert repo == "someone/nets"
+        return str(tmp_path / file)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    save_supernet(OFFICIAL, tmp_path / "supernet.safetensors")
+    for name in (f"Local-Dir:{tmp_path}", "hf_hub:someone/nets", "HF-Hub:someone/nets"):
+        assert az.load_supernet(name).sizes == OFFICIAL.sizes
+        model = az.create_model(name, pretrained=True, subnet=SUBNET)
+        assert_has(model, cut(OFFICIAL).tensors)
 
 
 # What is in the file
