@@ -247,6 +247,12 @@ def find_model(name: str) -> tuple[str, ModelSpec, str]:
     return model, spec, tag
 
 
+def without_slice(name: str) -> str:
+    """Return the name, with its tag, of the model that a slice is cut from; others as they are."""
+    model, dot, tag = name.partition(".")
+    return f"{model.partition(SLICE_MARK)[0]}{dot}{tag}"
+
+
 def find_space(name: str) -> SearchSpace:
     """Return the space of that name, or the one that the JSON text `name` describes.
 

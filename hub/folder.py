@@ -25,7 +25,7 @@ from autoformer_zoo.cli.command import option, run_command
 from autoformer_zoo.cli.inputs import load_model, read_config
 from autoformer_zoo.models.factory import create_model, save_for_hf
 from autoformer_zoo.onnx.check import made_inputs
-from autoformer_zoo.published import MODELS, find_model
+from autoformer_zoo.published import MODELS, find_model, without_slice
 from autoformer_zoo.weights.checkpoint import Checkpoint, save_supernet
 from autoformer_zoo.weights.files import write_tensors
 from autoformer_zoo.weights.hub import SUPERNET
@@ -80,8 +80,8 @@ def make_folder(config: FolderConfig) -> list[str]:
     if is_file:
         model: Any = load_model(Path(name), None, None, subnet)
     else:
-        stem, spec, tag = find_model(name)
-        name = f"{stem}.{tag or next(iter(spec.weights), '')}".rstrip(".")
+        _, spec, tag = find_model(without_slice(name))
+        name = f"{name.partition('.')[0]}.{tag or next(iter(spec.weights), '')}".rstrip(".")
         model = create_model(name, pretrained=True, subnet=subnet)
     checkpoint = open_weights(name)
     if config.supernet and not checkpoint.is_supernet:

@@ -17,6 +17,7 @@ from timm.models import save_for_hf
 import autoformer_zoo as az
 from autoformer_zoo.classify.predict import class_names
 from autoformer_zoo.models.autoformer import build_static
+from autoformer_zoo.weights.checkpoint import CheckpointError
 from tests.helpers.loopback import Loopback, hub_replies, serve
 from tests.helpers.made_weights import SIZES, SUBNET, assert_has, cut, make_supernet
 
@@ -81,6 +82,22 @@ def test_saved_model_is_adapted_on_loading(tmp_path: Path) -> None:
     like = build_static(WEIGHTS, img_size=(96, 64))
     assert torch.equal(back.pos_embed, like.pos_embed)
     assert back.head.weight.shape == (3, SUBNET.embed_dim)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "no architecture", "no JSON"])
+def test_damaged_folder_is_refused_in_one_line(damage: str, tmp_path: Path) -> None:
+    az.save_for_hf(az.create_model("autoformer_nano"), tmp_path)
+    config = tmp_path / "config.json"
+    if damage == "truncated":
+        (tmp_path / "model.safetensors").write_bytes(b"\0" * 20)
+    elif damage == "no JSON":
+        config.write_text("{")
+    else:
+        values = json.loads(config.read_text())
+        del values["architecture"]
+        config.write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match=r"^local-dir:\S+: holds no whole model of [^\n]+$"):
+        az.create_model(f"local-dir:{tmp_path}", pretrained=True)
 
 
 def test_saved_folder_has_what_transformers_needs(tmp_path: Path) -> None:

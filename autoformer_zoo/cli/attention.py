@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 DEFAULT_MODEL = "autoformer_nano"
+MAX_SIZE = 4096  # pixels; colouring takes about 100 bytes for each of the square
 GAP = 16  # pixels between the image and the overlay
 
 
@@ -42,7 +43,7 @@ class Attention:
     without_relative: bool = False
     """Leave the relative position out of the attention of the blocks that are drawn."""
     size: int = 448
-    """Height of the picture in pixels."""
+    """Height of the picture in pixels, 4096 at most."""
     json: bool = False
     """Print one JSON object instead of text: the heat of each patch."""
 
@@ -55,6 +56,8 @@ class Attention:
 
         check_output(self.out, [Path(self.image)], [".png"])
         require_positive("--size", self.size)
+        if self.size > MAX_SIZE:
+            raise ValueError(f"--size is {self.size}; expected at most {MAX_SIZE} pixels")
         if self.head is not None and self.block is None:
             raise ValueError("--head is of one block: give --block with it")
         image = read_image(self.image)
@@ -104,10 +107,18 @@ def _picture(image: Image.Image, heat: Any, model: Any, size: int) -> Image.Imag
     from autoformer_zoo.classify.predict import input_size
 
     height, width = input_size(model)
-    crop = resolve_model_data_config(model)["crop_pct"]
+    config = resolve_model_data_config(model)
+    crop, mode = config["crop_pct"], config["crop_mode"]
+    if crop > 1 or mode not in ("center", "squash"):
+        raise ValueError(
+            f"crop_mode {mode} with crop_pct {crop:g} pads images; expected center or squash, and "
+            "at most 1, to draw over the image itself"
+        )
     # The part that the crop keeps, in the pixels of the image itself.
     scale = crop * min(image.height / height, image.width / width)
     sides = (width * scale, height * scale)
+    if mode == "squash":
+        sides = (image.width * crop, image.height * crop)
     left, top = (image.width - sides[0]) / 2, (image.height - sides[1]) / 2
     target = (max(1, round(size * width / height)), size)
     box = (left, top, left + sides[0], top + sides[1])

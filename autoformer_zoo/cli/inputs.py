@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from autoformer_zoo.models.factory import create_model
+from autoformer_zoo.published import without_slice
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.weights.pretrained import open_weights
 
@@ -35,7 +36,8 @@ def load_model(
         # A file of one subnet is taken as it is: the name only describes its data.
         keys = ("img_size", "patch_size", "in_chans", "num_classes") if is_whole else ()
         sizes = {key: getattr(net, key) for key in keys}
-        subnet = net.sizes if is_whole else subnet
+        if is_whole:
+            name, subnet = without_slice(name), net.sizes
         return create_model(name, checkpoint_path=opened, subnet=subnet, **sizes)
     if opened.is_supernet and subnet is None:
         raise ValueError(

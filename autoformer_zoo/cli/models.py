@@ -100,8 +100,14 @@ def describe(name: str) -> dict[str, Any]:
         "weights": [
             _describe_weights(f"{model}.{known}", spec.weights[known], is_whole=sliced is None)
             for known in ([tag] if tag else spec.weights)
+            if sliced is None or _holds_supernet(spec.weights[known])
         ],
     }
+
+
+def _holds_supernet(weights: WeightsSpec) -> bool:
+    """Return True if subnets can be cut from these weights."""
+    return not weights.source or SOURCES[weights.source].kind == "supernet"
 
 
 def _describe_prediction(sliced: Slice) -> dict[str, Any]:

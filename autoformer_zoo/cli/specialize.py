@@ -75,13 +75,20 @@ class Specialize:
 
     def run(self) -> Iterator[str]:
         """Search, write the files, and yield a table."""
-        from autoformer_zoo.specialization.selection import Choices
+        from autoformer_zoo.specialization.latency.profile import LatencyProfile
+        from autoformer_zoo.specialization.selection import DEFAULT_SETTING, with_latency
 
         self._check()
         bounds = self._bounds()
-        needs_latency = self.pareto and self.against == "latency"
-        profile = self._find_profile(measure=bool(bounds.constrain_latency or needs_latency))
-        choices = Choices.of(self.space, self.predictor, profile)
+        choices, profile = with_latency(
+            self.space,
+            self.predictor,
+            bounds,
+            None if self.profile is None else LatencyProfile.load(self.profile),
+            {name: getattr(self, name) for name in DEFAULT_SETTING},
+            measure=bool(bounds.constrain_latency or (self.pareto and self.against == "latency")),
+            progress=sys.stderr.isatty(),
+        )
         if self.pareto is not None:
             yield from self._draw(choices, profile)
             return
@@ -105,9 +112,10 @@ class Specialize:
 
         if self.top < 1:
             raise ValueError(f"--top is {self.top}; expected 1 or more")
+        inputs = [path for path in (self.profile, self.predictor) if path]
         for path, suffixes in ((self.out, (".json",)), (self.export, (".onnx",))):
             if path is not None:
-                check_output(path, (), suffixes)
+                check_output(path, inputs, suffixes)
         if self.pareto is not None:
             optional = (*BOUNDS, "out", "export")
             unused = [name for name in optional if getattr(self, name) is not None]
@@ -116,7 +124,8 @@ class Specialize:
             if unused:
                 flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
                 raise ValueError(f"--pareto draws the whole front; leave {flags} out")
-            check_output(self.pareto, (), PLOTS)
+            check_output(self.pareto, inputs, PLOTS)
+            check_output(self.pareto.with_suffix(".csv"), inputs)
             require_matplotlib()
 
     def _bounds(self) -> Any:  # Bounds
@@ -124,22 +133,6 @@ class Specialize:
 
         given = {name: getattr(self, name) for name in BOUNDS}
         return Bounds(**{name: value for name, value in given.items() if value is not None})
-
-    def _find_profile(self, measure: bool) -> LatencyProfile | None:
-        if self.profile is not None:
-            from autoformer_zoo.specialization.latency.profile import LatencyProfile
-
-            return LatencyProfile.load(self.profile)
-        from autoformer_zoo.specialization.latency.measure import find_profile, profile_device
-
-        return (profile_device if measure else find_profile)(
-            self.space,
-            device=self.device,
-            backend=self.backend,
-            precision=self.precision,
-            batch_size=self.batch_size,
-            threads=self.threads,
-        )
 
     def _reach(self, choices: Choices) -> Iterator[str]:
         reach = choices.reach(self.seed)

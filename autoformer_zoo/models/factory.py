@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,12 +96,31 @@ def create_model(
         raise ValueError(f"layout={layout!r} describes a file: give checkpoint_path= with it")
     # A dict, because timm keeps the arguments and may write them into a file.
     subnet = subnet.to_dict() if isinstance(subnet, SubnetConfig) else subnet
-    model: nn.Module = timm.create_model(
-        name, pretrained, subnet=subnet, checkpoint=checkpoint_path, **kwargs
-    )
+    with _naming_folder(name):
+        model: nn.Module = timm.create_model(
+            name, pretrained, subnet=subnet, checkpoint=checkpoint_path, **kwargs
+        )
     # With features_only timm's wrapper keeps them, and with them all weights of a supernet.
     getattr(model, "_model_args", {}).pop("checkpoint", None)
     return model
+
+
+@contextmanager
+def _naming_folder(name: str) -> Iterator[None]:
+    """Report what timm stumbles over in a folder of the Hub, such as a truncated file."""
+    from safetensors import SafetensorError
+
+    from autoformer_zoo.weights.files import CheckpointError, refusal
+
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
+        if not parse_model_name(name)[0]:  # no folder
+            raise
+        reason = f"holds no whole model of timm's: {type(error).__name__}: {error}"
+        raise refusal(name, reason) from error
 
 
 def _sliced(
@@ -110,7 +130,8 @@ def _sliced(
     from autoformer_zoo.specialization.slices import find_slice
 
     if subnet is not None:
-        raise ValueError("slice= and subnet= both name a subnet: give one of them")
+        given = name if slice is None else "slice="
+        raise ValueError(f"{given} and subnet= both name a subnet: give one of them")
     model, dot, tag = name.partition(".")
     if slice is None:
         model, _, slice = model.partition(SLICE_MARK)

@@ -180,6 +180,8 @@ def load_predictor(space: str) -> Predictor:
 def _read(space: str) -> Predictor:
     path = Path(space) if space.endswith(".npz") else FOLDER / f"{space}.npz"
     if not path.is_file():
+        if space.endswith(".npz"):
+            raise ValueError(f"{path} does not exist; expected a file of training.fit_predictor")
         known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.npz")))
         raise ValueError(
             f"space {space!r} has no accuracy predictor; expected one of {known}, or a .npz file "

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import random
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from autoformer_zoo.published import find_space
+from autoformer_zoo.published import SPACES, find_space
 from autoformer_zoo.space import SearchSpace, SubnetConfig
 from autoformer_zoo.specialization.constraints import (
     INFINITE,
@@ -36,6 +36,14 @@ if TYPE_CHECKING:
         Precision,
     )
 
+# Of a latency, where nothing is asked for.
+DEFAULT_SETTING: dict[str, Any] = {
+    "device": "cpu",
+    "backend": "eager",
+    "precision": "fp32",
+    "batch_size": 1,
+    "threads": None,
+}
 SAMPLED = 1000  # random subnets behind a median
 
 
@@ -91,10 +99,15 @@ class Choices:
             profile: latencies on the machine in question.
 
         Raises:
-            ValueError: the space is unknown or has no predictor, or the profile is of another one.
+            ValueError: the space is unknown or has no predictor, or the predictor or the profile is
+                of another one.
         """
         sizes = find_space(space) if isinstance(space, str) else space
-        found = load_predictor(space_name(space) if predictor is None else os.fspath(predictor))
+        if predictor is None:
+            found = load_predictor(space_name(sizes))
+        else:
+            found = load_predictor(os.fspath(predictor))
+            _require_space(found, sizes, os.fspath(predictor))
         costs = [params_cost(sizes), macs_cost(sizes)]
         if profile is not None:
             costs.append(profile.cost(sizes))
@@ -203,21 +216,72 @@ def specialize(
     if top < 1:
         raise ValueError(f"top is {top}; expected 1 or more")
     bounds = Bounds(min_params, max_params, min_macs, max_macs, min_latency_ms, max_latency_ms)
-    # Other bounds out of reach are reported before minutes are spent on measuring.
-    choices = Choices.of(space, predictor)
-    Feasible(choices.space, bounds.on(choices.costs))
-    if profile is None:
-        from autoformer_zoo.specialization.latency.measure import find_profile, profile_device
+    setting: dict[str, Any] = {
+        "device": device,
+        "backend": backend,
+        "precision": precision,
+        "batch_size": batch_size,
+        "threads": threads,
+    }
+    choices, _ = with_latency(
+        space, predictor, bounds, profile, setting, bool(bounds.constrain_latency), progress
+    )
+    return choices.search(bounds, top, seed)
 
-        setting: dict[str, Any] = {
-            "device": device,
-            "backend": backend,
-            "precision": precision,
-            "batch_size": batch_size,
-            "threads": threads,
-        }
-        if bounds.constrain_latency:
-            profile = profile_device(space, **setting, progress=progress)
-        else:
-            profile = find_profile(space, **setting)
-    return Choices.of(space, predictor, profile).search(bounds, top, seed)
+
+def with_latency(
+    space: str | SearchSpace,
+    predictor: str | os.PathLike[str] | None,
+    bounds: Bounds,
+    profile: LatencyProfile | None,
+    setting: Mapping[str, Any],
+    measure: bool,
+    progress: bool,
+) -> tuple[Choices, LatencyProfile | None]:
+    """Make the choices of a space with the latencies of `profile`, or else of this machine.
+
+    Args:
+        space: as in `specialize`.
+        predictor: as in `specialize`.
+        bounds: those out of reach are reported before minutes are spent on measuring.
+        profile: latencies of another machine or setting.
+        setting: arguments of `find_profile`, for this machine.
+        measure: measure this machine if the cache has no profile of it.
+        progress: show a progress bar while measuring.
+
+    Raises:
+        ValueError: as `specialize`; or a setting is not that of the profile.
+    """
+    choices = Choices.of(space, predictor, profile)
+    Feasible(choices.space, bounds.on(choices.costs))
+    if profile is not None:
+        _require_setting(profile, setting)
+        return choices, profile
+    from autoformer_zoo.specialization.latency.measure import find_profile, profile_device
+
+    if measure:
+        profile = profile_device(space, **setting, progress=progress)
+    else:
+        profile = find_profile(space, **setting)
+    return Choices.of(space, predictor, profile), profile
+
+
+def _require_space(predictor: Predictor, space: SearchSpace, file: str) -> None:
+    """Refuse a predictor that was fitted to another known space."""
+    known = SPACES.get(predictor.facts.get("space", ""), space)
+    if known != space and space in SPACES.values():
+        raise ValueError(
+            f"{file} predicts subnets of {predictor.facts['space']}, not of {space_name(space)}: "
+            "give the file of this space"
+        )
+
+
+def _require_setting(profile: LatencyProfile, setting: Mapping[str, Any]) -> None:
+    """Refuse settings that a profile does not have; defaults are those that were not given."""
+    for name, value in setting.items():
+        measured = getattr(profile.setting, name)
+        if value not in (DEFAULT_SETTING[name], measured):
+            raise ValueError(
+                f"{name} is {value}, but the profile was measured with {measured}: leave it out, "
+                "or give the profile of that setting"
+            )

@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 import torch
 from filelock import FileLock
 
-from autoformer_zoo.published import MODELS, SPACES, find_model
+from autoformer_zoo.published import MODELS, SPACES, find_model, without_slice
 from autoformer_zoo.space import SubnetConfig, misfit
 from autoformer_zoo.weights.checkpoint import (
     Checkpoint,
@@ -87,7 +87,7 @@ def open_weights(source: FileOrState, layout: str | None = None) -> Checkpoint:
     if not is_name or Path(name).is_file():
         return open_checkpoint(source, layout)
     try:
-        model, spec, tag = find_model(name)
+        model, spec, tag = find_model(without_slice(name))
     except ValueError as error:
         raise CheckpointError(f"{name}: no such file; {error}") from None
     tag = tag or next(iter(spec.weights), "")

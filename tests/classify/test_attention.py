@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from autoformer_zoo.classify.attention import (
 from autoformer_zoo.cli.main import main
 from autoformer_zoo.network.relpos import relative_index
 from autoformer_zoo.network.vit import AutoFormer
+from autoformer_zoo.weights.checkpoint import save_subnet
+from autoformer_zoo.weights.header import cfg_to_notes
 
 SUBNET = az.SubnetConfig(3, 96, (2, 1, 3), (2.0, 2.0, 1.5))
 GRID = (2, 3)
@@ -162,6 +165,28 @@ def test_command_draws_the_image_and_the_overlay(
     with Image.open(out) as picture:
         assert picture.size == (2 * 64 + 16, 64)
     assert [path.name for path in tmp_path.iterdir()] == ["cat.png"]
+
+
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+def test_picture_is_of_the_part_that_the_network_sees(
+    mode: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = az.load_supernet("autoformer_nano").cut(az.SPACES["nano"].smallest)
+    notes = {**weights.metadata, **cfg_to_notes({"crop_mode": mode})}
+    save_subnet(replace(weights, metadata=notes), tmp_path / "net.safetensors")
+    image = Image.new("RGB", (400, 100), "blue")
+    image.paste("red", (0, 0, 250, 100))  # the square in the middle is red
+    image.save(tmp_path / "wide.png")
+    paths = [str(tmp_path / name) for name in ("wide.png", "out.png", "net.safetensors")]
+    code = main(["attention", *paths[:2], "--checkpoint", paths[2], "--size", "64"])
+    if mode == "border":
+        assert (code, Path(paths[1]).exists()) == (2, False)
+        assert "crop_mode border with crop_pct 1 pads images" in capsys.readouterr().err
+        return
+    with Image.open(paths[1]) as picture:
+        colours = [picture.getpixel((x, 32)) for x in (8, 56)]
+    red, blue = (255, 0, 0), (0, 0, 255)
+    assert colours == [red, blue if mode == "squash" else red]
 
 
 @pytest.mark.parametrize(

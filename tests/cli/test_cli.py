@@ -16,8 +16,9 @@ import torch
 
 from autoformer_zoo import __version__
 from autoformer_zoo.cli import models
+from autoformer_zoo.cli.inputs import load_model
 from autoformer_zoo.models.autoformer import default_cfgs
-from autoformer_zoo.models.factory import extract_subnet, list_models
+from autoformer_zoo.models.factory import create_model, extract_subnet, list_models
 from autoformer_zoo.network.complexity import count_macs, count_params
 from autoformer_zoo.published import SUBNETS
 from autoformer_zoo.space import SubnetConfig
@@ -48,6 +49,14 @@ def test_what_is_known_without_timm_is_what_timm_registers(name: str) -> None:
     assert [known["name"] for known in info["weights"]] == [f"{name}.{t}" for t in cfgs.tags if t]
     for known in info["weights"]:
         assert known["license"] == cfgs.cfgs[known["name"].partition(".")[2]].license
+
+
+def test_file_of_a_slice_is_taken_under_its_name(tmp_path: Path) -> None:
+    name = next(iter(load_slices()))
+    model = create_model(name)
+    torch.save(model.state_dict(), tmp_path / "slice.pt")
+    loaded = load_model(tmp_path / "slice.pt", name, None).state_dict()
+    torch.testing.assert_close(dict(loaded), dict(model.state_dict()), rtol=0, atol=0)
 
 
 def test_list_filters_by_part_and_by_wildcard(run: Run) -> None:
@@ -192,6 +201,8 @@ def test_extract_of_what_does_not_fit_changes_nothing(
         ),
         ("specialize --space small --precision int8", "eager is profiled in fp32 and bf16"),
         ("specialize --space small --profile README.md", "README.md: not a latency profile"),
+        ("attention README.md a.png --size 4097", "--size is 4097; expected at most 4096 pixels"),
+        ("profile --space nano --seconds inf", "seconds is inf; expected a positive number that"),
         ("profile --space nano --seconds 0", "seconds is 0.0; expected a positive number"),
         ("profile --space nano --batch-size 0", "batch_size is 0; expected a positive whole nu"),
     ],

@@ -18,6 +18,7 @@ from autoformer_zoo.specialization import front
 from autoformer_zoo.specialization.constraints import macs_cost
 from autoformer_zoo.specialization.latency import measure
 from autoformer_zoo.specialization.latency.profile import BlockLatency, LatencyProfile, RunSetting
+from autoformer_zoo.specialization.predictor import FOLDER
 from autoformer_zoo.specialization.slices import load_slices
 from autoformer_zoo.weights.checkpoint import CheckpointError
 from tests.helpers.made_cli import Run
@@ -115,6 +116,33 @@ def test_file_has_the_precision_of_the_profile_and_comes_after_the_table(
     assert (code, "predicted top-1" in out, "no weights here" in err) == (2, True, True)
 
 
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        ("--profile PROFILE --precision bf16", "precision is bf16, but the profile was measured"),
+        ("--profile PROFILE --threads 7", "threads is 7, but the profile was measured with 1"),
+        ("--profile PROFILE --out PROFILE", "profile.json is an input as well"),
+        ("--predictor NANO", "nano.npz predicts subnets of nano, not of small"),
+        ("--predictor none.npz", "none.npz does not exist; expected a file of training.fit_pred"),
+        ("--max-latency-ms 9 --max-params 1", "no subnet of the space has params from 0 to 1"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_measuring(
+    run: Run, monkeypatch: pytest.MonkeyPatch, profile_of_small: Path, flags: str, text: str
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("measured first")
+
+    monkeypatch.setattr(measure, "profile_device", refuse)
+    before = profile_of_small.read_text()
+    named = {"PROFILE": str(profile_of_small), "NANO": str(FOLDER / "nano.npz")}
+    words = [named.get(word, word) for word in flags.split()]
+    code, _, err = run("specialize", "--space", "small", *words)
+    assert (code, err.count("\n")) == (2, 1), err
+    assert text in err
+    assert profile_of_small.read_text() == before
+
+
 def test_front_is_drawn_beside_published_networks(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile_of_small: Path
 ) -> None:
@@ -145,4 +173,9 @@ def test_slices_are_listed_and_described_apart_from_published_models(run: Run) -
     assert info["predicted"]["top1_low"] == slice.top1_low
     assert {each["published"] for each in info["weights"]} == {None}
     assert f"{slice.top1_percent:.2f} top-1, 90 % interval" in run("info", name)[1]
-    assert json.loads(run("info", slice.model, "--json")[1])["predicted"] is None
+    whole = json.loads(run("info", slice.model, "--json")[1])
+    assert whole["predicted"] is None
+    # NNI's files hold one subnet, so no slice can be cut from them.
+    assert {each["name"] for each in whole["weights"]} - {
+        each["name"] for each in info["weights"]
+    } == {f"{slice.model}.nni_in1k"}

@@ -92,6 +92,18 @@ def test_profile_is_measured_once_and_kept(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(measure, "time_subnets", None)
     assert profile_device(MINI) == profile
     assert find_profile(MINI, threads=7) is None
+    with pytest.raises(ValueError, match="the latency profile is for images and patches of"):
+        profile_device("nano", adapt=profile)
+
+
+def test_damaged_profile_of_the_cache_is_measured_again(cache: Path) -> None:
+    profile = profile_device(MINI, seconds=0.1, progress=False)
+    (file,) = cache.rglob("*.json")
+    file.write_text("{")
+    assert find_profile(MINI) is None
+    assert profile_device(MINI, seconds=0.1, progress=False).blocks != ()
+    assert find_profile(MINI) is not None
+    assert find_profile(MINI).setting == profile.setting  # type: ignore[union-attr]
 
 
 def test_noisy_machine_is_said_to_be_noisy(monkeypatch: pytest.MonkeyPatch) -> None:

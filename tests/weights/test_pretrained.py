@@ -97,6 +97,13 @@ def test_prenas_tag_reads_the_same_keys_by_its_own_rule(
     assert f"{name} is read as PreNAS's file" in caplog.text
 
 
+def test_supernet_of_a_slice_is_that_of_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOFORMER_ZOO_WEIGHTS", "missing.pth")
+    for name in ("autoformer_tiny", "autoformer_tiny_slice_6m"):
+        with pytest.raises(CheckpointError, match=r"names missing\.pth, which does not"):
+            az.load_supernet(name)
+
+
 def test_user_file_that_does_not_exist_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(pretrained.WEIGHTS_VARIABLE, "/nowhere/weights.pth")
     with pytest.raises(CheckpointError, match=r"AUTOFORMER_ZOO_WEIGHTS names /nowhere/weights.pth"):

@@ -104,18 +104,20 @@ def profile_device(
         ValueError: a setting is refused.
         NoisyMachineError: repeated timings differ by too much; the text has the figure.
     """
-    if not seconds > 0:
-        raise ValueError(f"seconds is {seconds}; expected a positive number")
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"seconds is {seconds}; expected a positive number that is finite")
     space = find_space(space) if isinstance(space, str) else space
     setting = _setting(device, backend, precision, batch_size, threads)
     path = profile_path(space, setting)
-    if use_cache and adapt is None and path.is_file():
-        return LatencyProfile.load(path)
+    if use_cache and adapt is None and (kept := _kept(path)) is not None:
+        return kept
+    if adapt is not None:
+        adapt.cost(space)  # refuses another space's before minutes are spent
     _log.info("measuring the latency of subnets (%s), about %.0f s", setting, seconds)
     count = ADAPTED if adapt else MOST
     if backend == "compile":  # these few change the profile of the same networks uncompiled
         count, uncompiled = COMPILED, profile_path(space, replace(setting, backend="eager"))
-        adapt = adapt or (LatencyProfile.load(uncompiled) if uncompiled.is_file() else None)
+        adapt = adapt or _kept(uncompiled)
     subnets = draw_design(space, count)
     timed = time_subnets(space, setting, subnets, seconds, progress)
     profile = make_profile(space, setting, timed, adapt)
@@ -135,7 +137,18 @@ def find_profile(
     """Return the profile that the cache holds, None if it holds none; see `profile_device`."""
     space = find_space(space) if isinstance(space, str) else space
     path = profile_path(space, _setting(device, backend, precision, batch_size, threads))
-    return LatencyProfile.load(path) if path.is_file() else None
+    return _kept(path)
+
+
+def _kept(path: Path) -> LatencyProfile | None:
+    """Read a profile of the cache; None if there is none, or it is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        return LatencyProfile.load(path)
+    except ValueError as error:
+        _log.warning("the cached profile is not used: %s", error)
+        return None
 
 
 def _setting(
