@@ -344,7 +344,7 @@ def _notes(config: ConvertConfig) -> dict[str, str]:
     """Return what the header will record about the origin."""
     given = {"origin": config.origin, "license": config.license}
     notes = {key: value for key, value in given.items() if value is not None}
-    if config.file.exists():  # otherwise it is the name of a model
+    if config.file.is_file():  # otherwise it is the name of a model
         notes["source_sha256"] = sha256(config.file)
     return notes
 

@@ -262,7 +262,8 @@ def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
             f"the array has the shape {array.shape}; expected (height, width) or (height, width, 3 "
             "or 4); give several images as a list"
         )
-    if array.dtype.kind != "f" and array.dtype not in (np.uint8, np.uint16):
+    # Readers of TIFF return the byte order of the file.
+    if array.dtype.kind != "f" and array.dtype.newbyteorder("=") not in (np.uint8, np.uint16):
         raise ValueError(
             f"the array holds {array.dtype}; expected uint8, uint16, or floats from 0 to 1"
         )

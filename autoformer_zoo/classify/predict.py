@@ -194,7 +194,10 @@ def _probabilities(network: nn.Module, batch: Array) -> Array:
 
 def _move(model: nn.Module, device: torch.device | str) -> None:
     try:
+        if torch.device(device).type == "meta":
+            raise NotImplementedError("its tensors hold no numbers")
         model.to(device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    # ImportError: of the devices whose support is a package of its own.
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device {str(device)!r} cannot be used: {reason}") from None

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import tyro
 
 PROGRAM = "autoformer-zoo"
+TOO_LARGE = "DefaultCPUAllocator: can't allocate memory"  # of a RuntimeError of PyTorch
 LOGGERS = ("autoformer_zoo", "benchmarks", "hub", "training")
 
 Parsed = TypeVar("Parsed")
@@ -55,11 +56,15 @@ def run_command(
 
     Returns:
         The exit code: 0, 1 after one of `failures`, 2 for wrong input (ValueError, OSError,
-        CheckpointError), 130 for Ctrl-C, 141 if the reader of stdout went away.
+        CheckpointError) or too little memory, 130 for Ctrl-C, 141 if the reader of stdout went
+        away.
     """
     if inspect.isfunction(arguments):
         arguments, run = _bound(arguments), lambda call: call()
     assert run is not None
+    for name in ("stdout", "stderr"):  # None if the descriptor is closed
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     with contextlib.suppress(AttributeError):  # names may hold what a terminal cannot encode
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
@@ -76,6 +81,8 @@ def run_command(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
+        if isinstance(error, MemoryError) or TOO_LARGE in str(error):
+            error = ValueError("there is not enough memory for this; give smaller sizes")
         is_wrong_input = _is_wrong_input(error)
         if not is_wrong_input and not isinstance(error, failures):
             raise  # a fault of the program: its traceback is wanted

@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             tyro.conf.FlagCreatePairsOff,
         ),
         # Progress is for someone who watches; warnings are for log files too.
-        log_level=logging.INFO if sys.stderr.isatty() else logging.WARNING,
+        log_level=logging.INFO if sys.stderr and sys.stderr.isatty() else logging.WARNING,
     )
 
 

@@ -62,6 +62,8 @@ class Predict:
         for flag, number in (("--top-k", self.top_k), ("--batch-size", self.batch_size)):
             require_positive(flag, number)
         require_positive("--threads", 1 if self.threads is None else self.threads)
+        if "-" in self.images and sys.stdin is None:
+            raise ValueError("standard input is closed; give image files or folders in place of -")
         images = [sys.stdin.buffer if image == "-" else image for image in self.images]
         # Names are cheap: a missing path is reported before the network is made.
         total = sum(1 for _ in iter_inputs(images))

@@ -26,6 +26,8 @@ from autoformer_zoo.onnx.metadata import PREFIX, OnnxMetadata
 
 FILTERS = {name.lower(): Image.Resampling[name] for name in Image.Resampling.__members__}
 _PLACE = re.compile(rb"[\x08\x00]location(?:\x12(?P<size>[\x80-\xff]*[\x00-\x7f]))?", re.DOTALL)
+DAMAGED = "has damaged metadata"
+EXPECTED = "3 numbers as mean, 3 above 0 as std, names as labels and crop_pct from 0.1 to 10"
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 
 
@@ -77,14 +79,16 @@ class OnnxClassifier:
             **{"mean": mean, "std": std, "labels": labels},
             **{"interpolation": interpolation, "crop_pct": crop_pct, "softmax": softmax or None},
         }
+        is_described = any(value is not None for value in given.values())
+        fault = f"is described wrongly, expected {EXPECTED}" if is_described else DAMAGED
         try:
             properties = self.session.get_modelmeta().custom_metadata_map
             self.metadata = _description(properties, given, self._input.shape[2:])
-            _check(self.metadata, self._input, outputs[0])
+            _check(self.metadata, self._input, outputs[0], fault)
         except ValueError as error:
             raise ValueError(f"{path} {error}") from None
         except Exception as error:  # a damaged file may hold anything
-            raise ValueError(f"{path} has damaged metadata: {error}") from None
+            raise ValueError(f"{path} {fault}: {error}") from None
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -134,7 +138,8 @@ class OnnxClassifier:
             image: of mode RGB, as `images.read_image` returns it.
         """
         if self.metadata.preprocess:
-            return np.asarray(trim(image))  # (height, width, 3) uint8
+            is_whole = self.metadata.crop_mode == "squash"  # nothing of the image is cropped
+            return np.asarray(image if is_whole else trim(image))  # (height, width, 3) uint8
         return prepare(image, self.metadata).astype(DTYPES[self._input.type], copy=False)
 
     def run(self, batch: Array) -> Array:
@@ -221,6 +226,8 @@ def _open(path: Path, providers: Sequence[str] | None, threads: int | None) -> A
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file; expected one that export_onnx wrote")
     installed = onnxruntime.get_available_providers()
+    if isinstance(providers, str):
+        raise ValueError(f"providers is {providers!r}; expected a list of names")
     if providers is None:
         wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
         providers = [name for name in wanted if name in installed]
@@ -296,8 +303,14 @@ def _description(
     return OnnxMetadata(**values, precision="unknown", preprocess=False)
 
 
-def _check(metadata: OnnxMetadata, given: Any, output: Any) -> None:
+def _check(metadata: OnnxMetadata, given: Any, output: Any, fault: str) -> None:
     """Compare the description with the network's input and output.
+
+    Args:
+        metadata: the description.
+        given: the network's input.
+        output: of the network.
+        fault: what to say of values that no description can have.
 
     Raises:
         ValueError: they contradict each other, or something is missing or damaged.
@@ -322,7 +335,7 @@ def _check(metadata: OnnxMetadata, given: Any, output: Any) -> None:
     is_sound = is_sound and metadata.crop_mode in ("center", "squash")
     if not is_sound or not 0.1 <= metadata.crop_pct <= 10:  # less would resize to gigabytes
         crop = (metadata.crop_mode, metadata.crop_pct)
-        raise ValueError(f"has damaged metadata: {mean}, {std}, {crop}")
+        raise ValueError(f"{fault}: {mean}, {std}, {crop}")
 
 
 def _filled(batch: Array, length: int) -> Array:

@@ -16,7 +16,6 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -29,7 +28,7 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from autoformer_zoo import __version__
-from autoformer_zoo.classify.images import ImageLike, iter_images
+from autoformer_zoo.classify.images import ImageLike, iter_inputs, read_image
 from autoformer_zoo.classify.predict import class_names, input_size
 from autoformer_zoo.classify.predictions import require_positive
 from autoformer_zoo.network.vit import AutoFormer, whole_patches
@@ -81,7 +80,8 @@ def export_onnx(
         batch_size: the only batch size that the file takes; any by default.
         opset: version of the ONNX operator set, 18 to 22.
         precision: number format of the weights. "int8-static" needs `calibration`.
-        calibration: representative images, or a folder of them.
+        calibration: representative images, or a folder of them. Of more than 256, as many are
+            used, spread evenly over all: a folder of class folders is sorted by class.
         preprocess: include resizing, cropping and normalising: the file then takes uint8 RGB
             images (B, height, width, 3) of any size, one size a batch.
         softmax: include softmax: the file then returns probabilities.
@@ -305,11 +305,13 @@ def _calibration_inputs(
             "calibration images cannot be normalised: the model has no pretrained_cfg; make it "
             "with create_model, or set model.pretrained_cfg"
         )
-    images = islice(iter_images(calibration), MAX_CALIBRATION)
-    inputs = [prepare(image, metadata) for _, image in images]
-    if not inputs:
+    entries = [entry for _, entry in iter_inputs(calibration)]
+    if not entries:
         raise ValueError("calibration holds no image; expected some hundred of them")
-    return np.stack(inputs)
+    count = min(len(entries), MAX_CALIBRATION)
+    _logger.info("calibrating with %d of %d images", count, len(entries))
+    chosen = (entries[i * len(entries) // count] for i in range(count))
+    return np.stack([prepare(read_image(entry), metadata) for entry in chosen])
 
 
 def _write(proto: onnx.ModelProto, metadata: OnnxMetadata, path: Path) -> None:

@@ -52,7 +52,7 @@ def quantize(
         if calibration is None:
             _dynamic(source, target, nodes)
         else:
-            _static(source, target, nodes, calibration, proto.graph.input[0].name)
+            _static(source, target, nodes, _reader(calibration, proto.graph.input[0]))
         quantized: onnx.ModelProto = onnx.load(target)
     return quantized
 
@@ -90,19 +90,13 @@ def _dynamic(source: Path, target: Path, nodes: Sequence[str]) -> None:
     )
 
 
-def _static(
-    source: Path,
-    target: Path,
-    nodes: Sequence[str],
-    calibration: NDArray[np.float32],
-    name: str,
-) -> None:
+def _static(source: Path, target: Path, nodes: Sequence[str], reader: Any) -> None:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     quantize_static(
         source,
         target,
-        _reader(calibration, name),
+        reader,
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=["MatMul"],
         nodes_to_quantize=list(nodes),
@@ -114,15 +108,20 @@ def _static(
     )
 
 
-def _reader(calibration: NDArray[np.float32], name: str) -> Any:
-    """Return what the quantizer reads batches from."""
+def _reader(calibration: NDArray[np.float32], given: onnx.ValueInfoProto) -> Any:
+    """Return what the quantizer reads batches from, of the size that the network's input takes."""
     from onnxruntime.quantization import CalibrationDataReader
 
-    batches = iter(np.array_split(calibration, range(BATCH, len(calibration), BATCH)))
+    fixed = given.type.tensor_type.shape.dim[0].dim_value  # 0 if it takes any
+    size = fixed or BATCH
+    if fixed:  # the last batch is filled with images once more, which moves no range
+        whole = -(-len(calibration) // fixed) * fixed
+        calibration = np.resize(calibration, (whole, *calibration.shape[1:]))
+    batches = iter(np.array_split(calibration, range(size, len(calibration), size)))
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def get_next(self) -> dict[str, NDArray[np.float32]] | None:
             batch = next(batches, None)
-            return None if batch is None else {name: batch}
+            return None if batch is None else {given.name: batch}
 
     return Reader()

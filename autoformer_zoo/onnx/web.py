@@ -12,7 +12,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -45,7 +47,8 @@ def export_web(
 
     Args:
         model: an AutoFormer, or another timm classifier with a `pretrained_cfg`; left as it is.
-        folder: made if necessary; its files of these names are replaced, config.json last.
+        folder: made if necessary; its files of these names are replaced when all are complete,
+            config.json last.
         img_size: input side in pixels; the model's by default.
         opset: version of the ONNX operator set, as in `export_onnx`.
 
@@ -58,18 +61,25 @@ def export_web(
     """
     _require_known_preparation(model, img_size)
     out = Path(folder)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; expected the name of a folder")
-    (out / "onnx").mkdir(parents=True, exist_ok=True)
+    nearest = next(path for path in (out / "onnx", out, *out.parents) if path.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"{nearest} is a file; expected the name of a folder")
     reports = []
-    for name, precision in FILES.items():
-        path = out / "onnx" / name
-        reports.append(
-            export_onnx(model, path, img_size=img_size, opset=opset, precision=precision)
-        )
-    metadata = OnnxClassifier(out / "onnx" / "model.onnx").metadata
-    _write_json(out / "preprocessor_config.json", preprocessor_config(metadata))
-    _write_json(out / "config.json", model_config(metadata))
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=nearest) as made:
+        work = Path(made)
+        for name, precision in FILES.items():
+            report = export_onnx(
+                model, work / name, img_size=img_size, opset=opset, precision=precision
+            )
+            reports.append(replace(report, path=str(out / "onnx" / name)))
+        metadata = OnnxClassifier(work / "model.onnx").metadata
+        _write_json(work / "preprocessor_config.json", preprocessor_config(metadata))
+        _write_json(work / "config.json", model_config(metadata))
+        (out / "onnx").mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            os.replace(work / name, out / "onnx" / name)
+        for name in ("preprocessor_config.json", "config.json"):
+            os.replace(work / name, out / name)
     return reports
 
 
@@ -127,6 +137,9 @@ def _require_known_preparation(model: Any, img_size: int | None) -> None:
             "create_model, or set model.pretrained_cfg"
         )
     config = resolve_model_data_config(model)
+    channels = getattr(model, "in_chans", None) or config["input_size"][0]
+    if channels != 3:
+        raise ValueError(f"the model takes {channels} channels; a folder for the web needs 3, RGB")
     height, width = (img_size, img_size) if img_size else input_size(model)
     if height != width or config["crop_mode"] != "center":
         raise ValueError(

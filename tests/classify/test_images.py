@@ -170,8 +170,10 @@ def test_first_frame_of_an_animation_is_taken(tmp_path: Path, suffix: str) -> No
         (np.float16(np.asarray(two_halves(RED, BLUE)) / 255.0), (RED, BLUE)),
         (np.asarray(two_halves(RED, BLUE))[::-1, ::-1], (BLUE, RED)),
         (sixteen_bits(), GREYS),
+        (sixteen_bits(">u2"), GREYS),
+        (sixteen_bits("<u2"), GREYS),
     ],
-    ids=["grey", "rgb", "rgba", "float64", "float16", "negative-strides", "uint16"],
+    ids=["grey", "rgb", "rgba", "float64", "float16", "negative-strides", "uint16", ">u2", "<u2"],
 )
 def test_array_keeps_its_colours(array: Any, expected: Any) -> None:
     assert_sides(read_image(array), expected)

@@ -157,6 +157,9 @@ def test_network_built_for_another_size_gets_that_size() -> None:
         ({"top_k": 0}, "top_k is 0; expected a positive whole"),
         ({"batch_size": 2.5}, "batch_size is 2.5; expected a positive whole"),
         ({"device": "cuda:99"}, "device 'cuda:99' cannot be used"),
+        ({"device": "meta"}, "device 'meta' cannot be used: its tensors hold no numbers"),
+        ({"device": "hpu"}, "device 'hpu' cannot be used"),
+        ({"device": "privateuseone"}, "device 'privateuseone' cannot be used"),
     ],
 )
 def test_model_and_arguments_are_checked_at_once(change: Any, text: str) -> None:

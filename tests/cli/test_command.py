@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from autoformer_zoo.cli.command import parse_arguments, run_command
 from autoformer_zoo.weights.files import CheckpointError, check_output
@@ -125,6 +127,31 @@ def test_reader_that_leaves_is_not_an_error(
         assert run_command("it", run, []) == 141
         stdout.write("what is still buffered goes nowhere")
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("name", "code"), [("stdout", 0), ("stderr", 2)])
+def test_what_a_closed_stream_would_show_goes_nowhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, code: int
+) -> None:
+    def run(size: int = 1) -> None:
+        if code:
+            raise ValueError("lost")
+        print("lost", sys.stdout.isatty(), flush=True)
+
+    monkeypatch.setattr(sys, name, None)
+    assert run_command("it", run, []) == code
+    getattr(sys, name).close()
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("make", [torch.empty, np.empty])
+def test_size_beyond_the_memory_is_one_line(make: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(size: int = 2**58) -> None:
+        make(size)
+
+    assert run_command("it", run, []) == 2
+    expected = "it: there is not enough memory for this; give smaller sizes\n"
+    assert capsys.readouterr() == ("", expected)
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,8 @@ def test_predict_reads_standard_input(
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=stdin))
     [answer] = json.loads(run("predict", "-", *model, "--json")[1])
     assert answer == {"image": "<stdin>", "top": expected}
+    monkeypatch.setattr(sys, "stdin", None)
+    assert_refused(run("predict", "-", *model), "standard input is closed; give image files")
 
 
 def test_predict_cuts_the_named_model_out_of_a_supernet(
@@ -132,6 +134,7 @@ def test_json_is_whole_whatever_happens(
     (tmp_path / "bad.png").write_bytes(b"nothing")
     code, out, _ = run("predict", tmp_path / "bad.png", *model, "--json", "--skip-unreadable")
     assert (code, json.loads(out)) == (0, [])
+    assert_refused(run("predict", image, "none.png", *model, "--json"), "none.png does not exist")
     monkeypatch.setattr(AutoFormer, "forward", lambda self, x: torch.full((len(x), 10), torch.nan))
     code, out, err = run("predict", image, *model, "--json")
     assert (code, json.loads(out)) == (2, [])

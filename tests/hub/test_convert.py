@@ -214,6 +214,15 @@ def test_file_that_two_origins_call_the_same_is_not_guessed(tmp_path: Path) -> N
     assert found == tmp_path / "prenas" / "supernet-tiny.pth"
 
 
+def test_folder_called_as_a_model_is_not_taken_for_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("autoformer_nano").mkdir()
+    assert main(["autoformer_nano", "out"]) == 0
+    assert "source_sha256" not in open_checkpoint(tmp_path / "out").metadata
+
+
 def test_name_of_a_source_is_looked_up(downloads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOFORMER_ZOO_WEIGHTS", str(downloads))
     (downloads / "official-tiny.pth").rename(downloads / "official-tiny.safetensors")

@@ -96,6 +96,15 @@ def test_prepared_image_is_timms_bit_by_bit(
         assert np.array_equal(prepare(image, metadata), transform(image).numpy())
 
 
+@pytest.mark.parametrize(("crop_mode", "width"), [("squash", 8000), ("center", 64)])
+def test_file_that_prepares_images_itself_gets_what_predict_sees(
+    file: Path, tmp_path: Path, crop_mode: str, width: int
+) -> None:
+    path = tmp_path / "net.onnx"
+    save_described(file.with_name("images.onnx"), path, {"crop_mode": crop_mode})
+    assert OnnxClassifier(path).prepare(Image.new("RGB", (8000, 1))).shape == (1, width, 3)
+
+
 OTHER_BATCHES = [
     np.zeros((1, 3, 16, 16), np.float32),
     np.zeros((3, 16, 24), np.float32),
@@ -113,6 +122,7 @@ def test_batch_of_another_shape_or_type_is_refused(file: Path, batch: Any) -> No
     ("call", "text"),
     [
         (lambda f: OnnxClassifier(f, ["NoProvider"]), "NoProvider is not installed; this onnxrunt"),
+        (lambda f: OnnxClassifier(f, "CPU"), "providers is 'CPU'; expected a list of names"),
         (lambda f: OnnxClassifier(f, threads=1.5), "threads is 1.5; expected a positive whole num"),
         (lambda f: OnnxClassifier(f).predict([], top_k=0), "top_k is 0; expected a positive"),
         (lambda f: OnnxClassifier(f).predict([], batch_size=0), "batch_size is 0; expected a posi"),
@@ -187,6 +197,9 @@ def test_file_of_another_program_needs_to_be_described(file: Path, tmp_path: Pat
         ({"labels": ["a"]}, "has 10 outputs, and 1 labels were given"),
         ({"labels": None}, "has no metadata of autoformer_zoo: give labels"),
         ({"interpolation": "magic"}, "interpolation is 'magic'; expected one of nearest, box"),
+        ({"mean": 0.5}, "is described wrongly, expected 3 numbers as mean, .*not iterable"),
+        ({"std": (0, 0, 0)}, r"is described wrongly, expected .*, 3 above 0 as std, .*\[0 0 0\]"),
+        ({"crop_pct": 0}, "is described wrongly, expected .* crop_pct from 0.1 to 10: .*0"),
     ):
         with pytest.raises(ValueError, match=text):
             OnnxClassifier(foreign, **{**options, **wrong})

@@ -9,16 +9,19 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
 import onnx.parser
 import onnxruntime
 import pytest
 import timm
 import torch
+from PIL import Image
 
 from autoformer_zoo.classify.predict import make_transform
 from autoformer_zoo.models.factory import create_model
 from autoformer_zoo.network.frozen import freeze
 from autoformer_zoo.onnx import check as onnx_check
+from autoformer_zoo.onnx import export as onnx_export
 from autoformer_zoo.onnx import quantize as onnx_quantize
 from autoformer_zoo.onnx.classifier import OnnxClassifier, prepare
 from autoformer_zoo.onnx.export import export_onnx
@@ -130,6 +133,39 @@ def test_int8_static_is_calibrated_with_images(tmp_path: Path) -> None:
     assert report.top1_agreement >= 0.8
     kinds = {node.op_type for node in onnx.load(tmp_path / "a.onnx").graph.node}
     assert kinds & {"QuantizeLinear", "DynamicQuantizeLinear"} == {"QuantizeLinear"}
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16, 32])
+def test_ranges_of_int8_static_do_not_depend_on_the_batch_size(batch_size: int) -> None:
+    images = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
+
+    def ranges(size: int | str) -> dict[str, list[float]]:
+        proto = onnx.parser.parse_model(
+            f'<ir_version: 8, opset_import: ["" : 18]> f (float[{size}, 2] x) => '
+            f"(float[{size}, 2] y) <float[2, 2] w = {{1, 2, 3, 4}}, float[2] b = {{5, 6}}> "
+            "{ z = MatMul(x, w) y = Add(z, b) }"
+        )
+        proto.graph.node[0].name = "linear"
+        found = onnx_quantize.quantize(proto, images).graph.initializer
+        return {tensor.name: onnx.numpy_helper.to_array(tensor).tolist() for tensor in found}
+
+    assert "x_scale" in ranges(batch_size)
+    assert ranges(batch_size) == ranges("B")
+
+
+def test_calibration_images_are_spread_over_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_export, "MAX_CALIBRATION", 6)
+    for label in range(3):
+        (tmp_path / str(label)).mkdir()
+        for i in range(5):
+            Image.new("RGB", (8, 8), (label,) * 3).save(tmp_path / str(label) / f"{i}.png")
+    sizes = ((8, 8), 10, (0.0,) * 3, (1 / 255,) * 3, "bicubic", 1.0)
+    metadata = OnnxMetadata(*sizes, None, "int8-static", False, False)
+    inputs = onnx_export._calibration_inputs(tmp_path, metadata)
+    assert inputs is not None
+    assert inputs[:, 0, 0, 0].round().tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_preprocessing_in_the_graph_is_timms(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from autoformer_zoo.models.factory import create_model
+from autoformer_zoo.onnx import web
 from autoformer_zoo.onnx.classifier import OnnxClassifier
 from autoformer_zoo.onnx.web import export_web
 from tests.helpers.onnx_models import SUBNET, reuse_exports, small_model
@@ -88,6 +89,45 @@ def test_what_the_clients_cannot_prepare_is_refused(model: Any, tmp_path: Path) 
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="is a file; expected the name of a folder"):
         export_web(model, tmp_path / "file")
+
+
+@pytest.mark.parametrize("exists", [False, True])
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"opset": 99}, "opset is 99; expected 18 to 22"),
+        ({"img_size": 33}, "img_size is 33; expected positive multiples"),
+        ({"precision": "int8-dynamic"}, "the second file fails"),
+        ({"in_chans": 1}, "takes 1 channels; a folder for the web needs 3, RGB"),
+    ],
+)
+def test_failure_leaves_the_folder_as_it_was(
+    model: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: Any,
+    text: str,
+    exists: bool,
+) -> None:
+    def export(*arguments: Any, precision: Any, **others: Any) -> Any:
+        if precision == options.get("precision"):
+            raise ValueError(text)
+        return export_onnx(*arguments, precision=precision, **others)
+
+    export_onnx = web.export_onnx
+    monkeypatch.setattr(web, "export_onnx", export)
+    reuse_exports(monkeypatch)
+    out = tmp_path / "models" / "web"
+    if exists:
+        (out / "onnx").mkdir(parents=True)
+        (out / "onnx" / "model.onnx").write_text("before")
+    before = sorted(tmp_path.rglob("*"))
+    if "in_chans" in options:
+        model = create_model("autoformer_nano", subnet=SUBNET, in_chans=1)
+    with pytest.raises(ValueError, match=text):
+        export_web(model, out, **{k: v for k, v in options.items() if k in ("opset", "img_size")})
+    assert sorted(tmp_path.rglob("*")) == before
+    assert not exists or (out / "onnx" / "model.onnx").read_text() == "before"
 
 
 @pytest.mark.skipif(
