@@ -224,13 +224,12 @@ WIDE = SearchSpace(
 
 # The questions at a size at which the answers mean something. Left out are the sandwich at as many
 # steps, each of which costs 4 times as much (--sandwich-seeds 3 asks it), and the teacher, which
-# needs its answers first. The report in training/results/cifar10-cpu-long lacks the lengths of 10
-# and 100 epochs (docs/reproduction.md has its command): three seeds, 32 trainings that took 7.7
-# hours of one thread of an AMD EPYC with bf16, by two processes on 2 cores; the winner trained
-# alone had 80.0 % on the test set. The rest takes about 3 hours more. Muon: after 3
-# epochs the largest subnet of a pilot had 54.5 % of the held-out images right with it, 38.9 % with
-# AdamW. `auto` is bf16 where the processor has instructions for it. On a CPU give the command once
-# for each core:
+# needs its answers first. The report in training/results/cifar10-cpu-long, with the teacher
+# (docs/reproduction.md has its commands): three seeds, 45 trainings that took 10.4 hours of one
+# thread of an AMD EPYC with bf16, by two processes on 2 cores; the winner trained alone had 80.0 %
+# on the test set. Muon: after 3 epochs the largest subnet of a pilot had 54.5 % of the held-out
+# images right with it, 38.9 % with AdamW. `auto` is bf16 where the processor has instructions for
+# it. On a CPU give the command once for each core:
 # python -m training.reproduce --preset cifar10-cpu-long --data-dir DIR --out runs/long --threads 1
 # With the teacher, for each seed N of 0, 1, 2 first:
 # python -m training.engine.teacher --preset nano-distilled --student-seed N --data-dir DIR \
