@@ -77,7 +77,7 @@ def open_weights(source: FileOrState, layout: str | None = None) -> Checkpoint:
         layout: packing of q, k and v in an official-shaped file.
 
     Raises:
-        ValueError: `layout`, or the tag in a name, is unknown.
+        ValueError: `layout`, or the tag in a name, is unknown; or a layout is given with a name.
         CheckpointError: the weights are missing or refused.
     """
     name = "" if isinstance(source, Mapping) else os.fspath(source)
@@ -90,8 +90,10 @@ def open_weights(source: FileOrState, layout: str | None = None) -> Checkpoint:
         model, spec, tag = find_model(without_slice(name))
     except ValueError as error:
         raise CheckpointError(f"{name}: no such file; {error}") from None
+    if layout is not None:
+        raise ValueError(f"layout={layout!r} describes a file: give its path, not the name {name}")
     tag = tag or next(iter(spec.weights), "")
-    checkpoint = find_checkpoint(f"{model}.{tag}" if tag else model).assuming(layout)
+    checkpoint = find_checkpoint(f"{model}.{tag}" if tag else model)
     return replace(checkpoint, metadata={**cfg_to_notes(spec.data), **checkpoint.metadata})
 
 

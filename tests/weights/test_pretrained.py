@@ -102,6 +102,8 @@ def test_supernet_of_a_slice_is_that_of_its_model(monkeypatch: pytest.MonkeyPatc
     for name in ("autoformer_tiny", "autoformer_tiny_slice_6m"):
         with pytest.raises(CheckpointError, match=r"names missing\.pth, which does not"):
             az.load_supernet(name)
+    with pytest.raises(ValueError, match="describes a file: give its path, not the name autoform"):
+        az.load_supernet("autoformer_nano", layout="packed_prefix")
 
 
 def test_user_file_that_does_not_exist_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
