@@ -10,6 +10,7 @@ from typing import Any
 from safetensors import safe_open
 from timm import get_pretrained_cfg
 
+from autoformer_zoo.models.factory import build_subnet
 from autoformer_zoo.published import MODELS
 from autoformer_zoo.space import SubnetConfig
 from autoformer_zoo.weights.checkpoint import (
@@ -55,8 +56,21 @@ def averaged_weights(run: Path) -> SupernetWeights | SubnetWeights:
     metadata = _notes(config, read_classes(run))
     if config.sampling == "fixed":
         subnet, size = SubnetConfig.from_json(values["subnet"]), tuple(values["img_size"])
-        return SubnetWeights(tensors, replace(net, sizes=subnet, img_size=size), metadata)
+        weights = SubnetWeights(tensors, replace(net, sizes=subnet, img_size=size), metadata)
+        return resized(weights, config.largest_size)  # from scratch it has the space's size
     return SupernetWeights(tensors, net, values["bias_rule"], metadata)
+
+
+def resized(weights: SubnetWeights, img_size: int) -> SubnetWeights:
+    """Return a subnet's weights for images of this side in pixels.
+
+    The position embedding is resampled in fp32, as in training and scoring.
+    """
+    size = (img_size, img_size)
+    if size == weights.img_size:
+        return weights
+    tensors = {**weights.tensors, "pos_embed": build_subnet(weights, size).pos_embed.detach()}
+    return replace(weights, tensors=tensors, net=replace(weights.net, img_size=size))
 
 
 def write_weights(run: Path) -> Path:

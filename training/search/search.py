@@ -16,13 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autoformer_zoo.models.factory import extract_subnet
 from autoformer_zoo.space import SearchSpace, SubnetConfig, misfit
 from autoformer_zoo.specialization.constraints import Cost, Feasible, macs_cost, params_cost
 from autoformer_zoo.specialization.evolution import Candidate, evolve, pareto_front, random_search
 from autoformer_zoo.specialization.latency.measure import profile_device, time_subnet
 from autoformer_zoo.specialization.latency.profile import LatencyProfile
 from autoformer_zoo.weights.checkpoint import SubnetWeights, SupernetWeights, save_subnet
+from training.engine.weights import resized
 from training.run.directory import write_text
 from training.run.distributed import SINGLE, Ranks
 from training.run.journal import read_json, require_same, write_json
@@ -122,12 +122,7 @@ def cut_subnet(
             position embedding is resampled in fp32, as in scoring.
     """
     weights = supernet.cut(subnet)
-    size = (img_size, img_size) if img_size else supernet.img_size
-    if size == supernet.img_size:
-        return weights
-    pos_embed = extract_subnet(supernet, subnet, size).pos_embed.detach()
-    tensors = {**weights.tensors, "pos_embed": pos_embed}
-    return replace(weights, tensors=tensors, net=replace(weights.net, img_size=size))
+    return resized(weights, img_size) if img_size else weights
 
 
 def find_latencies(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from autoformer_zoo.models.factory import extract_subnet
+from autoformer_zoo.models.factory import create_model, extract_subnet
 from autoformer_zoo.network.supernet import Supernet
 from autoformer_zoo.published import SPACES
 from autoformer_zoo.space import SubnetConfig
@@ -211,6 +211,16 @@ def test_supernet_trained_from_an_official_one_has_its_bias_rule(
     config = replace(MINI_CONFIG, weights=WeightsConfig(checkpoint=str(supernet_file)))
     train_quickly(tmp_path / "run", config)
     assert load_supernet(tmp_path / "run" / WEIGHTS).bias_rule == "packed_prefix"
+
+
+def test_file_of_a_subnet_trained_alone_is_for_the_size_of_its_last_stage(tmp_path: Path) -> None:
+    config = replace(ALONE, stages=(Stage(1, 8),))
+    state = train_quickly(tmp_path, config)  # the space's size is 16
+    model = create_model("autoformer_subnet", checkpoint_path=tmp_path / WEIGHTS).eval()
+    x = torch.randn(2, 3, 8, 8)
+    expected = state.ema.module.eval()(x, parse_subnet(config.subnet))
+    torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
+    assert model.pretrained_cfg["input_size"] == (3, 8, 8)
 
 
 def test_origin_and_license_of_a_models_weights_are_kept(tmp_path: Path) -> None:
