@@ -108,6 +108,9 @@ def create_model(
 @contextmanager
 def _naming_folder(name: str) -> Iterator[None]:
     """Report what timm stumbles over in a folder of the Hub, such as a truncated file."""
+    if not parse_model_name(name)[0]:
+        yield
+        return
     from safetensors import SafetensorError
 
     from autoformer_zoo.weights.files import CheckpointError, refusal
@@ -117,8 +120,6 @@ def _naming_folder(name: str) -> Iterator[None]:
     except CheckpointError:
         raise
     except (KeyError, TypeError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
-        if not parse_model_name(name)[0]:  # no folder
-            raise
         reason = f"holds no whole model of timm's: {type(error).__name__}: {error}"
         raise refusal(name, reason) from error
 

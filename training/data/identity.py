@@ -22,12 +22,7 @@ COUNTS = "data.json"
 
 
 def keep_data(source: DataSource, run: Path) -> None:
-    """Write what a run remembers of its data, or check that it is still the same.
-
-    Raises:
-        ValueError: the run began with other data.
-    """
-    check_data(source, run)
+    """Write what a run remembers of its data, as far as it is not there; after `check_data`."""
     keep_classes(source.class_names, run)
     if source.held_out_list and not (run / HELD_OUT_LIST).exists():
         write_text(run / HELD_OUT_LIST, json.dumps(source.held_out_list) + "\n")
