@@ -33,7 +33,7 @@ from autoformer_zoo.specialization.latency.timing import (
     thread_count,
 )
 from benchmarks.measure.engines import ENGINES, require_installed
-from benchmarks.measure.memory import MIB, in_new_process, onnx_peak, torch_peak
+from benchmarks.measure.memory import MIB, apart, in_new_process, onnx_peak, torch_peak
 from benchmarks.measure.models import (
     DEIT_OF_SIZE,
     DTYPES,
@@ -84,7 +84,7 @@ class LatencyOptions(BenchmarkOptions):
     backend: tuple[Backend, ...] = ("eager",)  # cudagraphs: torch.compile with CUDA graphs
     precision: tuple[RunPrecision, ...] = ("fp32",)  # int8: dynamic ranges
     img_size: tuple[int, ...] = ()  # input sides in pixels; empty: each model's own
-    memory: bool = False  # measure peak memory too, in one new process for each row
+    memory: bool = False  # measure peak memory too, on the CPU in a new process for each row
     rounds: int = TIMING.rounds  # timed calls of each model, at most
     seconds: float | None = TIMING.seconds  # time for each group of interleaved models, about
     warmup: int = TIMING.warmup  # untimed calls of each model before the first round
@@ -240,7 +240,7 @@ def _memory_rows(
         peak = in_new_process(onnx_peak, file, model.input_size, setting)
     else:
         side = model.input_size[1]
-        peak = in_new_process(torch_peak, model.name, side, setting, options.device)
+        peak = apart(options.device, torch_peak, model.name, side, setting, options.device)
     return [] if peak is None else [with_value(row, "peak_memory", peak / MIB, "MiB")]
 
 

@@ -1,9 +1,9 @@
 """Peak memory of a call, and of a whole model in a process of its own.
 
 On the CPU it is the kernel's record of the process' largest resident set (Linux only), on CUDA the
-allocator's. A model gets a process of its own, because memory that another one left in the
-allocator would be used again without being counted. Its peak is everything that the model adds to
-the imported libraries: weights, what is derived from them, and the memory of a forward pass.
+allocator's. On the CPU a model gets a process of its own, because memory that another one left in
+the allocator would be used again without being counted. Its peak is everything that the model adds
+to the imported libraries: weights, what is derived from them, and the memory of a forward pass.
 """
 
 from __future__ import annotations
@@ -60,6 +60,11 @@ def peak_of_call(call: Callable[[], object], device: str = "cpu") -> int | None:
     before = _status_bytes("VmRSS")
     call()
     return max(_status_bytes("VmHWM") - before, 0)
+
+
+def apart(device: str, function: Callable[..., Result], *arguments: object) -> Result:
+    """Call a function that measures a peak: on the CPU in a new process, on CUDA in this one."""
+    return function(*arguments) if device == "cuda" else in_new_process(function, *arguments)
 
 
 def in_new_process(function: Callable[..., Result], *arguments: object) -> Result:

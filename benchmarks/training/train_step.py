@@ -7,7 +7,7 @@ A step is the forward and backward pass of `autoformer_zoo.network.supernet.Supe
 subnet a round, the same subnet for all competitors. Data loading and the optimizer, which cost all
 of them the same, are left out. The explicit form in fp32 is what the official code computes.
 "decomposed-checkpointed" runs every block again in the backward pass, as `--grad-checkpointing`
-does in training. Peak memory is measured apart from time, in a new process for each competitor.
+does in training. Peak memory is measured apart from time, on the CPU in a new process for each.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from autoformer_zoo.specialization.latency.timing import (
     stopwatch_for,
     thread_count,
 )
-from benchmarks.measure.memory import MIB, in_new_process, peak_of_call
+from benchmarks.measure.memory import MIB, apart, peak_of_call
 from benchmarks.measure.models import DTYPES, TorchPrecision
 from benchmarks.measure.options import BenchmarkOptions, check_positive, run_benchmark
 from benchmarks.measure.rows import (
@@ -103,7 +103,7 @@ def measure_step(options: StepOptions) -> Iterator[list[Row]]:
         return lambda: step(next(subnets))
 
     peaks = {
-        name: in_new_process(step_peak, space, *name, options.batch_size, options.device)
+        name: apart(options.device, step_peak, space, *name, options.batch_size, options.device)
         for name in (options.competitors if options.memory else ())
     }
     timing = TimingConfig(options.rounds, options.seconds, warmup=1, settle=0)
@@ -167,7 +167,7 @@ def draw_subnets(space: SearchSpace) -> Iterator[SubnetConfig]:
 def step_peak(
     space: SearchSpace, form: StepForm, precision: TorchPrecision, batch_size: int, device: str
 ) -> int | None:
-    """Return the peak in bytes of a step of the largest subnet; for a new process."""
+    """Return the peak in bytes of a step of the largest subnet; see `memory.apart`."""
     torch.set_num_threads(1)  # each thread has an arena of memory, whose size is left to chance
     step = make_step(space, form, precision, batch_size, device)
     return peak_of_call(lambda: step(space.largest), device)

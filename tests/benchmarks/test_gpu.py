@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.gpu import GpuOptions, Step, main, plan, run_steps
+from benchmarks.gpu import GPU_TESTS, GpuOptions, Step, main, plan, run_steps
 from benchmarks.measure.results import RESULTS
 
 SLEEP = ("timeit", "-n", "1", "-r", "1", "import time; time.sleep(60)")
@@ -30,10 +31,22 @@ def test_steps_never_outlast_the_limit_and_leave_a_summary(tmp_path: Path) -> No
     assert "no_such_module" in (tmp_path / "01-fails.log").read_text()
 
 
-def test_tests_come_first_and_all_sizes_before_cuda_graphs() -> None:
-    names = [step.name for step in plan(GpuOptions(out=Path("out")))]
-    assert names[0] == "tests"
-    assert [name for name in names if name.startswith("graphs")] == names[-3:]
+def test_tests_come_first_and_what_compiles_for_minutes_last() -> None:
+    names = [step.name.split()[0] for step in plan(GpuOptions(out=Path("out")))]
+    assert (
+        names
+        == ["tests", *["eager"] * 3, "attention", "training", *["graphs"] * 3] + ["compile"] * 3
+    )
+
+
+def test_files_of_the_first_step_are_all_that_have_tests_marked_gpu() -> None:
+    root = Path(__file__).parents[2]
+    marked = {
+        path.relative_to(root).as_posix()
+        for path in (root / "tests").rglob("test_*.py")
+        if re.search(r"^(@pytest|pytestmark = pytest)\.mark\.gpu$", path.read_text(), re.MULTILINE)
+    }
+    assert marked == set(GPU_TESTS)
 
 
 @pytest.mark.parametrize(
