@@ -19,7 +19,7 @@ from tests.helpers.made_search import memory_batches
 from tests.helpers.made_training import make_images, train_quickly
 from training.data import open as data_open
 from training.search import evaluation
-from training.search.choose import choose, main
+from training.search.choose import OURS, choose, main
 from training.search.evaluation import accuracy_on, load_averaged
 from training.settings.config import Stage, WeightsConfig
 from training.settings.presets import SMOKE
@@ -63,17 +63,25 @@ def test_data_other_than_cifar10_is_refused(tmp_path: Path) -> None:
         choose(tmp_path, tmp_path, tmp_path / "nano.safetensors")
 
 
-@pytest.mark.parametrize(("license", "expected"), [("mit", "mit"), ("unknown", "unknown")])
-def test_license_of_the_weights_that_a_run_began_with_is_kept(
+@pytest.mark.parametrize(
+    ("license", "origin", "expected"),
+    [
+        ("mit", "a friend", "mit"),
+        ("unknown", "a friend", "unknown"),
+        ("mit", OURS["origin"], "mit"),
+    ],
+)
+def test_license_and_origin_of_the_weights_that_a_run_began_with_is_kept(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     made_up_images: None,
     license: str,
+    origin: str,
     expected: str,
 ) -> None:
     monkeypatch.setattr(data_open, "load_test", lambda root: make_images(20))
     weights = load_supernet("autoformer_nano")
-    notes = {**weights.metadata, "license": license, "origin": "a friend"}
+    notes = {**weights.metadata, "license": license, "origin": origin}
     save_supernet(replace(weights, metadata=notes), tmp_path / "first.safetensors")
     first = WeightsConfig(checkpoint=str(tmp_path / "first.safetensors"))
     config = replace(SMOKE, stages=(Stage(1, 8),), batch_size=20, num_classes=4, weights=first)
@@ -84,7 +92,8 @@ def test_license_of_the_weights_that_a_run_began_with_is_kept(
     choose(tmp_path / "then", tmp_path, out, 1, 0, progress=False)
     chosen = load_supernet(out).metadata
     assert chosen["license"] == expected
-    assert ("a friend" in chosen["origin"]) == (license != "mit")
+    assert ("a friend" in chosen["origin"]) == (origin == "a friend")
+    assert (chosen["origin"] == OURS["origin"]) == (origin == OURS["origin"])
 
 
 @pytest.mark.parametrize(
