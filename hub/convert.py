@@ -326,7 +326,7 @@ def _is_done(path: Path, digest: str, dtypes: set[torch.dtype]) -> bool:
 def _open(file: Path, layout: Layout | None) -> Checkpoint:
     """Open a file, or what stands behind the name of a model or of a source."""
     source = SOURCES.get(str(file))
-    if source is None or file.exists():
+    if source is None or file.is_file():
         return open_weights(file, layout)
     tagged = (f"{model}.{tag}" for model, spec in MODELS.items() for tag in spec.weights)
     of_source = {

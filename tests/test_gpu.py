@@ -16,6 +16,7 @@ from torch import Tensor
 
 import autoformer_zoo as az
 from autoformer_zoo.network.attention import explicit_attention, relpos_attention
+from autoformer_zoo.network.relpos import positions
 from autoformer_zoo.network.supernet import Supernet
 from autoformer_zoo.published import SPACES
 
@@ -53,6 +54,12 @@ def test_fast_forms_have_at_most_twice_the_error_of_the_explicit_one(
     explicit = relpos_attention(low[0], low[1], grid, form="explicit")
 
     assert _relative(fast, exact) <= max(2 * _relative(explicit, exact), 1e-6)
+
+
+def test_positions_are_made_once_for_all_blocks() -> None:
+    like = torch.zeros(1, device=GPU)
+    assert positions((5, 6), like)[1] is positions((5, 6), like)[1]
+    assert positions((5, 6), like)[1].device == like.device
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF])

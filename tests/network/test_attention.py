@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from autoformer_zoo.network.attention import (
     explicit_attention,
     relpos_attention,
 )
-from autoformer_zoo.network.relpos import relative_index
+from autoformer_zoo.network.relpos import pad_channels, positions, relative_index
 from tests.helpers.network_definition import defined_attention
 
 FORMS = {
@@ -107,6 +108,20 @@ def test_fast_forms_equal_explicit(grid: tuple[int, int], batch: int, heads: int
             torch.testing.assert_close(out, expected[0], rtol=0, atol=1e-10, msg=form)
     assert torch.equal(qkv, torch.stack(inputs[:3]))
     assert torch.equal(tables, inputs[3])
+
+
+@pytest.mark.parametrize("form", FAST)
+@pytest.mark.parametrize("grid", [(4, 4), (6, 10), (20, 20)], ids=str)
+def test_channels_without_marks_change_no_attention(form: str, grid: tuple[int, int]) -> None:
+    inputs = _inputs(grid, heads=2)
+    padded = pad_channels(positions(grid, inputs[0]))
+    assert (
+        padded[0].shape == padded[1].shape == (1 + grid[0] * grid[1], 8 * -(-(2 + sum(grid)) // 8))
+    )
+    expected = _output_and_gradients(explicit_attention, inputs, grid)
+    actual = _output_and_gradients(partial(FORMS[form], shared=padded), inputs, grid)
+    for name, one, other in zip("oqkvt", actual, expected, strict=True):
+        assert (one - other).abs().max() < 1e-10, name
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -53,7 +53,7 @@ NANO_DISTILLED = replace(
 #     --widths 128 384 384 --epochs 18 --views 32
 # python -m training.train --data-dir DIR --out runs/nano --preset nano-gpu \
 #     --distill.answers teacher/answers.safetensors --weights.checkpoint nano.safetensors
-# Measured once, from the weights of 92.17 %, on an H200: 39 s for the teacher (94.14 % held out) and
+# Measured once, from the weights of 92.17 %, on an H200: 39 s for the teacher (94.14 % held out),
 # 306 s of steps. It made the supernet inside the package: HERE % on the test set (docs/nano.md).
 # Not run from scratch.
 NANO_GPU = replace(
