@@ -193,8 +193,8 @@ def test_picture_is_of_the_part_that_the_network_sees(
     ("options", "reason"),
     [
         (("--head", "1"), "--head is of one block: give --block with it"),
-        (("--block", "7"), "there is no block 7; expected -7 to 6"),
-        (("--block", "5", "--head", "2"), "--head is 2; block 5 has 2"),
+        (("--block", "7"), "there is no block 7; expected -6 to 5"),
+        (("--block", "0", "--head", "2"), "--head is 2; block 0 has 2"),
         (("--size", "0"), "--size is 0; expected a positive whole number"),
     ],
 )

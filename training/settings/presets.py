@@ -12,7 +12,7 @@ from typing import Literal
 
 from training.settings.config import AugmentConfig, DataConfig, DistillConfig, Stage, TrainConfig
 
-# The former supernet inside the package, from scratch on 2 cores with bf16: small images first,
+# An earlier supernet inside the package, from scratch on 2 cores with bf16: small images first,
 # which cost less, then the full size; the augmentation of small vision transformers (arXiv
 # 2104.05704), milder, as 76 epochs are few.
 # python -m training.train --data-dir DIR --out runs/nano --preset nano --workers 1
@@ -33,7 +33,7 @@ NANO = TrainConfig(
 # python -m training.train --data-dir DIR --out runs/nano --preset nano-distilled \
 #     --distill.answers teacher/answers.safetensors
 # Muon was ahead of AdamW in a pilot. Shorter trainings from the weights of `nano`, 50 passes with
-# AdamW and 91 with Muon and a better teacher, made the supernet inside the package:
+# AdamW and 91 with Muon and a better teacher, made a former supernet inside the package:
 # 92.17 % on the test set (see docs/nano.md). These 200 passes were not run.
 NANO_DISTILLED = replace(
     NANO,
@@ -54,7 +54,7 @@ NANO_DISTILLED = replace(
 # python -m training.train --data-dir DIR --out runs/nano --preset nano-gpu \
 #     --distill.answers teacher/answers.safetensors --weights.checkpoint nano.safetensors
 # Measured once, from the weights of 92.17 %, on an H200: 39 s for the teacher (94.14 % held out),
-# 306 s of steps. It made the supernet inside the package: HERE % on the test set (docs/nano.md).
+# 306 s of steps. It made the supernet inside the package: 94.18 % on the test set (docs/nano.md).
 # Not run from scratch.
 NANO_GPU = replace(
     NANO_DISTILLED,
