@@ -1,4 +1,4 @@
-"""What all tests share: one thread a process, a fixed seed, no override of the attention form."""
+"""What all tests share: one thread a process, a fixed seed, a cache of their own, no override."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ torch.set_num_threads(1)  # tests run several processes at a time, with small te
 
 
 @pytest.fixture(autouse=True)
-def _same_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def _same_start(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     monkeypatch.delenv(FORM_VARIABLE, raising=False)
+    # Latency profiles of hurried tests must not become those of the machine.
+    monkeypatch.setenv("AUTOFORMER_ZOO_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     torch.manual_seed(0)
 
 
