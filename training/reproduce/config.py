@@ -248,7 +248,6 @@ CIFAR10_CPU_LONG = replace(
         augment=AugmentConfig(policy="batch-m4-n1"),  # the views of preset nano-distilled
     ),
     images=2500,
-    sandwich_seeds=3,
     sandwich_images_seeds=3,
     sandwich_no_smallest_seeds=3,
     lengths=(3, 10),
@@ -288,7 +287,7 @@ SMOKE = ReproduceConfig(
 _IMAGENET = ReproduceConfig(
     train=TRAIN_PRESETS["imagenet-tiny"],
     seeds=1,
-    sandwich_seeds=3,
+    sandwich_seeds=0,
     separate_seeds=0,
     search_seeds=1,
     images=10_000,
