@@ -200,8 +200,7 @@ def complete(recorded: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[s
 CIFAR10 = ReproduceConfig()
 
 # The same questions within about an hour on 2 cores with bf16: images of 16 px, few epochs.
-# Differences are what counts: a network trained alone had 45 % on the test set. The report is in
-# training/results/cifar10-cpu.
+# Differences are what counts: a network trained alone had 45 % on the test set.
 # python -m training.reproduce --preset cifar10-cpu --data-dir DIR --out runs/reproduce
 CIFAR10_CPU = ReproduceConfig(
     train=TrainConfig(stages=(Stage(3, 16),), batch_size=128, lr=1.5e-3, evaluate_every=1),
@@ -222,10 +221,9 @@ WIDE = SearchSpace(
     num_classes=10,
 )
 
-# The questions at a size at which the answers mean something. Left out are the sandwich at as many
-# steps, each of which costs 4 times as much (--sandwich-seeds 3 asks it), and the teacher, which
-# needs its answers first. The report in training/results/cifar10-cpu-long, with the teacher
-# (docs/reproduction.md has its commands): three seeds, 45 trainings that took 10.4 hours of one
+# The questions at a size at which the answers mean something. Left out is the teacher, which needs
+# its answers first. The report in training/results/cifar10-cpu-long, with the teacher
+# (docs/reproduction.md has its commands): three seeds, 46 trainings that took 13.2 hours of one
 # thread of an AMD EPYC with bf16, by two processes on 2 cores; the winner trained alone had 80.0 %
 # on the test set. Muon: after 3 epochs the largest subnet of a pilot had 54.5 % of the held-out
 # images right with it, 38.9 % with AdamW. `auto` is bf16 where the processor has instructions for
