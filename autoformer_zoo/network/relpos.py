@@ -15,6 +15,9 @@ from torch import Tensor
 
 from autoformer_zoo.space import MAX_DISTANCE, NUM_REL_POS
 
+MAX_KEPT = 32  # positions of as many grids, types and devices
+_kept: dict[tuple[tuple[int, int], torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
+
 
 def relative_index(
     grid: tuple[int, int], device: torch.device | None = None
@@ -44,7 +47,8 @@ def positions(grid: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:
 
     There are P = 1 + h + 1 + w channels: the class token and the rows of the grid, then the class
     token again and the columns of the grid. A token's mark is 1 in two of them, its row's and its
-    column's; so a pair of tokens gets one vector by row and one by column.
+    column's; so a pair of tokens gets one vector by row and one by column. On a GPU there are some
+    more channels, without marks: see `pad_channels`.
 
     Args:
         grid: rows and columns of patches.
@@ -82,10 +86,6 @@ def _kept_positions(
             _kept.clear()
         _kept[key] = made
     return made
-
-
-MAX_KEPT = 32  # grids, types and devices
-_kept: dict[tuple[tuple[int, int], torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
 
 
 def pad_channels(made: tuple[Tensor, Tensor], multiple: int = 8) -> tuple[Tensor, Tensor]:
