@@ -171,8 +171,10 @@ def test_images_are_read_as_in_prediction(name: str, tmp_path: Path) -> None:
     assert seen == pytest.approx([0.5, 1.0], abs=0.01)
 
 
-# Ending a worker takes 5 s.
-@pytest.mark.parametrize(("name", "workers"), [("", 0), ("torch/folder", 0), ("", 1)])
+@pytest.mark.parametrize(
+    ("name", "workers"),
+    [("", 0), ("torch/folder", 0), pytest.param("", 1, marks=pytest.mark.slow)],  # 5 s to end it
+)
 def test_broken_image_is_one_line_and_not_another_image(
     name: str, workers: int, tmp_path: Path
 ) -> None:

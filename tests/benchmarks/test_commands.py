@@ -183,7 +183,11 @@ def test_commands_that_make_the_tables_can_be_parsed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("engine", "budgets"), [(("eager", "fp32"), 2), (("onnxruntime", "int8"), 1)]
+    ("engine", "budgets"),
+    [
+        (("eager", "fp32"), 2),
+        pytest.param(("onnxruntime", "int8"), 1, marks=pytest.mark.slow),  # exports two networks
+    ],
 )
 def test_budgets_are_checked_by_what_was_found(
     engine: Any,

@@ -29,6 +29,8 @@ from training.search.evaluation import accuracy_on, inherited_accuracy, open_tas
 from training.settings.config import Resources, TrainConfig
 from training.train import train
 
+pytestmark = pytest.mark.xdist_group("adapt")  # which runs its commands once
+
 CLASSES = ["blue", "green", "grey", "red"]
 BOUND = 0.4  # ms; the space reaches 0.032 to 0.768
 RESOURCES = Resources(workers=0, plot=False, device="cpu")
