@@ -9,14 +9,13 @@ Axes: N tokens (1 + height * width), D head width, R = 30 table rows.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from autoformer_zoo.space import MAX_DISTANCE, NUM_REL_POS
-
-MAX_KEPT = 32  # positions of as many grids, types and devices
-_kept: dict[tuple[tuple[int, int], torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
 
 
 def relative_index(
@@ -61,40 +60,40 @@ def positions(grid: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:
     if torch.jit.is_scripting():  # type: ignore[attr-defined]
         made = _positions(grid, like.dtype, like.device)
     else:
-        # Graphs get the operators. What is kept is real: no fake tensor, no CUDA graph's memory.
-        is_real = type(like) is Tensor and not like.is_meta and not is_tracing_graph()
-        make = _kept_positions if is_real else _positions
+        # Graphs get the operators. What is kept is real: no fake tensor, nothing of a CUDA graph.
+        is_real = type(like) is Tensor and not like.is_meta
+        is_kept = is_real and not is_tracing_graph() and not _is_captured(like)
+        make = _kept_positions if is_kept else _positions
         made = make(grid, like.dtype, like.device)
     return made
 
 
+def _is_captured(like: Tensor) -> bool:
+    """Return True if a CUDA graph is recorded: it would read what is kept after it is dropped."""
+    return like.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+@functools.lru_cache(maxsize=32)
 def _kept_positions(
     grid: tuple[int, int], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Return what an earlier call made: every block needs it, and on a GPU it is 25 kernels."""
-    key = (grid, dtype, device)
-    if (made := _kept.get(key)) is None:
-        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            return _positions(grid, dtype, device)
-        with torch.inference_mode(False):  # else autograd could not save them for a backward pass
-            made = _positions(grid, dtype, torch.device("cpu"))
-            if device.type != "cpu":
-                # A copy from the CPU is complete when it returns, so any stream may read it.
-                index, marks = pad_channels(made)
-                made = index.to(device), marks.to(device)
-        if len(_kept) >= MAX_KEPT:
-            _kept.clear()
-        _kept[key] = made
-    return made
+    """Return what all blocks need: made in each of them, it would be 25 kernels on a GPU."""
+    with torch.inference_mode(False):  # else autograd could not save them for a backward pass
+        made = _positions(grid, dtype, torch.device("cpu"))
+        if device.type == "cpu":
+            return made
+        index, marks = pad_channels(made)
+        # A copy from the CPU is complete when it returns, so any stream may read it.
+        return index.to(device), marks.to(device)
 
 
-def pad_channels(made: tuple[Tensor, Tensor], multiple: int = 8) -> tuple[Tensor, Tensor]:
-    """Add channels without marks to `positions`, to a multiple: they change no attention.
+def pad_channels(made: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Add channels without marks to `positions`, to a multiple of 8: they change no attention.
 
     GPUs' attention kernels take heads of whole vectors, 8 numbers of 16 bits; PyTorch copies q, k
     and v of other widths.
     """
-    spare = -made[1].shape[1] % multiple
+    spare = -made[1].shape[1] % 8
     index, marks = (F.pad(each, (0, spare)) for each in made)
     return index, marks
 

@@ -84,7 +84,7 @@ def in_new_process(function: Callable[..., Result], *arguments: object) -> Resul
 
 
 def torch_peak(spec: str, img_size: int, setting: Setting, device: str) -> int | None:
-    """Return the peak in bytes of a model and its forward passes; for a new process.
+    """Return the peak in bytes of a model and its forward passes; see `apart`.
 
     Args:
         spec: NAME or NAME@FORM.
