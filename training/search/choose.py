@@ -89,7 +89,8 @@ def choose(
     chosen = max(scored, key=lambda candidate: (candidate["acc1_percent"], -candidate["params"]))
     notes = {**task.supernet.metadata, **PREPARATION}
     before = notes["origin"].partition(", from ")[2]  # weights that the first run started from
-    if not before or before.endswith(f"({OURS['origin']})"):
+    is_license_ours = notes.get("license") == OURS["license"]
+    if not before or (is_license_ours and before.endswith(f"({OURS['origin']})")):
         notes |= OURS
     supernet = replace(task.supernet, metadata=notes)
     ranks.by_first(lambda: save_supernet(supernet, out))

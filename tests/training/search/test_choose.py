@@ -69,6 +69,7 @@ def test_data_other_than_cifar10_is_refused(tmp_path: Path) -> None:
         ("mit", "a friend", "mit"),
         ("unknown", "a friend", "unknown"),
         ("mit", OURS["origin"], "mit"),
+        ("unknown", OURS["origin"], "unknown"),
     ],
 )
 def test_license_and_origin_of_the_weights_that_a_run_began_with_is_kept(
@@ -93,7 +94,8 @@ def test_license_and_origin_of_the_weights_that_a_run_began_with_is_kept(
     chosen = load_supernet(out).metadata
     assert chosen["license"] == expected
     assert ("a friend" in chosen["origin"]) == (origin == "a friend")
-    assert (chosen["origin"] == OURS["origin"]) == (origin == OURS["origin"])
+    is_ours = (license, origin) == ("mit", OURS["origin"])
+    assert (chosen["origin"] == OURS["origin"]) == is_ours
 
 
 @pytest.mark.parametrize(
