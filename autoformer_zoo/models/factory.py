@@ -72,20 +72,7 @@ def create_model(
     if not is_folder:
         find_model(name)
     if checkpoint_path is not None:
-        if pretrained:
-            raise ValueError(
-                "pretrained=True and checkpoint_path= both name weights: give one of them"
-            )
-        if kwargs.get("features_only"):
-            raise ValueError(
-                "checkpoint_path= loads whole models: leave features_only=True out, or name the "
-                "file by AUTOFORMER_ZOO_WEIGHTS with pretrained=True"
-            )
-        from autoformer_zoo.weights.checkpoint import Checkpoint
-        from autoformer_zoo.weights.pretrained import open_weights
-
-        if not isinstance(checkpoint_path, Checkpoint):
-            checkpoint_path = open_weights(checkpoint_path, layout)
+        checkpoint_path = _open_given(checkpoint_path, layout, pretrained, kwargs)
     elif is_folder and pretrained and subnet is not None:
         from autoformer_zoo.weights.checkpoint import open_checkpoint
         from autoformer_zoo.weights.hub import SUPERNET, find_file
@@ -103,6 +90,28 @@ def create_model(
     # With features_only timm's wrapper keeps them, and with them all weights of a supernet.
     getattr(model, "_model_args", {}).pop("checkpoint", None)
     return model
+
+
+def _open_given(
+    checkpoint_path: str | os.PathLike[str] | Checkpoint,
+    layout: str | None,
+    pretrained: bool,
+    kwargs: Mapping[str, Any],
+) -> Checkpoint:
+    """Open the file of `create_model`, unless another argument contradicts it."""
+    if pretrained:
+        raise ValueError("pretrained=True and checkpoint_path= both name weights: give one of them")
+    if kwargs.get("features_only"):
+        raise ValueError(
+            "checkpoint_path= loads whole models: leave features_only=True out, or name the "
+            "file by AUTOFORMER_ZOO_WEIGHTS with pretrained=True"
+        )
+    from autoformer_zoo.weights.checkpoint import Checkpoint
+    from autoformer_zoo.weights.pretrained import open_weights
+
+    if isinstance(checkpoint_path, Checkpoint):
+        return checkpoint_path
+    return open_weights(checkpoint_path, layout)
 
 
 @contextmanager
